@@ -1,0 +1,119 @@
+//! The only file that asks the system for time. Everything else is handed a [`Now`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Nanoseconds on a clock that never goes back, since an origin that means nothing outside this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Steady(pub u64);
+
+impl Steady {
+    /// Nanoseconds from `earlier` to `self`, 0 if `earlier` is later.
+    pub fn since(self, earlier: Steady) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The instant `nanos` later; saturates at the end of time (584 years).
+    #[must_use]
+    pub fn plus(self, nanos: u64) -> Steady {
+        Steady(self.0.saturating_add(nanos))
+    }
+}
+
+/// Milliseconds since the Unix epoch, UTC. It may jump either way: only expiry, calendars and prints use it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Wall(pub i64);
+
+impl Wall {
+    /// The instant `nanos` nanoseconds later, rounded up to the millisecond.
+    #[must_use]
+    pub fn plus_nanos(self, nanos: u64) -> Wall {
+        Wall(self.0.saturating_add(i64::try_from(nanos.div_ceil(1_000_000)).unwrap_or(i64::MAX)))
+    }
+
+    /// Whole Unix seconds, rounded up, so that waiting until then is never too short.
+    pub fn unix_seconds_up(self) -> i64 {
+        self.0.div_euclid(1000) + i64::from(self.0.rem_euclid(1000) != 0)
+    }
+}
+
+/// One reading of both clocks. A request reads once at its head and once when it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// For rates, deadlines and durations.
+    pub steady: Steady,
+    /// For expiry, calendars and prints.
+    pub wall: Wall,
+}
+
+/// Where time comes from: the system, or a test's hand.
+#[derive(Clone, Debug)]
+pub enum Clock {
+    /// The operating system's clocks; the instant is the origin of [`Steady`].
+    System(Instant),
+    /// A clock that moves only when told to.
+    Manual(Arc<ManualClock>),
+}
+
+impl Clock {
+    /// The system's clocks, with now as the origin of [`Steady`].
+    pub fn system() -> Clock {
+        #[expect(clippy::disallowed_methods, reason = "this is the file that may")]
+        Clock::System(Instant::now())
+    }
+
+    /// Reads both clocks.
+    pub fn now(&self) -> Now {
+        match self {
+            Clock::System(origin) => Now { steady: steady_since(*origin), wall: system_wall() },
+            Clock::Manual(manual) => manual.now(),
+        }
+    }
+}
+
+fn steady_since(origin: Instant) -> Steady {
+    Steady(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn system_wall() -> Wall {
+    #[expect(clippy::disallowed_methods, reason = "this is the file that may")]
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Wall(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// A clock for tests: both readings stand still until moved.
+#[derive(Debug, Default)]
+pub struct ManualClock {
+    steady: AtomicU64,
+    wall: AtomicI64,
+}
+
+impl ManualClock {
+    /// A clock that reads `start`.
+    pub fn starting_at(start: Now) -> Arc<ManualClock> {
+        Arc::new(ManualClock {
+            steady: AtomicU64::new(start.steady.0),
+            wall: AtomicI64::new(start.wall.0),
+        })
+    }
+
+    /// What the clock reads.
+    pub fn now(&self) -> Now {
+        Now {
+            steady: Steady(self.steady.load(Ordering::SeqCst)),
+            wall: Wall(self.wall.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Lets time pass on both clocks.
+    pub fn advance(&self, by: Duration) {
+        self.steady.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.wall.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock alone, as an operator or NTP would: the steady clock does not notice.
+    pub fn set_wall(&self, wall: Wall) {
+        self.wall.store(wall.0, Ordering::SeqCst);
+    }
+}

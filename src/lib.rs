@@ -1,0 +1,4 @@
+//! tollgate: a policy gate in front of an API. `ARCHITECTURE.md` says how the rooms hang together.
+
+pub mod clock;
+pub mod policy;

@@ -1,0 +1,197 @@
+//! Addresses: networks compiled for lookup, and the one place where a client's address is decided.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+
+/// A set of networks: sorted, disjoint ranges, found by bisection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Nets {
+    v4: Box<[(u32, u32)]>,
+    v6: Box<[(u128, u128)]>,
+}
+
+impl Nets {
+    /// Compiles the networks; overlapping and adjacent ones are merged. An IPv4-mapped IPv6 network becomes IPv4.
+    pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Nets {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for network in networks {
+            match (canonical(network.network()), network) {
+                (IpAddr::V4(first), IpNet::V6(mapped)) if mapped.prefix_len() >= 96 => {
+                    let size = 32 - (mapped.prefix_len() - 96);
+                    let span = u32::MAX.checked_shr(32 - u32::from(size)).unwrap_or(0);
+                    v4.push((u32::from(first), u32::from(first) | span));
+                }
+                (_, IpNet::V4(net)) => {
+                    v4.push((u32::from(net.network()), u32::from(net.broadcast())))
+                }
+                (_, IpNet::V6(net)) => {
+                    v6.push((u128::from(net.network()), u128::from(net.broadcast())))
+                }
+            }
+        }
+        Nets { v4: merged(v4), v6: merged(v6) }
+    }
+
+    /// Whether `address`, which must be canonical, is in the set.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => within(&self.v4, u32::from(v4)),
+            IpAddr::V6(v6) => within(&self.v6, u128::from(v6)),
+        }
+    }
+
+    /// Whether there is no network in the set.
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+}
+
+fn merged<T: Copy + Ord>(mut ranges: Vec<(T, T)>) -> Box<[(T, T)]> {
+    ranges.sort_unstable();
+    let mut out: Vec<(T, T)> = Vec::with_capacity(ranges.len());
+    for (first, last) in ranges {
+        match out.last_mut() {
+            Some(previous) if first <= previous.1 => previous.1 = previous.1.max(last),
+            _ => out.push((first, last)),
+        }
+    }
+    out.into()
+}
+
+fn within<T: Copy + Ord>(ranges: &[(T, T)], address: T) -> bool {
+    let after = ranges.partition_point(|(first, _)| *first <= address);
+    after > 0 && address <= ranges[after - 1].1
+}
+
+/// The address itself, an IPv4-mapped IPv6 address as IPv4: one host has one spelling everywhere behind this.
+pub fn canonical(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// Whose word is taken for a client's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressSource {
+    /// The peer of the connection.
+    Peer,
+    /// `X-Forwarded-For`, when the peer is trusted.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239), when the peer is trusted.
+    Forwarded,
+    /// The PROXY protocol header of the connection, when the peer is trusted.
+    ProxyProtocol,
+    /// A header with one address, when the peer is trusted.
+    Header(HeaderName),
+}
+
+/// How the client's address is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAddressRule {
+    /// Whose word is taken.
+    pub from: AddressSource,
+    /// The proxies whose word is taken; with `Peer` nobody's.
+    pub trusted: Nets,
+    /// Bits of an IPv6 address that name one subject; 64 unless the policy says otherwise.
+    pub v6_prefix: u8,
+}
+
+/// The most hops of a forwarded chain that are walked; what lies beyond is not looked at.
+const MOST_HOPS: usize = 32;
+
+impl ClientAddressRule {
+    /// The client's address: the peer, unless the peer is a trusted proxy; then the right-most untrusted hop it names.
+    /// Anything malformed ends the walk at the last address that was certain, never at one that a client wrote.
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let peer = canonical(peer);
+        if !self.trusts(peer) {
+            return peer;
+        }
+        match &self.from {
+            // The connection's own header was read, under the same trust, before the first request.
+            AddressSource::Peer | AddressSource::ProxyProtocol => peer,
+            AddressSource::XForwardedFor => self.walk(peer, headers, &X_FORWARDED_FOR, hop_address),
+            AddressSource::Forwarded => {
+                self.walk(peer, headers, &http::header::FORWARDED, forwarded_for)
+            }
+            AddressSource::Header(name) => {
+                let mut lines = headers.get_all(name).iter();
+                match (lines.next().and_then(|line| line.to_str().ok()), lines.next()) {
+                    (Some(only), None) => hop_address(only.trim()).unwrap_or(peer),
+                    _ => peer,
+                }
+            }
+        }
+    }
+
+    /// Whether this peer's word about its clients is taken.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.from != AddressSource::Peer && self.trusted.contains(canonical(peer))
+    }
+
+    fn walk(
+        &self,
+        peer: IpAddr,
+        headers: &HeaderMap,
+        name: &HeaderName,
+        parse: fn(&str) -> Option<IpAddr>,
+    ) -> IpAddr {
+        let mut certain = peer;
+        let mut hops = 0;
+        for line in headers.get_all(name).iter().rev() {
+            let Ok(line) = line.to_str() else { return certain };
+            for hop in line.rsplit(',') {
+                hops += 1;
+                let Some(address) = parse(hop.trim()).filter(|_| hops <= MOST_HOPS) else {
+                    return certain;
+                };
+                certain = address;
+                if !self.trusted.contains(address) {
+                    return certain;
+                }
+            }
+        }
+        certain
+    }
+}
+
+/// `x-forwarded-for`, which the `http` crate does not name.
+pub static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// One hop as proxies write it: an address, perhaps with a port, IPv6 perhaps in brackets. Zone ids, leading zeros
+/// and names are no addresses.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    if let Ok(address) = hop.parse::<IpAddr>() {
+        return Some(canonical(address));
+    }
+    if let Some(rest) = hop.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        let port_is_fine = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        return address.parse().ok().filter(|_| port_is_fine).map(|v6| canonical(IpAddr::V6(v6)));
+    }
+    let (address, port) = hop.split_once(':')?;
+    address.parse::<Ipv4Addr>().ok().filter(|_| is_port(port)).map(IpAddr::V4)
+}
+
+fn is_port(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The `for=` of one element of `Forwarded` (RFC 7239 §4, §6). `unknown` and obfuscated nodes are no addresses.
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let mut found = None;
+    for pair in element.split(';') {
+        let (name, value) = pair.trim().split_once('=')?;
+        if name.eq_ignore_ascii_case("for") {
+            if found.is_some() {
+                return None;
+            }
+            let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
+            found = Some(hop_address(value)?);
+        }
+    }
+    found
+}

@@ -1,0 +1,20 @@
+//! The core: the compiled policy and pure, synchronous decisions about one request.
+//!
+//! `now` is a parameter. Nothing here is async, locks, opens a file or a socket, reads a clock, draws a random number,
+//! logs, or knows serde, tokio or hyper; `tests/architecture.rs` says so. The shell calls the steps in the order of
+//! `proxy/serve.rs`: [`head`] → [`address`] → [`route`] → [`authenticate`] → [`authorize`] → [`order`], and hands
+//! the order to the ledger, which asks [`meter`].
+
+pub mod address;
+pub mod answer;
+pub mod credential;
+pub mod keys;
+pub mod limit;
+pub mod refusal;
+pub mod report;
+pub mod route;
+pub mod snapshot;
+pub mod subject;
+
+/// A name out of the policy or a key file: shared, never changed.
+pub type Name = std::sync::Arc<str>;
