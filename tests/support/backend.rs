@@ -170,18 +170,8 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         thread::sleep(reply.delay);
         let mut lines = vec![format!("HTTP/1.1 {}", reply.status)];
         lines.extend(reply.headers.iter().map(|(name, value)| format!("{name}: {value}")));
-        lines.push(format!(
-            "Content-Length: {}
-
-",
-            reply.body.len()
-        ));
-        let mut bytes = lines
-            .join(
-                "
-",
-            )
-            .into_bytes();
+        lines.push(format!("Content-Length: {}\r\n\r\n", reply.body.len()));
+        let mut bytes = lines.join("\r\n").into_bytes();
         if seen.method != "HEAD" {
             bytes.extend_from_slice(&reply.body);
         }

@@ -65,13 +65,7 @@ impl Request {
         if !self.body.is_empty() {
             lines.push(format!("Content-Length: {}", self.body.len()));
         }
-        let mut bytes = (lines.join(
-            "
-",
-        ) + "
-
-")
-        .into_bytes();
+        let mut bytes = (lines.join("\r\n") + "\r\n\r\n").into_bytes();
         bytes.extend_from_slice(&self.body);
         bytes
     }
