@@ -112,7 +112,7 @@ fn a_token_without_scopes_cannot_be_made() {
     let policy = Policy::contract("sms-platform");
     let before = policy.keys_text();
     let output = policy.try_keys("new", &["--tenant", "acme"]);
-    assert_eq!(output.status.code(), Some(1), "a problem in what it was given");
+    assert_eq!(output.status.code(), Some(2), "wrong usage");
     assert!(output.stdout.is_empty());
     assert!(String::from_utf8_lossy(&output.stderr).contains("scope"));
     assert_eq!(policy.keys_text(), before);

@@ -49,7 +49,7 @@ fn an_sms_sent_with_an_api_key_arrives_at_the_carrier() {
 fn without_a_key_or_without_its_scope_nothing_is_sent() {
     let (kannel, gate, key) = start();
     let other = gate.policy.try_keys("new", &["--tenant", "acme"]);
-    assert_eq!(other.status.code(), Some(1), "a key for nothing is a mistake");
+    assert!(!other.status.success() && other.stdout.is_empty(), "a key for nothing is a mistake");
     let request = sms(&format!("username={USERNAME}&password={PASSWORD}&text=x"));
     assert_eq!(gate.send(&request).status, 401, "Kannel's own account is no key");
     assert_eq!(gate.send(&request.clone().bearer(PASSWORD)).status, 401);

@@ -38,6 +38,7 @@ impl Gate {
         let mut child = policy
             .command(&["run", "--config", file, "--listen", "127.0.0.1:0"])
             .args(["--admin", "127.0.0.1:0", "--state", "memory", "--upstream", upstream])
+            .args(["--log", "json"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
