@@ -8,6 +8,7 @@
 pub mod address;
 pub mod answer;
 pub mod credential;
+pub mod head;
 pub mod keys;
 pub mod limit;
 pub mod refusal;
