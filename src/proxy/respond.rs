@@ -4,6 +4,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::body::Body;
+use super::exchange::Exchange;
 use super::forward::X_REQUEST_ID;
 use crate::clock::Wall;
 use crate::policy::answer::Facts;
@@ -90,7 +91,7 @@ pub(super) enum Reads {
 }
 
 /// The answer to a refused request.
-pub(super) fn refusal(refusing: &Refusing<'_>) -> Response<Body> {
+pub(super) fn refusal(refusing: &Refusing<'_>) -> Response<Body<Exchange>> {
     let Refusing { policy, refused, request_id, .. } = refusing;
     let answer = policy.answers.to(refused.why);
     let request_id_text = request_id.to_str().unwrap_or("");
@@ -156,7 +157,7 @@ fn retry_after(refused: &Refused) -> Option<u64> {
     }
 }
 
-fn demanded_scope(policy: &Snapshot, route: Option<RouteIx>) -> Option<&str> {
+pub(super) fn demanded_scope(policy: &Snapshot, route: Option<RouteIx>) -> Option<&str> {
     let ScopeRule { demand, .. } = policy.route(route?).scope.as_ref()?;
     let (ScopeDemand::Any(scopes) | ScopeDemand::All(scopes)) = demand;
     scopes.first().map(|ix| &*policy.scopes[ix.0 as usize])
