@@ -2,5 +2,6 @@
 
 pub mod clock;
 pub mod policy;
+pub mod proxy;
 pub mod store;
 pub mod telemetry;
