@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod policy;
+pub mod reload;
 pub mod telemetry;
