@@ -1,5 +1,6 @@
 //! tollgate: a policy gate in front of an API. `ARCHITECTURE.md` says how the rooms hang together.
 
+pub mod admin;
 pub mod clock;
 pub mod policy;
 pub mod reload;
