@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod clock;
+pub mod config;
 pub mod policy;
 pub mod proxy;
 pub mod reload;
