@@ -6,6 +6,7 @@ use crate::policy::limit::{Ceiling, LimitId, LimitIx, Mode, SubjectKey, Window};
 use crate::policy::order::{Ask, Asks, Readings};
 use crate::policy::outcome::{Charge, Money, Outcome, Stage};
 
+use super::cell::Cell;
 use super::{Backing, Ledger, Opening, Reservation};
 
 const MINUTE: u64 = 60_000_000_000;
@@ -357,4 +358,10 @@ fn a_stranger_racing_with_its_own_room_never_gets_more_than_its_ceiling() {
         });
         assert_eq!(admitted.load(Ordering::Relaxed), 40);
     }
+}
+
+#[test]
+fn a_cell_is_two_cache_lines_and_a_reservation_is_cheap_to_move() {
+    assert_eq!((align_of::<Cell>(), size_of::<Cell>()), (64, 128));
+    assert!(size_of::<Reservation>() <= 512, "{}", size_of::<Reservation>());
 }
