@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod gate;
 pub mod policy;
 pub mod proxy;
 pub mod reload;

@@ -15,6 +15,7 @@ use super::super::{Overrides, defaults};
 use super::Desk;
 use super::limits::{Limits, Named};
 use crate::policy::address::{AddressSource, ClientAddressRule, Nets};
+use crate::policy::forbidden::ForbiddenFields;
 use crate::policy::limit::LimitKind;
 use crate::policy::report::{RateLimitFields, Report, XRateLimit};
 use crate::policy::snapshot::{
@@ -408,18 +409,12 @@ pub(super) fn identity(identity: Option<raw::Identity>, desk: &mut Desk<'_>) -> 
         seen.push(value.clone());
         Some(value)
     };
-    Identity {
-        tenant: name(tenant),
-        key: name(key),
-        plan: name(plan),
-        scopes: name(scopes),
-        address: name(address),
-        strip: strip
-            .map_or_else(Vec::new, |strip| strip.items)
-            .into_iter()
-            .map(|header| header.value)
-            .collect(),
-    }
+    let (tenant, key, plan) = (name(tenant), name(key), name(plan));
+    let (scopes, address) = (name(scopes), name(address));
+    let strip = strip.map_or_else(Vec::new, |strip| strip.items);
+    let forbidden =
+        ForbiddenFields::new(seen.iter().chain(strip.iter().map(|header| &header.value)));
+    Identity { tenant, key, plan, scopes, address, forbidden }
 }
 
 /// Fields that decide how a message is read or where it goes; setting them would break every request.
