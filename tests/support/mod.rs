@@ -6,6 +6,7 @@
 pub(crate) mod backend;
 pub(crate) mod contract;
 pub(crate) mod gate;
+pub(crate) mod inside;
 pub(crate) mod kannel;
 pub(crate) mod policy;
 pub(crate) mod wire;
