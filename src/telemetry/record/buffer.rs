@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
-use super::{Closing, Draft};
 use super::writer::{Chunk, Message};
+use super::{Closing, Draft};
 
 /// Bytes at which a buffer is handed on without waiting for the tick.
 pub(super) const HAND_ON: usize = 32 * 1024;
