@@ -209,6 +209,8 @@ struct Refusal {
 
 impl<P: Send + Sync + 'static> Running<P> {
     fn new(mut it: Reloader<P>, bell: Arc<Bell>, mut watch: Watch) -> Running<P> {
+        it.files.sort_unstable();
+        it.files.dedup();
         watch.follow(&it.files);
         // Taken after the watch began, so that no change falls between the two.
         let stamps = Stamps::after_reading(&it.files, it.since, it.clock.now().wall);
@@ -296,9 +298,12 @@ impl<P: Send + Sync + 'static> Running<P> {
         self.stamps = Stamps::before_reading(&self.it.files, began);
         let current = self.it.current.load_full();
         let load = &mut self.it.load;
-        let loaded = catch_unwind(AssertUnwindSafe(|| load(&current))).unwrap_or_else(|_| {
-            Err("the loader met a bug of its own; nothing was changed".into())
-        })?;
+        let mut loaded =
+            catch_unwind(AssertUnwindSafe(|| load(&current))).unwrap_or_else(|_| {
+                Err("the loader met a bug of its own; nothing was changed".into())
+            })?;
+        loaded.files.sort_unstable();
+        loaded.files.dedup();
         if loaded.files != self.it.files {
             self.it.files.clone_from(&loaded.files);
             self.stamps = Stamps::after_reading(&self.it.files, began, self.it.clock.now().wall);
