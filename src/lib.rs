@@ -2,6 +2,10 @@
 
 pub mod admin;
 pub mod clock;
+pub mod config;
+pub mod gate;
 pub mod policy;
+pub mod proxy;
 pub mod reload;
+pub mod store;
 pub mod telemetry;

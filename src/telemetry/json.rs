@@ -18,6 +18,15 @@ impl<'b> Object<'b> {
         Object { out, empty: true }
     }
 
+    /// Goes on with an object that has members already and was not closed.
+    pub(super) fn resume(out: &'b mut Vec<u8>) -> Object<'b> {
+        let empty = out.is_empty();
+        if empty {
+            out.push(b'{');
+        }
+        Object { out, empty }
+    }
+
     /// Closes it.
     pub(super) fn end(self) {
         self.out.push(b'}');

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
-use super::Record;
 use super::writer::{Chunk, Message};
+use super::{Closing, Draft};
 
 /// Bytes at which a buffer is handed on without waiting for the tick.
 pub(super) const HAND_ON: usize = 32 * 1024;
+/// Bytes a record has room for before it grows.
+const DRAFT: usize = 1024;
+/// Drafts kept for further requests.
+const SPARE: usize = 64;
 /// Bytes that a buffer holds at most while nobody takes it.
 pub(super) const MOST: usize = 1024 * 1024;
 
@@ -19,6 +23,8 @@ pub struct RecordBuffer {
     sink: Option<Sink>,
     lines: Vec<u8>,
     records: u64,
+    /// Drafts that were closed: the next requests write into them, so that a busy worker allocates none.
+    spare: Vec<Draft>,
 }
 
 #[derive(Debug)]
@@ -33,25 +39,35 @@ struct Sink {
 impl RecordBuffer {
     /// A buffer that writes nothing: `record: off`.
     pub fn off() -> RecordBuffer {
-        RecordBuffer { sink: None, lines: Vec::new(), records: 0 }
+        RecordBuffer { sink: None, lines: Vec::new(), records: 0, spare: Vec::new() }
     }
 
     pub(super) fn new(to: SyncSender<Message>, dropped: Arc<AtomicU64>) -> RecordBuffer {
         let (give_back, back) = std::sync::mpsc::sync_channel(4);
         let sink = Sink { to, back, give_back, dropped };
-        RecordBuffer { sink: Some(sink), lines: Vec::new(), records: 0 }
+        RecordBuffer { sink: Some(sink), lines: Vec::new(), records: 0, spare: Vec::new() }
     }
 
-    /// Adds a record. Never waits: when the buffer is full and nobody takes it, the record is dropped and counted.
-    pub fn write(&mut self, record: &Record<'_>) {
-        let Some(sink) = &self.sink else { return };
-        let before = self.lines.len();
-        record.write(&mut self.lines);
-        if self.lines.len() > MOST {
-            self.lines.truncate(before);
-            sink.dropped.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.records += 1;
+    /// An empty draft for one more request.
+    pub fn draft(&mut self) -> Draft {
+        self.spare.pop().unwrap_or_else(|| Draft(Vec::with_capacity(DRAFT)))
+    }
+
+    /// Adds the record of an exchange that is over. Never waits: when the buffer is full and nobody takes it, the
+    /// record is dropped and counted.
+    pub fn close(&mut self, mut draft: Draft, closing: &Closing) {
+        if let Some(sink) = &self.sink {
+            draft.close(closing);
+            if self.lines.len() + draft.0.len() > MOST {
+                sink.dropped.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.lines.extend_from_slice(&draft.0);
+                self.records += 1;
+            }
+        }
+        draft.0.clear();
+        if self.spare.len() < SPARE && draft.0.capacity() <= 4 * DRAFT {
+            self.spare.push(draft);
         }
         if self.lines.len() >= HAND_ON {
             self.flush();

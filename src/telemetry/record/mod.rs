@@ -20,24 +20,23 @@ pub use writer::{RecordWriter, Reopen};
 /// The version of the record's form. Fields may be added under one version; none changes its meaning.
 pub const VERSION: u8 = 1;
 
-/// Everything that is written about one request. Times are nanoseconds here and whole microseconds in the record.
+/// What is written when a request was decided: every input of the decision. The policy it was made under is at hand
+/// then, and need not be kept for the rest of the exchange.
 #[derive(Clone, Debug)]
-pub struct Record<'a> {
+pub struct Opening<'a> {
     /// When its head was complete.
     pub time: Wall,
     /// Its name.
     pub id: DecisionId,
     /// Digest of the policy that decided; its first twelve digits are written.
     pub policy: &'a str,
-    /// That policy's generation.
-    pub generation: u64,
-    /// The listener, as the operational log names it.
-    pub listener: &'a str,
+    /// The listener's place in the policy.
+    pub listener: usize,
     /// The connection's other end.
     pub peer: SocketAddr,
     /// The client's address, as decided.
     pub client: IpAddr,
-    /// `HTTP/1.1`, `HTTP/2` …
+    /// `http/1.1` or `http/2`.
     pub protocol: &'a str,
     /// The method.
     pub method: &'a str,
@@ -59,11 +58,18 @@ pub struct Record<'a> {
     pub limits: &'a [LimitLine<'a>],
     /// What `mode: shadow` rules would have refused.
     pub shadow: &'a [Refusal],
+    /// The id that is returned and forwarded.
+    pub request_id: &'a str,
+    /// The request headers that the policy names, by lower-case name.
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// What is written when the exchange is over. Times are nanoseconds here and whole microseconds in the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closing {
     /// How it ended.
     pub outcome: Outcome,
-    /// Why it was refused, if it was.
-    pub refusal: Option<RefusalLine<'a>>,
-    /// The status that was sent.
+    /// The status that was sent; 499 where the client left before there was one.
     pub status: u16,
     /// The status that the upstream sent.
     pub upstream_status: Option<u16>,
@@ -71,17 +77,43 @@ pub struct Record<'a> {
     pub request_bytes: u64,
     /// Bytes of the answer's body that were sent.
     pub response_bytes: u64,
-    /// What the gate itself took.
+    /// From the head of the request to the first byte towards the upstream, or to the refusal.
     pub gate_nanos: u64,
     /// Time to the head of the upstream's answer.
     pub upstream_nanos: Option<u64>,
     /// From the head of the request to the end of the exchange.
     pub total_nanos: u64,
-    /// The id that was returned and forwarded.
-    pub request_id: &'a str,
-    /// The request headers that the policy names, by lower-case name.
-    pub headers: &'a [(&'a str, &'a [u8])],
+    /// What became of the answer's body.
+    pub end: End,
 }
+
+/// What became of an answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was sent whole.
+    Clean,
+    /// The upstream broke it off, or fell silent.
+    Broke,
+    /// The client left before its end.
+    ClientLeft,
+    /// The gate cut it: its key, tenant or address was no longer admitted.
+    Cut,
+}
+
+impl End {
+    const fn name(self) -> &'static str {
+        match self {
+            End::Clean => "clean",
+            End::Broke => "broke",
+            End::ClientLeft => "client_left",
+            End::Cut => "cut",
+        }
+    }
+}
+
+/// One record under construction: opened when its request is decided, closed when the exchange is over.
+#[derive(Debug, Default)]
+pub struct Draft(Vec<u8>);
 
 /// What one limit said about one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,58 +156,68 @@ const SECRET_HEADERS: [&str; 7] = [
     "x-auth-token",
 ];
 
-impl Record<'_> {
-    /// Appends the record as one line.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        let mut record = Object::begin(out);
+impl Draft {
+    /// Writes what the decision was made of. To be called once, first.
+    pub fn open(&mut self, opening: &Opening<'_>) {
+        let mut record = Object::begin(&mut self.0);
         record.number("v", VERSION);
-        record.time("time", self.time);
+        record.time("time", opening.time);
         let id = record.member("id");
         id.push(b'"');
-        self.id.write(id);
+        opening.id.write(id);
         id.push(b'"');
-        record.text("policy", self.policy.get(..12).unwrap_or(self.policy));
-        record.number("generation", self.generation);
-        record.text("listener", self.listener);
-        write_peer(record.member("peer"), self.peer);
-        record.address("client", self.client);
-        record.text("protocol", self.protocol);
-        record.text("method", self.method);
-        record.text("path", without_query(self.path));
-        record.text_if("host", self.host);
-        record.text_if("route", self.route);
-        record.text_if("key", self.key);
-        record.text_if("tenant", self.tenant);
-        record.text_if("plan", self.plan);
-        record.text_if("scope", self.scope);
-        self.write_limits(&mut record);
-        record.text("outcome", self.outcome.name());
-        if let Some(refusal) = &self.refusal {
-            record.text("refusal", refusal.why.name());
-            record.text_if("limit", refusal.limit);
-            record.text_if("detail", Some(refusal.detail).filter(|detail| !detail.is_empty()));
-        }
-        record.number("status", self.status);
-        record.number_if("upstream_status", self.upstream_status);
-        record.number("request_bytes", self.request_bytes);
-        record.number("response_bytes", self.response_bytes);
-        record.number("gate_us", self.gate_nanos / 1000);
-        record.number_if("upstream_us", self.upstream_nanos.map(|nanos| nanos / 1000));
-        record.number("total_us", self.total_nanos / 1000);
-        record.text("request_id", self.request_id);
-        if !self.headers.is_empty() {
+        record.text("policy", opening.policy.get(..12).unwrap_or(opening.policy));
+        record.number("listener", opening.listener);
+        write_peer(record.member("peer"), opening.peer);
+        record.address("client", opening.client);
+        record.text("protocol", opening.protocol);
+        record.text("method", opening.method);
+        record.text("path", without_query(opening.path));
+        record.text_if("host", opening.host);
+        record.text_if("route", opening.route);
+        record.text_if("key", opening.key);
+        record.text_if("tenant", opening.tenant);
+        record.text_if("plan", opening.plan);
+        record.text_if("scope", opening.scope);
+        opening.write_limits(&mut record);
+        record.text("request_id", opening.request_id);
+        if !opening.headers.is_empty() {
             let mut headers = Object::begin(record.member("headers"));
-            for (name, value) in self.headers {
+            for (name, value) in opening.headers {
                 let secret = SECRET_HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name));
                 let value: &[u8] = if secret { b"[secret]" } else { value };
                 string(headers.foreign_member(name), value);
             }
             headers.end();
         }
-        record.end();
-        out.push(b'\n');
     }
 
+    /// Writes why the request was refused. After [`Draft::open`], at most once.
+    pub fn refuse(&mut self, refusal: &RefusalLine<'_>) {
+        let mut record = Object::resume(&mut self.0);
+        record.text("refusal", refusal.why.name());
+        record.text_if("limit", refusal.limit);
+        record.text_if("detail", Some(refusal.detail).filter(|detail| !detail.is_empty()));
+    }
+
+    /// Writes how it ended, and ends the line.
+    fn close(&mut self, closing: &Closing) {
+        let mut record = Object::resume(&mut self.0);
+        record.text("outcome", closing.outcome.name());
+        record.number("status", closing.status);
+        record.number_if("upstream_status", closing.upstream_status);
+        record.number("request_bytes", closing.request_bytes);
+        record.number("response_bytes", closing.response_bytes);
+        record.number("gate_us", closing.gate_nanos / 1000);
+        record.number_if("upstream_us", closing.upstream_nanos.map(|nanos| nanos / 1000));
+        record.number("total_us", closing.total_nanos / 1000);
+        record.text("end", closing.end.name());
+        record.end();
+        self.0.push(b'\n');
+    }
+}
+
+impl Opening<'_> {
     fn write_limits(&self, record: &mut Object<'_>) {
         if !self.limits.is_empty() {
             let out = record.member("limits");

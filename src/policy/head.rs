@@ -1,0 +1,309 @@
+//! Step 2: refuse what two parsers could read two ways. Nothing is repaired: the decision and the backend see the
+//! same bytes, or the backend sees nothing.
+
+use http::header::{CONTENT_LENGTH, HOST};
+use http::uri::Authority;
+use http::{HeaderMap, Method, Uri, Version};
+
+use super::refusal::{Refusal, Refused};
+use super::snapshot::Bounds;
+
+/// The facts of a head that later steps read, checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The method, never CONNECT or TRACE.
+    pub method: &'a Method,
+    /// The path, canonical: what is matched is what is forwarded, byte for byte.
+    pub path: &'a str,
+    /// The query without its `?`.
+    pub query: Option<&'a str>,
+    /// All fields.
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> Head<'a> {
+    /// Checks a head that the HTTP parser let through.
+    pub fn check(
+        method: &'a Method,
+        uri: &'a Uri,
+        version: Version,
+        headers: &'a HeaderMap,
+        bounds: &Bounds,
+    ) -> Result<Head<'a>, Refused> {
+        let bad = |detail| Err(Refused::because(Refusal::BadRequest, detail));
+        if headers.len() > bounds.fields {
+            return Err(Refused::because(Refusal::HeadTooLarge, "too many header fields"));
+        }
+        if uri.path().len() + uri.query().map_or(0, str::len) > bounds.target {
+            return Err(Refused::because(Refusal::HeadTooLarge, "the request target is too long"));
+        }
+        if method == Method::CONNECT || method == Method::TRACE {
+            // RFC 9110 §9.3.6, §9.3.8: a gateway is no tunnel, and an echo would show credentials.
+            return Err(Refused::because(
+                Refusal::MethodUnknown,
+                "CONNECT and TRACE are never forwarded",
+            ));
+        }
+        check_host(uri, version, headers)?;
+        check_connection(headers)?;
+        if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+            return bad("more than one Content-Length");
+        }
+        if let Err(detail) = canonical_path(uri.path()) {
+            return bad(detail);
+        }
+        if uri.query().is_some_and(|query| query.bytes().any(|byte| !(0x21..0x7f).contains(&byte)))
+        {
+            return bad("a byte in the query that is not printable ASCII");
+        }
+        Ok(Head { method, path: uri.path(), query: uri.query(), headers })
+    }
+
+    /// Whether the caller speaks gRPC, and so reads `grpc-status` and not a body.
+    pub fn is_grpc(&self) -> bool {
+        is_grpc(self.headers)
+    }
+}
+
+/// Whether these are the headers of a gRPC call.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
+        value.as_bytes().starts_with(b"application/grpc")
+            && !value.as_bytes().starts_with(b"application/grpc-web")
+    })
+}
+
+/// RFC 9112 §3.2: one `Host` line, valid, in every HTTP/1.1 request; RFC 9113 §8.3.1: it must not contradict `:authority`.
+fn check_host(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Refused> {
+    let bad = |detail| Err(Refused::because(Refusal::BadRequest, detail));
+    let mut lines = headers.get_all(HOST).iter();
+    let host = match (lines.next(), lines.next()) {
+        (None, _) => None,
+        (Some(only), None) => Some(only),
+        (Some(_), Some(_)) => return bad("more than one Host"),
+    };
+    if let Some(authority) = uri.authority() {
+        if authority.as_str().contains('@') {
+            return bad("user information in the authority");
+        }
+        // Absolute-form replaces Host in HTTP/1.1 (RFC 9112 §3.2.2); in HTTP/2 two that differ are an attack.
+        let same = |host: &http::HeaderValue| {
+            host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+        };
+        if version == Version::HTTP_2 && host.is_some_and(|host| !same(host)) {
+            return bad(":authority and Host differ");
+        }
+    }
+    match host {
+        None if version == Version::HTTP_11 => bad("no Host"),
+        None if version == Version::HTTP_2 && uri.authority().is_none() => {
+            bad("neither :authority nor Host")
+        }
+        None => Ok(()),
+        Some(host) if is_host(host.as_bytes()) => Ok(()),
+        Some(_) => bad("an invalid Host"),
+    }
+}
+
+fn is_host(host: &[u8]) -> bool {
+    // The `http` crate's grammar of an authority also lets user information and commas through.
+    !host.is_empty()
+        && !host
+            .iter()
+            .any(|byte| matches!(byte, b'@' | b',' | b'/' | b'?' | b'#' | b'\\' | b' ' | b'\t'))
+        && Authority::try_from(host).is_ok()
+}
+
+/// RFC 9110 §7.6.1: a sender may not nominate end-to-end fields. One that does wants them to vanish behind the gate.
+fn check_connection(headers: &HeaderMap) -> Result<(), Refused> {
+    const END_TO_END: [&str; 7] = [
+        "host",
+        "content-length",
+        "authorization",
+        "cookie",
+        "idempotency-key",
+        "forwarded",
+        "content-type",
+    ];
+    for line in headers.get_all(http::header::CONNECTION) {
+        for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            let end_to_end = END_TO_END
+                .iter()
+                .any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+                || name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"));
+            if end_to_end {
+                return Err(Refused::because(
+                    Refusal::BadRequest,
+                    "Connection names an end-to-end field",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether `path` has one reading only. The error says what has two.
+pub fn canonical_path(path: &str) -> Result<(), &'static str> {
+    let Some(below_root) = path.strip_prefix('/') else {
+        return Err("a path that does not start with a slash");
+    };
+    let mut segments = below_root.as_bytes().split(|byte| *byte == b'/').peekable();
+    while let Some(segment) = segments.next() {
+        if segment.is_empty() && segments.peek().is_some() {
+            return Err("an empty path segment");
+        }
+        canonical_segment(segment)?;
+    }
+    Ok(())
+}
+
+/// Whether one path segment has one reading only. Empty is fine here: only the last segment of a path may be.
+pub fn canonical_segment(segment: &[u8]) -> Result<(), &'static str> {
+    if matches!(segment, b"." | b"..") {
+        return Err("a dot segment");
+    }
+    let mut rest = segment;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'%' => {
+                let Some(decoded) = after.get(..2).and_then(hex_pair) else {
+                    return Err("a percent sign without two hexadecimal digits");
+                };
+                rest = &after[2..];
+                match decoded {
+                    b'/' | b'\\' => return Err("an encoded slash or backslash"),
+                    0..0x20 | 0x7f => return Err("an encoded control character"),
+                    b'%' if rest.get(..2).and_then(hex_pair).is_some() => {
+                        return Err("a doubly encoded character");
+                    }
+                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b';' => {
+                        return Err("an encoded character that needs no encoding");
+                    }
+                    _ => {}
+                }
+            }
+            b'\\' => return Err("a backslash"),
+            b';' => return Err("a semicolon, which some servers cut the segment at"),
+            0x21..0x7f => {}
+            _ => return Err("a byte that is not printable ASCII"),
+        }
+    }
+    match decoded_utf8(segment) {
+        true => Ok(()),
+        false => Err("percent-encoding that is not UTF-8"),
+    }
+}
+
+fn hex_pair(pair: &[u8]) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let value = digit(pair[0])? * 16 + digit(pair[1])?;
+    u8::try_from(value).ok()
+}
+
+/// Overlong and broken sequences are what filters and backends read differently.
+fn decoded_utf8(segment: &[u8]) -> bool {
+    if !segment.contains(&b'%') {
+        return true;
+    }
+    std::str::from_utf8(&percent_decoded(segment)).is_ok()
+}
+
+/// `text` with its percent-encoding undone; what is no valid triplet stays as it is.
+pub fn percent_decoded(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        match after.get(..2).and_then(hex_pair).filter(|_| byte == b'%') {
+            Some(decoded) => {
+                out.push(decoded);
+                rest = &after[2..];
+            }
+            None => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+/// The parameters of a query: name and value, both decoded, `+` as a space.
+pub fn query_parameters(query: &str) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + '_ {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (form_decoded(name), form_decoded(value))
+    })
+}
+
+/// One name or value of a query, decoded.
+pub fn form_decoded(text: &str) -> Vec<u8> {
+    let spaced: Vec<u8> = text.bytes().map(|byte| if byte == b'+' { b' ' } else { byte }).collect();
+    percent_decoded(&spaced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_two_readings_is_refused() {
+        for path in [
+            "",
+            "a",
+            "//",
+            "/a//b",
+            "/.",
+            "/..",
+            "/a/../b",
+            "/a/./b",
+            "/%2e%2e/b",
+            "/a%2fb",
+            "/a%5cb",
+            "/a\\b",
+            "/%00",
+            "/a%0d%0a",
+            "/..;/b",
+            "/a;x=1",
+            "/%252e",
+            "/%c0%ae",
+            "/%ff",
+            "/%zz",
+            "/%4",
+            "/%61",
+            "/a b",
+            "/\u{e9}",
+            "/a%3bb",
+        ] {
+            assert!(canonical_path(path).is_err(), "{path:?}");
+        }
+        for path in
+            ["/", "/a", "/a/", "/a/b.c", "/a%20b", "/%C3%A9", "/a:b@c", "/100%25", "/a/...", "/~u"]
+        {
+            assert_eq!(canonical_path(path), Ok(()), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_with_two_readings_is_refused() {
+        for host in ["", "a@b", "a/b", "a,b", "a b", "a:b:c", "[::1"] {
+            assert!(!is_host(host.as_bytes()), "{host:?}");
+        }
+        for host in ["a", "a.example:8080", "127.0.0.1", "[::1]:80", "xn--bcher-kva.example"] {
+            assert!(is_host(host.as_bytes()), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_decoded_by_name_and_value() {
+        let pairs: Vec<_> = query_parameters("a=1&b%20c=%2F+x&&d").collect();
+        assert_eq!(
+            pairs,
+            [
+                (b"a".to_vec(), b"1".to_vec()),
+                (b"b c".to_vec(), b"/ x".to_vec()),
+                (b"d".to_vec(), vec![])
+            ]
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! What a request needs of its worker: everything is the worker's own, or shared read-only. Nothing here is locked.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+
+use super::counters::ConnectionCounters;
+use super::long_lived::LongLived;
+use super::pool::Pools;
+use super::served_tls::ServedTls;
+use crate::clock::Clock;
+use crate::policy::snapshot::Snapshot;
+use crate::store::Ledger;
+use crate::telemetry::decision_id::{BootId, DecisionId, DecisionIds};
+use crate::telemetry::lifecycle::Lifecycle;
+use crate::telemetry::metrics::{Metrics, WorkerMetrics};
+use crate::telemetry::record::{RecordBuffer, RecordWriter};
+
+/// One worker's hands.
+pub(crate) struct WorkerContext {
+    /// The policy in force. Loaded once a request.
+    pub(super) policy: Arc<ArcSwap<Snapshot>>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) pools: Pools,
+    pub(super) clock: Clock,
+    pub(super) metrics: WorkerMetrics,
+    pub(super) lifecycle: Arc<Lifecycle>,
+    /// This gate's pseudonym in `Via`.
+    pub(super) pseudonym: String,
+    pub(super) records: RefCell<RecordBuffer>,
+    pub(super) ids: RefCell<DecisionIds>,
+    pub(super) long_lived: LongLived,
+    pub(super) tls: Arc<ServedTls>,
+    pub(super) in_flight: Cell<usize>,
+    /// How many workers share `bounds.in_flight`.
+    pub(super) workers: usize,
+    /// Whether this worker is the one that sweeps the ledger.
+    pub(super) sweeps: bool,
+}
+
+/// What all workers of a gate have in common, to make each its context of.
+#[derive(Clone, Debug)]
+pub struct Common {
+    /// The policy in force; the reload is its only writer.
+    pub policy: Arc<ArcSwap<Snapshot>>,
+    /// What everyone has used.
+    pub ledger: Arc<Ledger>,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the gate is ready.
+    pub lifecycle: Arc<Lifecycle>,
+    /// Where records go.
+    pub records: Arc<RecordWriter>,
+    /// The time.
+    pub clock: Clock,
+    /// The TLS configurations in force.
+    pub tls: Arc<ServedTls>,
+    /// The name of this run.
+    pub boot: BootId,
+    /// The number of workers.
+    pub workers: usize,
+}
+
+impl Common {
+    /// One worker's own.
+    pub(super) fn context(&self, index: usize, counters: Arc<ConnectionCounters>) -> WorkerContext {
+        let worker = u16::try_from(index).unwrap_or(u16::MAX);
+        WorkerContext {
+            policy: Arc::clone(&self.policy),
+            ledger: Arc::clone(&self.ledger),
+            pools: Pools::new(counters),
+            clock: self.clock.clone(),
+            metrics: self.metrics.worker(),
+            lifecycle: Arc::clone(&self.lifecycle),
+            pseudonym: format!("tollgate-{}", self.boot),
+            records: RefCell::new(self.records.buffer()),
+            ids: RefCell::new(DecisionIds::new(self.boot, worker)),
+            long_lived: LongLived::default(),
+            tls: Arc::clone(&self.tls),
+            in_flight: Cell::new(0),
+            workers: self.workers,
+            sweeps: index == 0,
+        }
+    }
+}
+
+impl WorkerContext {
+    /// A name for one more request, and the id that its client and its backend see.
+    pub(super) fn next_id(&self) -> (DecisionId, HeaderValue) {
+        let mut ids = self.ids.borrow_mut();
+        let id = ids.next_id();
+        let request_id = HeaderValue::from_bytes(ids.request_id(id).as_bytes());
+        (id, request_id.unwrap_or(HeaderValue::from_static("-")))
+    }
+}
