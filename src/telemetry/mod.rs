@@ -7,3 +7,10 @@ mod json;
 pub mod lifecycle;
 pub mod metrics;
 pub mod record;
+
+use crate::clock::Wall;
+
+/// A time as every record, event and answer writes it: RFC 3339, UTC, milliseconds.
+pub fn rfc3339(time: Wall) -> String {
+    str::from_utf8(&json::rfc3339(time)).unwrap_or_default().to_owned()
+}

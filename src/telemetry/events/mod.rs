@@ -72,6 +72,8 @@ pub enum Event<'a> {
     },
     /// The files were looked at and lead to the policy that is in force already.
     PolicyUnchanged,
+    /// Files that were refused lead to the policy in force again.
+    PolicyRecovered,
     /// The files are no policy; the last good one stays in force.
     PolicyRejected {
         /// What is wrong, for people.
@@ -168,6 +170,7 @@ impl Event<'_> {
             Event::Listening { .. } => "listening",
             Event::PolicyLoaded { .. } => "policy_loaded",
             Event::PolicyUnchanged => "policy_unchanged",
+            Event::PolicyRecovered => "policy_recovered",
             Event::PolicyRejected { .. } => "policy_rejected",
             Event::RestartNeeded { .. } => "restart_needed",
             Event::ReloadRequested => "reload_requested",
@@ -191,6 +194,7 @@ impl Event<'_> {
             Event::PolicyUnchanged | Event::TlsHandshakeFailed { .. } => Level::Debug,
             Event::Listening { .. }
             | Event::PolicyLoaded { .. }
+            | Event::PolicyRecovered
             | Event::ReloadRequested
             | Event::StateForgets
             | Event::Draining { .. }
@@ -218,6 +222,7 @@ impl Event<'_> {
             Event::Listening { .. }
             | Event::PolicyLoaded { .. }
             | Event::PolicyUnchanged
+            | Event::PolicyRecovered
             | Event::PolicyRejected { .. }
             | Event::RestartNeeded { .. }
             | Event::ReloadRequested
@@ -279,7 +284,10 @@ impl Event<'_> {
             Event::WatchUnavailable { why } | Event::RecordsFailed { why } => {
                 field("why", Value::Text(why));
             }
-            Event::PolicyUnchanged | Event::ReloadRequested | Event::StateForgets => {}
+            Event::PolicyUnchanged
+            | Event::PolicyRecovered
+            | Event::ReloadRequested
+            | Event::StateForgets => {}
             Event::Draining { open } => field("open", Value::Number(open)),
             Event::Drained { cut } => field("cut", Value::Number(cut)),
             Event::AcceptFailed { listener, why } => {
@@ -370,7 +378,7 @@ mod tests {
 
     fn json(event: &Event<'_>) -> serde_json::Value {
         let line = event.line(Format::Json, Wall(0), 0);
-        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(String::from_utf8_lossy(&line).lines().count(), 1);
         serde_json::from_slice(&line).unwrap()
     }
 
