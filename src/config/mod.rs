@@ -15,6 +15,8 @@ mod problem;
 mod raw;
 mod read;
 mod scalar;
+mod schema;
+mod show;
 mod template;
 mod tree;
 
@@ -27,6 +29,8 @@ use sha2::Digest;
 
 pub use origin::{Origins, Place};
 pub use problem::{Problem, Problems, Severity};
+pub use schema::schema;
+pub use show::{Show, show};
 
 use crate::clock::Wall;
 use crate::policy::snapshot::Snapshot;

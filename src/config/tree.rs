@@ -143,8 +143,12 @@ fn syntax_error(file: u16, error: &serde_saphyr::Error, findings: &mut Findings)
         );
         return;
     }
+    let mut cause = error.without_snippet();
+    while let serde_saphyr::Error::AliasError { error, .. } = cause {
+        cause = error;
+    }
     if matches!(
-        error.without_snippet(),
+        cause,
         serde_saphyr::Error::Budget { .. } | serde_saphyr::Error::AliasReplayLimitExceeded { .. }
     ) {
         findings.error_with(

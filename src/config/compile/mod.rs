@@ -20,7 +20,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 pub(super) use self::keys::{Again, Collector, Entry};
-pub(super) use self::limits::Amounts;
+pub(super) use self::limits::{Amounts, per_words};
 use super::origin::Origins;
 use super::problem::{At, Findings, Span};
 use super::raw::{self, Secret, SecretPlace};
