@@ -159,3 +159,6 @@ fn read_policy(path: &Path, desk: &mut compile::Desk<'_>) -> Option<raw::Policy>
     let node = tree::parse(file, &mut desk.findings)?;
     raw::Policy::read(&node, &mut desk.findings)
 }
+
+#[cfg(test)]
+mod tests;
