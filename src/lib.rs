@@ -1,4 +1,5 @@
 //! tollgate: a policy gate in front of an API. `ARCHITECTURE.md` says how the rooms hang together.
 
 pub mod clock;
+pub mod keyfile;
 pub mod policy;
