@@ -53,6 +53,8 @@ pub struct NewEntry {
     pub tenant: String,
     /// The digest of its secret.
     pub digest: Digest,
+    /// When it was made.
+    pub created: Option<Wall>,
     /// What people call it.
     pub label: Option<String>,
     /// Its scopes; `None` writes none, which means all that its tenant and plan have.
@@ -80,6 +82,9 @@ impl NewEntry {
         }
         put("digest", self.digest.json(None));
         put("last4", self.digest.last4.clone().into());
+        if let Some(created) = self.created {
+            put("created", instant(created).into());
+        }
         if let Some(scopes) = &self.scopes {
             put("scopes", scopes.clone().into());
         }

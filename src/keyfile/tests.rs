@@ -11,6 +11,7 @@ fn entry(id: &str) -> NewEntry {
         id: id.into(),
         tenant: "acme".into(),
         digest: digest('d'),
+        created: None,
         label: None,
         scopes: Some(vec!["sms:send".into()]),
         plan: None,
