@@ -4,3 +4,4 @@ pub mod clock;
 pub mod demo;
 pub mod keyfile;
 pub mod policy;
+pub mod store;

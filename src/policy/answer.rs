@@ -99,3 +99,120 @@ impl Fact {
         ("request_id", Fact::RequestId),
     ];
 }
+
+/// The facts of one refusal that templates may name.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Facts<'a> {
+    /// Whole seconds, as in `Retry-After`.
+    pub retry_after: Option<u64>,
+    /// Unix seconds at which the refusing limit admits again.
+    pub reset: Option<i64>,
+    /// Name of the limit that refused.
+    pub limit: Option<&'a str>,
+    /// Its units.
+    pub ceiling: Option<u64>,
+    /// What is left of it.
+    pub remaining: Option<u64>,
+    /// The scope that the route demands.
+    pub scope: Option<&'a str>,
+    /// Name of the route.
+    pub route: Option<&'a str>,
+    /// The id that is returned and logged.
+    pub request_id: &'a str,
+}
+
+enum Value<'a> {
+    Number(i128),
+    Text(&'a str),
+    Absent,
+}
+
+impl Facts<'_> {
+    fn value(&self, fact: Fact) -> Value<'_> {
+        let number = |value: Option<i128>| value.map_or(Value::Absent, Value::Number);
+        match fact {
+            Fact::RetryAfter => number(self.retry_after.map(i128::from)),
+            Fact::Reset => number(self.reset.map(i128::from)),
+            Fact::Ceiling => number(self.ceiling.map(i128::from)),
+            Fact::Remaining => number(self.remaining.map(i128::from)),
+            Fact::Limit => self.limit.map_or(Value::Absent, Value::Text),
+            Fact::Scope => self.scope.map_or(Value::Absent, Value::Text),
+            Fact::Route => self.route.map_or(Value::Absent, Value::Text),
+            Fact::RequestId => Value::Text(self.request_id),
+        }
+    }
+}
+
+impl Text {
+    /// The text for one refusal.
+    pub fn render(&self, facts: &Facts<'_>) -> Bytes {
+        let pieces = match self {
+            Text::Fixed(bytes) => return bytes.clone(),
+            Text::Pieces(pieces) => pieces,
+        };
+        let mut out = String::with_capacity(256);
+        for piece in pieces {
+            match piece {
+                Piece::Literal(text) => out.push_str(text),
+                Piece::Fact(fact, escape) => write_value(&mut out, &facts.value(*fact), *escape),
+            }
+        }
+        Bytes::from(out)
+    }
+}
+
+fn write_value(out: &mut String, value: &Value<'_>, escape: Escape) {
+    use std::fmt::Write as _;
+    match (value, escape) {
+        // Writing to a String cannot fail.
+        (Value::Number(number), _) => drop(write!(out, "{number}")),
+        (Value::Absent, Escape::JsonValue) => out.push_str("null"),
+        (Value::Absent, Escape::JsonString | Escape::Plain) => {}
+        (Value::Text(text), Escape::Plain) => out.extend(text.chars().filter(|c| !c.is_control())),
+        (Value::Text(text), Escape::JsonString) => escape_json(out, text),
+        (Value::Text(text), Escape::JsonValue) => {
+            out.push('"');
+            escape_json(out, text);
+            out.push('"');
+        }
+    }
+}
+
+/// Appends `text` as it stands inside a JSON string (RFC 8259 §7).
+pub fn escape_json(out: &mut String, text: &str) {
+    use std::fmt::Write as _;
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c < ' ' => drop(write!(out, "\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_placeholder_keeps_its_type_and_text_is_escaped() {
+        let text = Text::Pieces(Box::new([
+            Piece::Literal("{\"n\":".into()),
+            Piece::Fact(Fact::RetryAfter, Escape::JsonValue),
+            Piece::Literal(",\"m\":\"wait ".into()),
+            Piece::Fact(Fact::RetryAfter, Escape::JsonString),
+            Piece::Literal(" for ".into()),
+            Piece::Fact(Fact::Limit, Escape::JsonString),
+            Piece::Literal("\",\"r\":".into()),
+            Piece::Fact(Fact::Route, Escape::JsonValue),
+            Piece::Literal("}".into()),
+        ]));
+        let facts = Facts { retry_after: Some(7), limit: Some("a\"b\u{1}"), ..Facts::default() };
+        let want = "{\"n\":7,\"m\":\"wait 7 for a\\\"b\\u0001\",\"r\":null}";
+        assert_eq!(text.render(&facts), want);
+    }
+}

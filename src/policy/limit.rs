@@ -1,6 +1,7 @@
 //! Limits as compiled: what is counted, for whom, against which ceiling.
 
 use super::Name;
+use super::refusal::Refusal;
 use super::snapshot::RouteIx;
 
 /// Place of a limit in [`super::snapshot::Snapshot::limits`]; means nothing after a reload.
@@ -77,6 +78,16 @@ pub enum LimitKind {
     Rate,
     /// `concurrent:`
     Concurrent,
+}
+
+impl LimitKind {
+    /// The refusal of a limit of this kind.
+    pub const fn refusal(self) -> Refusal {
+        match self {
+            LimitKind::Rate => Refusal::Rate,
+            LimitKind::Concurrent => Refusal::Concurrent,
+        }
+    }
 }
 
 /// What moves the meter.

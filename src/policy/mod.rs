@@ -7,10 +7,17 @@
 
 pub mod address;
 pub mod answer;
+pub mod authenticate;
+pub mod authorize;
+pub mod covering;
 pub mod credential;
+pub mod forbidden;
 pub mod head;
 pub mod keys;
 pub mod limit;
+pub mod meter;
+pub mod order;
+pub mod outcome;
 pub mod refusal;
 pub mod report;
 pub mod route;

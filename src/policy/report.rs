@@ -1,6 +1,9 @@
 //! What limits say about themselves on answers: `X-RateLimit-*`, the IETF fields, `Retry-After`.
 
-use super::limit::LimitIx;
+use super::limit::{LimitIx, Mode, Window};
+use super::order::Reading;
+use super::snapshot::Snapshot;
+use crate::clock::Wall;
 
 /// What limit headers are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,4 +36,86 @@ pub enum RateLimitFields {
     Draft10,
     /// Not sent.
     None,
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// `X-RateLimit-*` of one answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XFields {
+    /// `X-RateLimit-Limit`: the most that can be used at once.
+    pub limit: u64,
+    /// `X-RateLimit-Remaining`.
+    pub remaining: u64,
+    /// `X-RateLimit-Reset`: after a refusal when to come back, else when more becomes available than remains now.
+    pub reset: i64,
+}
+
+impl Report {
+    /// The three numbers of `X-RateLimit-*`; `None` where no enforced `rate` limit covers the request, or none are sent.
+    pub fn x_fields(&self, readings: &[Reading], now: Wall) -> Option<XFields> {
+        let rates = readings.iter().filter(|reading| {
+            reading.mode == Mode::Enforce && reading.ceiling.window != Window::Concurrent
+        });
+        let shown = match self.of {
+            Some(of) => rates.clone().find(|reading| reading.limit == of),
+            None => rates.min_by(|a, b| share(a).cmp(&share(b))),
+        }?;
+        let nanos = until_reset(shown);
+        let reset = match self.x_ratelimit {
+            XRateLimit::Unix => now.plus_nanos(nanos).unix_seconds_up(),
+            XRateLimit::Seconds => i64::try_from(nanos.div_ceil(SECOND)).unwrap_or(i64::MAX),
+            XRateLimit::None => return None,
+        };
+        Some(XFields { limit: shown.ceiling.burst, remaining: shown.remaining, reset })
+    }
+
+    /// Values of `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10 §3, §4), which list every
+    /// enforced limit; `None` where there is none, or they are not sent.
+    pub fn ietf_fields(
+        &self,
+        snapshot: &Snapshot,
+        readings: &[Reading],
+    ) -> Option<(String, String)> {
+        use std::fmt::Write as _;
+        if self.ratelimit == RateLimitFields::None {
+            return None;
+        }
+        let (mut policy, mut state) = (String::new(), String::new());
+        for reading in readings.iter().filter(|reading| reading.mode == Mode::Enforce) {
+            let comma = if policy.is_empty() { "" } else { ", " };
+            let name = &snapshot.limit(reading.limit).name;
+            // Writing to a String cannot fail.
+            let _ = write!(policy, "{comma}\"{name}\";q={}", reading.ceiling.burst);
+            let _ = match reading.ceiling.window {
+                Window::Concurrent => write!(policy, ";qu=\"concurrent-requests\""),
+                Window::Bucket | Window::Sliding | Window::Fixed => {
+                    write!(policy, ";w={}", reading.ceiling.period.div_ceil(SECOND))
+                }
+            };
+            let _ = write!(state, "{comma}\"{name}\";r={}", reading.remaining);
+            if let nanos @ 1.. = until_reset(reading) {
+                let _ = write!(state, ";t={}", nanos.div_ceil(SECOND));
+            }
+        }
+        (!policy.is_empty()).then_some((policy, state))
+    }
+}
+
+/// Seconds of `Retry-After`: rounded up, never 0 (RFC 9110 §10.2.3).
+pub fn retry_after_seconds(wait: u64) -> u64 {
+    wait.div_ceil(SECOND).max(1)
+}
+
+/// What is left of the whole, in parts per billion.
+fn share(reading: &Reading) -> u128 {
+    u128::from(reading.remaining) * 1_000_000_000 / u128::from(reading.ceiling.burst.max(1))
+}
+
+fn until_reset(reading: &Reading) -> u64 {
+    if reading.admits {
+        reading.more_in.unwrap_or(0)
+    } else {
+        reading.wait.or(reading.more_in).unwrap_or(0)
+    }
 }

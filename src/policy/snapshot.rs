@@ -12,6 +12,7 @@ use super::Name;
 use super::address::{ClientAddressRule, Nets};
 use super::answer::Answers;
 use super::credential::Credentials;
+use super::forbidden::ForbiddenFields;
 use super::keys::Keys;
 use super::limit::{Limit, LimitIx, Mode, Per, SubjectKey, Terms};
 use super::report::Report;
@@ -242,8 +243,8 @@ pub struct Identity {
     pub scopes: Option<HeaderName>,
     /// The client's address.
     pub address: Option<HeaderName>,
-    /// Further headers to remove from what clients send.
-    pub strip: Vec<HeaderName>,
+    /// What clients may not send: these headers, the policy's `strip`, and what only proxies write.
+    pub forbidden: ForbiddenFields,
 }
 
 /// Where admitted requests go, and how.

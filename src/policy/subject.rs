@@ -50,6 +50,17 @@ impl SubjectKey {
         }
     }
 
+    /// The subject that newcomers around an address share when the table of addresses is full: its /24 or /48.
+    pub fn of_neighbourhood(address: IpAddr) -> SubjectKey {
+        // A tag of its own keeps a neighbourhood apart from the one address that has the same bits.
+        const TAG: u128 = 0x00ff << 96;
+        let cut = match address {
+            IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) & 0xffff_ff00).into()),
+            v6 @ IpAddr::V6(_) => v6,
+        };
+        SubjectKey(SubjectKey::of_address(cut, 48).0 ^ TAG)
+    }
+
     /// The combination of this subject and another, in this order.
     #[must_use]
     pub fn with(self, other: SubjectKey) -> SubjectKey {
@@ -74,4 +85,35 @@ fn first_half(digest: &[u8]) -> u128 {
     let mut sixteen = [0; 16];
     sixteen.copy_from_slice(&digest[..16]);
     u128::from_be_bytes(sixteen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn names_of_two_kinds_are_two_subjects_and_stay_what_they_are() {
+        assert_ne!(SubjectKey::of(SubjectKind::Key, "a"), SubjectKey::of(SubjectKind::Tenant, "a"));
+        // Pinned: state on disk is keyed by these.
+        assert_eq!(SubjectKey::of(SubjectKind::Key, "a").0 >> 96, 0x44c3_38b5);
+    }
+
+    #[test]
+    fn an_ipv6_host_cannot_leave_its_prefix() {
+        let of = |text| SubjectKey::of_address(address(text), 64);
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    }
+
+    #[test]
+    fn a_neighbourhood_is_no_single_address() {
+        let crowd = SubjectKey::of_neighbourhood(address("10.0.0.7"));
+        assert_eq!(crowd, SubjectKey::of_neighbourhood(address("10.0.0.9")));
+        assert_ne!(crowd, SubjectKey::of_address(address("10.0.0.0"), 64));
+    }
 }

@@ -1,0 +1,90 @@
+//! Step 5: whose request this is. The table of keys is asked first; a credential's form only chooses the word after a miss.
+
+use super::head::Head;
+use super::keys::{Key, KeyIx, KeyStatus, SecretDigest};
+use super::refusal::{Refusal, Refused};
+use super::snapshot::{GrantIx, PlanIx, Snapshot, Standing, TenantIx, TermsIx};
+use crate::clock::Wall;
+
+/// Who asks: a key that is good now, of a tenant that is active. Made here only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The key.
+    pub key: KeyIx,
+    /// Digest of the secret that was presented, by which an open exchange is looked up again after a reload.
+    pub secret: SecretDigest,
+    /// Who pays.
+    pub tenant: TenantIx,
+    /// The key's plan, or its tenant's.
+    pub plan: PlanIx,
+    /// What it may do.
+    pub grant: GrantIx,
+    /// Its ceilings.
+    pub terms: TermsIx,
+    _made_here: (),
+}
+
+/// A failed authentication, with the key where there is one: known keys that are refused are an alert of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// Why.
+    pub refused: Refused,
+    /// The key that was presented and is not good now.
+    pub key: Option<KeyIx>,
+}
+
+/// Finds the caller of a request.
+pub fn authenticate(snapshot: &Snapshot, head: &Head<'_>, now: Wall) -> Result<Caller, Stranger> {
+    let credentials = &snapshot.credentials;
+    let nobody = |refused| Stranger { refused, key: None };
+    let presented = credentials.present(head.headers, head.query).map_err(nobody)?;
+    let mut digests = credentials.digests(&presented);
+    digests
+        .find_map(|digest| by_digest(snapshot, &digest, now))
+        .unwrap_or_else(|| Err(nobody(credentials.unknown(&presented))))
+}
+
+/// The caller with this secret; `None` where no key has it. Also asked about exchanges that are open for long.
+pub fn by_digest(
+    snapshot: &Snapshot,
+    secret: &SecretDigest,
+    now: Wall,
+) -> Option<Result<Caller, Stranger>> {
+    let found = snapshot.keys.find(secret)?;
+    Some(match standing(snapshot, found.key, found.until, now) {
+        Some(refused) => Err(Stranger { refused, key: Some(found.ix) }),
+        None => Ok(Caller {
+            key: found.ix,
+            secret: *secret,
+            tenant: found.key.tenant,
+            plan: found.key.plan,
+            grant: found.key.grant,
+            terms: found.key.terms,
+            _made_here: (),
+        }),
+    })
+}
+
+/// Why this key is not good now, if it is not. `until` is the end of its secret's overlap.
+fn standing(snapshot: &Snapshot, key: &Key, until: Wall, now: Wall) -> Option<Refused> {
+    let because = |why, detail| Some(Refused::because(why, detail));
+    if key.status == KeyStatus::Revoked {
+        return because(Refusal::KeyRevoked, "the key was revoked");
+    }
+    if until <= now {
+        return because(
+            Refusal::KeyRevoked,
+            "the key was rotated and this secret's overlap has ended",
+        );
+    }
+    if key.not_before.is_some_and(|from| now < from) {
+        return because(Refusal::KeyNotYet, "the key is not valid yet");
+    }
+    if key.expires.is_some_and(|end| end <= now) {
+        return because(Refusal::KeyExpired, "the key has expired");
+    }
+    if snapshot.tenant(key.tenant).standing == Standing::Inactive {
+        return because(Refusal::TenantInactive, "the tenant is not active");
+    }
+    None
+}

@@ -1,0 +1,146 @@
+//! Step 6: what the caller may do. Only here is a [`Permit`] made, and forwarding demands one.
+
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use super::authenticate::{self, Caller};
+use super::head::{Head, form_decoded, percent_decoded};
+use super::keys::SecretDigest;
+use super::limit::Mode;
+use super::refusal::{Refusal, Refused};
+use super::route::{ScopeDemand, ScopeRule};
+use super::snapshot::{AddressRule, Grant, RouteIx, Snapshot, TenantPlace, TenantRule};
+use crate::clock::Wall;
+
+/// The right to be forwarded on one route. It can be made by [`authorize`] only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permit {
+    /// The route.
+    pub route: RouteIx,
+    /// Who asks; `None` on a public route.
+    pub caller: Option<Caller>,
+    /// What rules in `mode: shadow` would have refused.
+    pub shadowed: SmallVec<[Refusal; 2]>,
+    _made_here: (),
+}
+
+/// Decides whether this caller, from this address, may do this.
+pub fn authorize(
+    snapshot: &Snapshot,
+    route_ix: RouteIx,
+    caller: Option<Caller>,
+    client: IpAddr,
+    head: &Head<'_>,
+) -> Result<Permit, Refused> {
+    let route = snapshot.route(route_ix);
+    let mut permit = Permit { route: route_ix, caller, shadowed: SmallVec::new(), _made_here: () };
+    if let Some(caller) = caller {
+        if let Some(rule) = &route.scope {
+            let detail = "the key's scopes, its tenant's and its plan's do not cover the route";
+            permit.ask(rule.mode, Refusal::ScopeDenied, detail, || {
+                grants(snapshot.grant(caller.grant), rule)
+            })?;
+        }
+        for rule in allowlists(snapshot, caller) {
+            permit.ask_address(snapshot, rule, client)?;
+        }
+    }
+    if let Some(rule) = route.allow {
+        permit.ask_address(snapshot, rule, client)?;
+    }
+    if let (Some(caller), Some(rule)) = (caller, &route.tenant) {
+        let tenant = &snapshot.tenant(caller.tenant).name;
+        let detail = "the request names another tenant than the key's";
+        permit.ask(rule.mode, Refusal::TenantDenied, detail, || names_only(head, rule, tenant))?;
+    }
+    Ok(permit)
+}
+
+/// Whether an exchange that is open for long would still be admitted: its secret, key, tenant and address, not its limits.
+pub fn still_admitted(
+    snapshot: &Snapshot,
+    secret: &SecretDigest,
+    client: IpAddr,
+    now: Wall,
+) -> Result<(), Refused> {
+    let gone = Refused::because(Refusal::KeyRevoked, "the key is no longer in the policy");
+    let caller = authenticate::by_digest(snapshot, secret, now)
+        .ok_or(gone)?
+        .map_err(|stranger| stranger.refused)?;
+    let mut permit = Permit {
+        route: RouteIx(0),
+        caller: Some(caller),
+        shadowed: SmallVec::new(),
+        _made_here: (),
+    };
+    allowlists(snapshot, caller).try_for_each(|rule| permit.ask_address(snapshot, rule, client))
+}
+
+/// The lists that bind a caller, which intersect: policy, tenant, plan, key.
+fn allowlists(snapshot: &Snapshot, caller: Caller) -> impl Iterator<Item = AddressRule> {
+    [
+        snapshot.allow,
+        snapshot.tenant(caller.tenant).allow,
+        snapshot.plan(caller.plan).allow,
+        snapshot.keys.at(caller.key).allow,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+impl Permit {
+    fn ask(
+        &mut self,
+        mode: Mode,
+        refusal: Refusal,
+        detail: &'static str,
+        agrees: impl FnOnce() -> bool,
+    ) -> Result<(), Refused> {
+        match (agrees(), mode) {
+            (true, _) => Ok(()),
+            (false, Mode::Enforce) => Err(Refused::because(refusal, detail)),
+            (false, Mode::Shadow) => {
+                self.shadowed.push(refusal);
+                Ok(())
+            }
+        }
+    }
+
+    fn ask_address(
+        &mut self,
+        snapshot: &Snapshot,
+        rule: AddressRule,
+        client: IpAddr,
+    ) -> Result<(), Refused> {
+        let detail = "the client's address is not on an allowlist that applies";
+        self.ask(rule.mode, Refusal::AddressDenied, detail, || {
+            snapshot.nets(rule.nets).contains(client)
+        })
+    }
+}
+
+fn grants(grant: &Grant, rule: &ScopeRule) -> bool {
+    let Grant::Only(held) = grant else { return true };
+    let holds = |scope| held.binary_search(scope).is_ok();
+    match &rule.demand {
+        ScopeDemand::Any(scopes) => scopes.iter().any(holds),
+        ScopeDemand::All(scopes) => scopes.iter().all(holds),
+    }
+}
+
+fn names_only(head: &Head<'_>, rule: &TenantRule, tenant: &str) -> bool {
+    match &rule.place {
+        TenantPlace::Segment(at) => head
+            .path
+            .split('/')
+            .nth(at + 1)
+            .is_some_and(|segment| percent_decoded(segment.as_bytes()) == tenant.as_bytes()),
+        // Decoded, and without regard to case in the name: a backend may read `Tenant_ID` as `tenant_id`.
+        TenantPlace::Query(name) => head.query.unwrap_or("").split('&').all(|pair| {
+            let (given, value) = pair.split_once('=').unwrap_or((pair, ""));
+            !form_decoded(given).eq_ignore_ascii_case(name.as_bytes())
+                || form_decoded(value) == tenant.as_bytes()
+        }),
+    }
+}

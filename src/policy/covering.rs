@@ -1,0 +1,77 @@
+//! Step 7's question: which limits cover a request, on whose meter, with which ceiling. The ledger answers it.
+
+use std::net::IpAddr;
+
+use super::authenticate::Caller;
+use super::authorize::Permit;
+use super::limit::{Limit, LimitIx, LimitKind, SubjectKey};
+use super::order::{Ask, Asks};
+use super::snapshot::{RouteIx, Snapshot};
+
+/// Everything that limits this request.
+pub fn asks(snapshot: &Snapshot, permit: &Permit, client: IpAddr) -> Asks {
+    let route = snapshot.route(permit.route);
+    let ask = |ix: &LimitIx| ask(snapshot, *ix, Some(permit.route), permit.caller, client);
+    route.limits.iter().filter_map(ask).collect()
+}
+
+/// Everything that limits failed authentications from this address.
+pub fn guesses(snapshot: &Snapshot, client: IpAddr) -> Asks {
+    snapshot.guessing.iter().filter_map(|ix| ask(snapshot, *ix, None, None, client)).collect()
+}
+
+/// `None` where the limit does not bind this caller: overridden with `none`, or counted by facts it does not have.
+fn ask(
+    snapshot: &Snapshot,
+    ix: LimitIx,
+    route: Option<RouteIx>,
+    caller: Option<Caller>,
+    client: IpAddr,
+) -> Option<Ask> {
+    let limit = snapshot.limit(ix);
+    let ceiling = match caller {
+        Some(caller) => snapshot.terms(caller.terms).ceilings[usize::from(ix.0)]?,
+        None => limit.ceiling?,
+    };
+    let weight = match limit.kind {
+        LimitKind::Rate => route.map_or(1, |ix| snapshot.route(ix).weight),
+        LimitKind::Concurrent => 1,
+    };
+    let (subject, crowded) = subject(snapshot, limit, route, caller, client)?;
+    Some(Ask { limit: ix, id: limit.id, subject, crowded, ceiling, weight, mode: limit.mode })
+}
+
+/// The subject, and the wider one that stands in for it when the table of addresses is full.
+fn subject(
+    snapshot: &Snapshot,
+    limit: &Limit,
+    route: Option<RouteIx>,
+    caller: Option<Caller>,
+    client: IpAddr,
+) -> Option<(SubjectKey, Option<SubjectKey>)> {
+    let per = limit.per;
+    let mut fixed: Option<SubjectKey> = None;
+    let mut add = |part: SubjectKey| fixed = Some(fixed.map_or(part, |so_far| so_far.with(part)));
+    if per.needs_caller() {
+        let caller = caller?;
+        if per.key {
+            add(snapshot.keys.at(caller.key).subject);
+        }
+        if per.tenant {
+            add(snapshot.tenant(caller.tenant).subject);
+        }
+        if per.plan {
+            add(snapshot.plan(caller.plan).subject);
+        }
+    }
+    if per.route {
+        add(snapshot.route(route?).subject);
+    }
+    if !per.address {
+        return Some((fixed.unwrap_or(SubjectKey::EVERYONE), None));
+    }
+    let whole = SubjectKey::of_address(client, snapshot.client_address.v6_prefix);
+    let crowd = SubjectKey::of_neighbourhood(client);
+    let joined = |address: SubjectKey| fixed.map_or(address, |so_far| so_far.with(address));
+    Some((joined(whole), Some(joined(crowd))))
+}

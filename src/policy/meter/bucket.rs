@@ -1,0 +1,131 @@
+//! The token bucket, as a level of use that drains: GCRA's arithmetic, in whole numbers.
+//!
+//! The level is counted in units × period, so that it drains by exactly `units` a nanosecond and no rate is ever
+//! rounded. Any interval of t admits at most burst + rate · t.
+
+use crate::clock::Steady;
+use crate::policy::limit::Ceiling;
+
+use super::{Carried, Figures};
+
+/// A level at an instant.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bucket {
+    /// Units × `period` in use at `at`.
+    level: u128,
+    /// The period of the ceiling under which `level` was written; a reading under another rescales it, upwards.
+    period: u64,
+    at: Steady,
+    idle_from: Steady,
+}
+
+impl Bucket {
+    pub(super) fn carrying(carried: Carried, ceiling: &Ceiling) -> Bucket {
+        let period = ceiling.period.max(1);
+        let level = u128::from(carried.units) * u128::from(period);
+        let mut bucket = Bucket { level, period, at: carried.at, idle_from: carried.at };
+        bucket.keep(ceiling, carried.at);
+        bucket
+    }
+
+    pub(super) fn admits(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> bool {
+        ceiling.units > 0
+            && ceiling.burst > 0
+            && scaled(weight, ceiling)
+                <= scaled(ceiling.burst, ceiling).saturating_sub(self.level_at(ceiling, now))
+    }
+
+    pub(super) fn figures(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
+        let level = self.level_at(ceiling, now);
+        let period = ceiling.period.max(1);
+        let remaining = floor(scaled(ceiling.burst, ceiling).saturating_sub(level), period);
+        let admits = self.admits(ceiling, weight, now);
+        // Nanoseconds until `units` fit, counted from `now` even where the level is of a later instant.
+        let until_fits = |units: u64| {
+            let room_for_others = scaled(ceiling.burst.saturating_sub(units), ceiling);
+            ceil(level.saturating_sub(room_for_others), ceiling.units)
+                .saturating_add(self.at.since(now))
+        };
+        let time_helps = ceiling.units > 0 && ceiling.burst > 0;
+        Figures {
+            used: ceil(level, period),
+            remaining,
+            admits,
+            wait: if admits {
+                Some(0)
+            } else {
+                (time_helps && weight <= ceiling.burst).then(|| until_fits(weight))
+            },
+            more_in: (time_helps && remaining < ceiling.burst).then(|| until_fits(remaining + 1)),
+        }
+    }
+
+    pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {
+        self.level = self.level_at(ceiling, now).saturating_add(scaled(weight, ceiling));
+        self.period = ceiling.period.max(1);
+        self.at = self.at.max(now);
+        self.keep(ceiling, now);
+    }
+
+    pub(super) fn give_back(&mut self, ceiling: &Ceiling, weight: u64, taken: Steady) {
+        // The level may have touched the ground since, and others' use may stand on it: what could have drained by
+        // itself is not given back again.
+        let drained = u128::from(ceiling.units) * u128::from(self.at.since(taken));
+        let back = scaled(weight, ceiling).saturating_sub(drained);
+        self.level = rescaled(self.level, self.period, ceiling.period.max(1)).saturating_sub(back);
+        self.period = ceiling.period.max(1);
+        self.keep(ceiling, self.at);
+    }
+
+    pub(super) fn keep(&mut self, ceiling: &Ceiling, now: Steady) {
+        // A ceiling of 0 drains nothing; the ceiling before it decides how long the use is remembered.
+        if ceiling.units > 0 {
+            let to_drain = ceil(self.level_at(ceiling, now), ceiling.units);
+            self.idle_from = self.at.max(now).plus(to_drain);
+        }
+    }
+
+    pub(super) fn is_idle(&self, now: Steady) -> bool {
+        self.level == 0 || now >= self.idle_from
+    }
+
+    pub(super) fn carried(&self) -> Carried {
+        Carried { at: self.at, units: ceil(self.level, self.period.max(1)) }
+    }
+
+    /// The level at `now`, in units × the ceiling's period. An earlier `now` drains nothing.
+    fn level_at(&self, ceiling: &Ceiling, now: Steady) -> u128 {
+        rescaled(self.level, self.period, ceiling.period.max(1))
+            .saturating_sub(u128::from(ceiling.units) * u128::from(now.since(self.at)))
+    }
+}
+
+fn scaled(units: u64, ceiling: &Ceiling) -> u128 {
+    u128::from(units) * u128::from(ceiling.period.max(1))
+}
+
+/// The same level under another period, rounded up.
+fn rescaled(level: u128, old: u64, new: u64) -> u128 {
+    if old == new || level == 0 {
+        return level;
+    }
+    let (old, new) = (u128::from(old.max(1)), u128::from(new));
+    // In two parts, so that neither product can overflow.
+    (level / old).saturating_mul(new).saturating_add(((level % old) * new).div_ceil(old))
+}
+
+/// `n / d` rounded down. Both fit in 64 bits for any sensible policy, and a 128-bit division costs ten times as much.
+fn floor(n: u128, d: u64) -> u64 {
+    match u64::try_from(n) {
+        Ok(small) => small / d,
+        Err(_) => u64::try_from(n / u128::from(d)).unwrap_or(u64::MAX),
+    }
+}
+
+/// `n / d` rounded up.
+fn ceil(n: u128, d: u64) -> u64 {
+    match u64::try_from(n) {
+        Ok(small) => small.div_ceil(d),
+        Err(_) => u64::try_from(n.div_ceil(u128::from(d))).unwrap_or(u64::MAX),
+    }
+}

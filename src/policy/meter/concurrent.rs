@@ -1,0 +1,41 @@
+//! What is open at this moment. Time does not help, only closing does.
+
+use crate::policy::limit::Ceiling;
+
+use super::Figures;
+
+/// The number of open requests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Concurrent {
+    open: u64,
+}
+
+impl Concurrent {
+    pub(super) fn admits(self, ceiling: &Ceiling) -> bool {
+        self.open < ceiling.units
+    }
+
+    pub(super) fn figures(self, ceiling: &Ceiling) -> Figures {
+        let admits = self.admits(ceiling);
+        Figures {
+            used: self.open,
+            remaining: ceiling.units.saturating_sub(self.open),
+            admits,
+            wait: admits.then_some(0),
+            more_in: None,
+        }
+    }
+
+    pub(super) fn take(&mut self) {
+        self.open = self.open.saturating_add(1);
+    }
+
+    pub(super) fn close_one(&mut self) {
+        debug_assert!(self.open > 0, "a slot is closed once");
+        self.open = self.open.saturating_sub(1);
+    }
+
+    pub(super) fn is_idle(self) -> bool {
+        self.open == 0
+    }
+}

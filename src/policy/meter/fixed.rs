@@ -1,0 +1,83 @@
+//! Fixed windows, counted from the origin of the steady clock: at most N in each, so at most 2 N across an edge.
+
+use crate::clock::Steady;
+use crate::policy::limit::Ceiling;
+
+use super::{Carried, Figures};
+
+/// The use of the window in which the latest take was.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fixed {
+    /// The latest take. Not the window's number: that changes its meaning with the period.
+    at: Steady,
+    used: u64,
+    idle_from: Steady,
+}
+
+impl Fixed {
+    pub(super) fn carrying(carried: Carried, ceiling: &Ceiling) -> Fixed {
+        let mut fixed = Fixed { at: carried.at, used: carried.units, idle_from: Steady::default() };
+        fixed.keep(ceiling);
+        fixed
+    }
+
+    pub(super) fn admits(self, ceiling: &Ceiling, weight: u64, now: Steady) -> bool {
+        ceiling.units > 0
+            && weight <= ceiling.units.saturating_sub(self.used_at(ceiling, now.max(self.at)))
+    }
+
+    pub(super) fn figures(self, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
+        let used = self.used_at(ceiling, now.max(self.at));
+        let admits = self.admits(ceiling, weight, now);
+        let to_the_end = window_end(now.max(self.at), ceiling.period).since(now);
+        Figures {
+            used,
+            remaining: ceiling.units.saturating_sub(used),
+            admits,
+            wait: if admits {
+                Some(0)
+            } else {
+                (ceiling.units > 0 && weight <= ceiling.units).then_some(to_the_end)
+            },
+            more_in: (ceiling.units > 0 && used > 0).then_some(to_the_end),
+        }
+    }
+
+    pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {
+        let now = now.max(self.at);
+        self.used = self.used_at(ceiling, now).saturating_add(weight);
+        self.at = now;
+        self.keep(ceiling);
+    }
+
+    pub(super) fn give_back(&mut self, ceiling: &Ceiling, weight: u64, taken: Steady) {
+        if window(taken, ceiling.period) == window(self.at, ceiling.period) {
+            self.used = self.used.saturating_sub(weight);
+        }
+    }
+
+    pub(super) fn keep(&mut self, ceiling: &Ceiling) {
+        self.idle_from = window_end(self.at, ceiling.period);
+    }
+
+    pub(super) fn is_idle(self, now: Steady) -> bool {
+        self.used == 0 || now >= self.idle_from
+    }
+
+    pub(super) fn carried(self) -> Carried {
+        Carried { at: self.at, units: self.used }
+    }
+
+    fn used_at(self, ceiling: &Ceiling, now: Steady) -> u64 {
+        if window(self.at, ceiling.period) == window(now, ceiling.period) { self.used } else { 0 }
+    }
+}
+
+fn window(at: Steady, period: u64) -> u64 {
+    at.0 / period.max(1)
+}
+
+fn window_end(at: Steady, period: u64) -> Steady {
+    let period = period.max(1);
+    Steady((at.0 - at.0 % period).saturating_add(period))
+}

@@ -1,0 +1,340 @@
+//! One exchange from its head to the end of its answer's body: the guard that settles the reservation and writes the
+//! record exactly once, whoever leaves first.
+
+use std::rc::Rc;
+
+use http::{HeaderValue, Response, request};
+
+use super::body::{Body, BodyEnd, BodyWatch, OnEnd};
+use super::context::WorkerContext;
+use super::forward::X_REQUEST_ID;
+use super::long_lived::Member;
+use super::peer::{ClientHttp, Peer};
+use super::respond::{LimitFields, Reads};
+use super::serve::Facts;
+use super::tunnel::{TunnelEnd, Tunnelled};
+use crate::clock::{Now, Steady};
+use crate::policy::limit::{LimitIx, Mode};
+use crate::policy::outcome::Outcome as Processed;
+use crate::policy::refusal::{Blame, Refusal, Refused};
+use crate::policy::snapshot::{RouteIx, Snapshot};
+use crate::store::reservation::Reservation;
+use crate::telemetry::metrics::Outcome;
+use crate::telemetry::record::{Closing, Draft, End, LimitLine, Opening, RefusalLine};
+
+/// Status recorded where the client left before there was one to send, as nginx has it.
+const CLIENT_LEFT: u16 = 499;
+
+/// The guard. Boxed, because it moves from the request into its answer's body.
+#[derive(Debug)]
+pub(crate) struct Exchange(Box<Inner>);
+
+struct Inner {
+    at: Rc<WorkerContext>,
+    started: Now,
+    draft: Draft,
+    request_id: HeaderValue,
+    route: Option<u32>,
+    fields: LimitFields,
+    reads: Reads,
+    reservation: Option<Reservation>,
+    membership: Option<Member>,
+    watch: BodyWatch,
+    outcome: Outcome,
+    status: u16,
+    upstream_status: Option<u16>,
+    sent: Option<Steady>,
+    answered: Option<Steady>,
+    request_bytes: Option<u64>,
+    response_bytes: u64,
+    end: End,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Exchange {
+    /// A request's head has arrived.
+    pub(super) fn begin(at: &Rc<WorkerContext>, now: Now) -> Exchange {
+        at.in_flight.set(at.in_flight.get() + 1);
+        at.metrics.in_flight(1);
+        Exchange(Box::new(Inner {
+            draft: at.records.borrow_mut().draft(),
+            at: Rc::clone(at),
+            started: now,
+            request_id: HeaderValue::from_static("-"),
+            route: None,
+            fields: LimitFields::default(),
+            reads: Reads::Http,
+            reservation: None,
+            membership: None,
+            watch: BodyWatch::default(),
+            outcome: Outcome::Failed,
+            status: CLIENT_LEFT,
+            upstream_status: None,
+            sent: None,
+            answered: None,
+            request_bytes: None,
+            response_bytes: 0,
+            end: End::ClientLeft,
+        }))
+    }
+
+    /// Writes down what the decision was made of.
+    pub(super) fn decided(&mut self, policy: &Snapshot, peer: &Peer, head: &Decided<'_>, facts: &Facts) {
+        let inner = &mut *self.0;
+        inner.request_id = head.request_id.clone();
+        inner.reads = head.reads;
+        inner.fields = head.fields.clone();
+        let route = facts.route.map(|ix| policy.route(ix));
+        inner.route = route.map(|route| route.slot);
+        let key = facts.key.map(|ix| policy.keys.at(ix));
+        let limits: smallvec::SmallVec<[LimitLine<'_>; 6]> = facts
+            .readings
+            .iter()
+            .map(|reading| LimitLine {
+                name: &policy.limit(reading.limit).name,
+                mode: reading.mode,
+                used: reading.used,
+                ceiling: reading.ceiling.units,
+                remaining: reading.remaining,
+                admits: reading.admits,
+                wait_nanos: reading.wait.filter(|_| !reading.admits),
+            })
+            .collect();
+        let headers: Vec<(&str, &[u8])> = policy
+            .record
+            .headers
+            .iter()
+            .filter_map(|name| Some((name.as_str(), head.parts.headers.get(name)?.as_bytes())))
+            .collect();
+        inner.draft.open(&Opening {
+            time: inner.started.wall,
+            id: head.id,
+            policy: &policy.digest,
+            listener: peer.listener,
+            peer: peer.socket,
+            client: facts.client,
+            protocol: match peer.http {
+                ClientHttp::Http1 => "http/1.1",
+                ClientHttp::Http2 => "http/2",
+            },
+            method: head.parts.method.as_str(),
+            path: head.parts.uri.path(),
+            host: asked_host(head.parts),
+            route: route.map(|route| &*route.name),
+            key: key.map(|key| &*key.id),
+            tenant: key.map(|key| &*policy.tenant(key.tenant).name),
+            plan: key.map(|key| &*policy.plan(key.plan).name),
+            scope: super::respond::demanded_scope(policy, facts.route),
+            limits: &limits,
+            shadow: &facts.shadowed,
+            request_id: head.request_id.to_str().unwrap_or(""),
+            headers: &headers,
+        });
+        for refusal in &facts.shadowed {
+            inner.at.metrics.refusal(inner.route, *refusal, None, Mode::Shadow);
+        }
+        for reading in facts.readings.iter().filter(|reading| reading.mode == Mode::Shadow && !reading.admits) {
+            let limit = policy.limit(reading.limit);
+            inner.at.metrics.refusal(inner.route, limit.kind.refusal(), Some(limit.slot), Mode::Shadow);
+        }
+    }
+
+    /// The gate said no.
+    pub(super) fn refused(&mut self, policy: &Snapshot, refused: &Refused) {
+        self.note(refused, refused.limit.map(|ix| (policy, ix)));
+    }
+
+    /// The request was admitted, and holds this.
+    pub(super) fn admitted(&mut self, reservation: Reservation) {
+        self.0.reservation = Some(reservation);
+    }
+
+    /// Step 8 is behind: whatever had to be durable is.
+    pub(super) fn committed(&mut self) {
+        if let Some(reservation) = &mut self.0.reservation {
+            reservation.committed();
+        }
+    }
+
+    /// From now on the upstream may see a byte.
+    pub(super) fn sending(&mut self, watch: BodyWatch, now: Steady) {
+        self.0.watch = watch;
+        self.0.sent = Some(now);
+        if let Some(reservation) = &mut self.0.reservation {
+            reservation.sending();
+        }
+    }
+
+    /// The outcome is known: the charge is decided.
+    pub(super) fn learned(&mut self, outcome: Processed, now: Steady) {
+        self.0.answered = Some(now);
+        if let Some(reservation) = &mut self.0.reservation {
+            reservation.outcome(outcome);
+        }
+    }
+
+    /// Is cut when its caller is no longer admitted.
+    pub(super) fn belongs_to(&mut self, membership: Member) {
+        self.0.membership = Some(membership);
+    }
+
+    /// The fields that limits show on this exchange's answer, whoever words it.
+    pub(super) fn fields(&self) -> &LimitFields {
+        &self.0.fields
+    }
+
+    /// The id that is returned and forwarded.
+    pub(super) fn request_id(&self) -> &HeaderValue {
+        &self.0.request_id
+    }
+
+    /// What the caller reads of a refusal.
+    pub(super) fn reads(&self) -> Reads {
+        self.0.reads
+    }
+
+    /// What became of the request's body.
+    pub(super) fn watch(&self) -> &BodyWatch {
+        &self.0.watch
+    }
+
+    /// The gate's own answer goes out: a refusal that was noted, or one that it gives by itself.
+    pub(super) fn answered(mut self, mut answer: Response<Body<Exchange>>) -> Response<Body<Exchange>> {
+        self.0.status = answer.status().as_u16();
+        if self.0.outcome == Outcome::Failed && self.0.answered.is_none() && self.0.sent.is_none() {
+            self.0.outcome = Outcome::Admitted;
+        }
+        self.hang_on(&mut answer);
+        answer
+    }
+
+    /// The upstream failed, or the request's body did: a late refusal.
+    pub(super) fn failed(
+        mut self,
+        refused: &Refused,
+        mut answer: Response<Body<Exchange>>,
+    ) -> Response<Body<Exchange>> {
+        self.note(refused, None);
+        if refused.why.blame() == Blame::Upstream {
+            self.0.at.metrics.upstream_error(refused.why);
+        }
+        self.0.status = answer.status().as_u16();
+        self.hang_on(&mut answer);
+        answer
+    }
+
+    /// The upstream's answer goes out.
+    pub(super) fn delivering(mut self, mut answer: Response<Body<Exchange>>) -> Response<Body<Exchange>> {
+        self.dress(&mut answer);
+        self.hang_on(&mut answer);
+        answer
+    }
+
+    /// The upstream's 101 goes out; what follows is [`Exchange::tunnelled`].
+    pub(super) fn switching(&mut self, answer: &mut Response<Body<Exchange>>) {
+        self.dress(answer);
+    }
+
+    fn dress(&mut self, answer: &mut Response<Body<Exchange>>) {
+        let status = answer.status().as_u16();
+        (self.0.status, self.0.upstream_status) = (status, Some(status));
+        self.0.outcome = Outcome::Admitted;
+        self.0.fields.write(answer.headers_mut());
+        answer.headers_mut().insert(&X_REQUEST_ID, self.0.request_id.clone());
+    }
+
+    /// The tunnel that this exchange became is over.
+    pub(super) fn tunnelled(mut self, through: Tunnelled) {
+        let inner = &mut *self.0;
+        inner.request_bytes = Some(through.up);
+        inner.response_bytes = through.down;
+        inner.end = match through.end {
+            TunnelEnd::Clean => End::Clean,
+            TunnelEnd::Broke => End::Broke,
+            TunnelEnd::Cut => End::Cut,
+        };
+    }
+
+    fn note(&mut self, refused: &Refused, by: Option<(&Snapshot, LimitIx)>) {
+        let inner = &mut *self.0;
+        let limit = by.map(|(policy, ix)| policy.limit(ix));
+        inner.draft.refuse(&RefusalLine {
+            why: refused.why,
+            limit: limit.map(|limit| &*limit.name),
+            detail: refused.detail,
+        });
+        inner.outcome = match refused.why.blame() {
+            Blame::Client => Outcome::Refused,
+            Blame::Upstream | Blame::Gate => Outcome::Failed,
+        };
+        // What the gate answers by itself was answered when it was decided.
+        inner.answered.get_or_insert(inner.started.steady);
+        inner.at.metrics.refusal(inner.route, refused.why, limit.map(|limit| limit.slot), Mode::Enforce);
+    }
+
+    fn hang_on(self, answer: &mut Response<Body<Exchange>>) {
+        let body = std::mem::replace(answer.body_mut(), Body::empty());
+        *answer.body_mut() = body.on_end(self);
+    }
+}
+
+/// What [`Exchange::decided`] is told of the request.
+pub(super) struct Decided<'a> {
+    pub(super) id: crate::telemetry::decision_id::DecisionId,
+    pub(super) request_id: &'a HeaderValue,
+    pub(super) parts: &'a request::Parts,
+    pub(super) fields: &'a LimitFields,
+    pub(super) reads: Reads,
+}
+
+fn asked_host(head: &request::Parts) -> Option<&str> {
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    authority.or_else(|| head.headers.get(http::header::HOST)?.to_str().ok())
+}
+
+impl OnEnd for Exchange {
+    fn ended(mut self, how: BodyEnd, bytes: u64) {
+        self.0.response_bytes = bytes;
+        self.0.end = match how {
+            BodyEnd::Clean => End::Clean,
+            BodyEnd::Broke => End::Broke,
+            BodyEnd::Dropped => End::ClientLeft,
+        };
+        if how == BodyEnd::Broke && self.0.outcome == Outcome::Admitted {
+            self.0.outcome = Outcome::Failed;
+            self.0.at.metrics.upstream_error(Refusal::UpstreamBroken);
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Settles, before anything else: a slot must be free when the answer is over.
+        self.reservation = None;
+        let now = self.at.clock.now().steady;
+        let total = now.since(self.started.steady);
+        let upstream = self.sent.map(|sent| self.answered.unwrap_or(now).since(sent));
+        let before_upstream = self.sent.unwrap_or(now).since(self.started.steady);
+        self.at.metrics.request(self.route, self.outcome, self.status, before_upstream, upstream);
+        self.at.metrics.in_flight(-1);
+        self.at.in_flight.set(self.at.in_flight.get().saturating_sub(1));
+        let closing = Closing {
+            outcome: self.outcome,
+            status: self.status,
+            upstream_status: self.upstream_status,
+            request_bytes: self.request_bytes.unwrap_or_else(|| self.watch.bytes()),
+            response_bytes: self.response_bytes,
+            gate_nanos: before_upstream,
+            upstream_nanos: upstream,
+            total_nanos: total,
+            end: self.end,
+        };
+        let draft = std::mem::take(&mut self.draft);
+        self.at.records.borrow_mut().close(draft, &closing);
+    }
+}

@@ -1,0 +1,206 @@
+//! The gate's own answers, and the fields that every answer to a limited request carries.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::body::Body;
+use super::exchange::Exchange;
+use super::forward::X_REQUEST_ID;
+use crate::clock::Wall;
+use crate::policy::answer::Facts;
+use crate::policy::credential::Place;
+use crate::policy::order::Reading;
+use crate::policy::refusal::{Refusal, Refused};
+use crate::policy::report::{XFields, retry_after_seconds};
+use crate::policy::route::{ScopeDemand, ScopeRule};
+use crate::policy::snapshot::{RouteIx, Snapshot};
+
+static X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+static X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+static X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Methods that some route of some policy may allow; what `Allow` says where no route was looked up.
+const FORWARDABLE: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// What limits say on an answer. Rendered when the request is decided, so that it outlives the snapshot.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LimitFields {
+    x: Option<XFields>,
+    ietf: Option<(HeaderValue, HeaderValue)>,
+}
+
+impl LimitFields {
+    /// The fields for these readings.
+    pub(super) fn new(policy: &Snapshot, readings: &[Reading], now: Wall) -> LimitFields {
+        let value = |text: String| HeaderValue::try_from(text).ok();
+        let ietf = policy.report.ietf_fields(policy, readings);
+        LimitFields {
+            x: policy.report.x_fields(readings, now),
+            ietf: ietf.and_then(|(policy, state)| Some((value(policy)?, value(state)?))),
+        }
+    }
+
+    /// Writes the fields over whatever the backend said of limits of its own under the `X-` names.
+    pub(super) fn write(&self, headers: &mut HeaderMap) {
+        if let Some(x) = self.x {
+            headers.insert(&X_RATELIMIT_LIMIT, HeaderValue::from(x.limit));
+            headers.insert(&X_RATELIMIT_REMAINING, HeaderValue::from(x.remaining));
+            headers.insert(&X_RATELIMIT_RESET, HeaderValue::from(x.reset));
+        }
+        // The draft forbids an intermediary to remove the backend's own: ours are further list members.
+        if let Some((policy, state)) = &self.ietf {
+            headers.append(&RATELIMIT_POLICY, policy.clone());
+            headers.append(&RATELIMIT, state.clone());
+        }
+    }
+}
+
+/// Everything that the words of a refusal may depend on.
+pub(super) struct Refusing<'a> {
+    /// Whose words.
+    pub(super) policy: &'a Snapshot,
+    /// Why.
+    pub(super) refused: &'a Refused,
+    /// The route, where the request came that far.
+    pub(super) route: Option<RouteIx>,
+    /// What the limits said, where they were asked.
+    pub(super) readings: &'a [Reading],
+    /// The fields to show of them.
+    pub(super) fields: &'a LimitFields,
+    /// Value of `Allow` on 405, where the path has routes.
+    pub(super) allow: Option<&'a str>,
+    /// The id of this request.
+    pub(super) request_id: &'a HeaderValue,
+    /// The instant of the decision.
+    pub(super) now: Wall,
+    /// What the caller reads.
+    pub(super) reads: Reads,
+}
+
+/// What a caller reads of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// Status, headers and body.
+    Http,
+    /// `grpc-status`, in an answer whose head is its trailers.
+    Grpc,
+}
+
+/// The answer to a refused request.
+pub(super) fn refusal(refusing: &Refusing<'_>) -> Response<Body<Exchange>> {
+    let Refusing { policy, refused, request_id, .. } = refusing;
+    let answer = policy.answers.to(refused.why);
+    let request_id_text = request_id.to_str().unwrap_or("");
+    let facts = facts(refusing, request_id_text);
+
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(&X_REQUEST_ID, (*request_id).clone());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    refusing.fields.write(headers);
+    if let Some(challenge) = challenge(refusing, answer.status) {
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    if let Some(seconds) = facts.retry_after.filter(|_| policy.report.retry_after) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if answer.status == StatusCode::METHOD_NOT_ALLOWED {
+        let allow = HeaderValue::from_str(refusing.allow.unwrap_or(FORWARDABLE));
+        headers.insert(header::ALLOW, allow.unwrap_or(HeaderValue::from_static(FORWARDABLE)));
+    }
+    for (name, text) in &answer.headers {
+        if let Ok(value) = HeaderValue::from_maybe_shared(text.render(&facts)) {
+            headers.insert(name, value);
+        }
+    }
+    match refusing.reads {
+        Reads::Http => {
+            headers.insert(header::CONTENT_TYPE, answer.content_type.clone());
+            *response.body_mut() = Body::full(answer.body.render(&facts));
+        }
+        Reads::Grpc => {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(&GRPC_STATUS, HeaderValue::from(u16::from(refused.why.grpc_status())));
+            headers.insert(&GRPC_MESSAGE, grpc_message(&answer.code));
+            *response.status_mut() = StatusCode::OK;
+        }
+    }
+    response
+}
+
+fn facts<'a>(refusing: &Refusing<'a>, request_id: &'a str) -> Facts<'a> {
+    let Refusing { policy, refused, .. } = refusing;
+    let reading = refusing.readings.iter().find(|reading| Some(reading.limit) == refused.limit);
+    let retry_after = retry_after(refused);
+    Facts {
+        retry_after,
+        reset: refused.wait.map(|wait| refusing.now.plus_nanos(wait).unix_seconds_up()),
+        limit: refused.limit.map(|ix| &*policy.limit(ix).name),
+        ceiling: reading.map(|reading| reading.ceiling.units),
+        remaining: reading.map(|reading| reading.remaining),
+        scope: demanded_scope(policy, refusing.route),
+        route: refusing.route.map(|ix| &*policy.route(ix).name),
+        request_id,
+    }
+}
+
+/// Seconds after which trying again makes sense; `None` where time does not help.
+fn retry_after(refused: &Refused) -> Option<u64> {
+    match refused.why {
+        Refusal::Overloaded | Refusal::StoreUnavailable | Refusal::Draining | Refusal::IdempotencyFull => Some(1),
+        _ => refused.wait.map(retry_after_seconds),
+    }
+}
+
+pub(super) fn demanded_scope(policy: &Snapshot, route: Option<RouteIx>) -> Option<&str> {
+    let ScopeRule { demand, .. } = policy.route(route?).scope.as_ref()?;
+    let (ScopeDemand::Any(scopes) | ScopeDemand::All(scopes)) = demand;
+    scopes.first().map(|ix| &*policy.scopes[ix.0 as usize])
+}
+
+/// RFC 9110 §11.6.1: a 401 says how to authenticate. RFC 6750 §3.1: without an error where nothing was presented. The
+/// reason is never told apart here: it differs in the body only, and there only where the policy says so.
+fn challenge(refusing: &Refusing<'_>, status: StatusCode) -> Option<HeaderValue> {
+    let credentials = &refusing.policy.credentials;
+    let realm = &credentials.realm;
+    let bearer = credentials.places.contains(&Place::Bearer);
+    let text = match status {
+        StatusCode::UNAUTHORIZED => {
+            let scheme = match () {
+                () if bearer => "Bearer",
+                () if credentials.places.contains(&Place::Basic) => "Basic",
+                () => "ApiKey",
+            };
+            let error = match refusing.refused.why {
+                Refusal::KeyMissing => "",
+                _ if bearer => ", error=\"invalid_token\"",
+                _ => "",
+            };
+            format!("{scheme} realm=\"{realm}\"{error}")
+        }
+        StatusCode::FORBIDDEN if refusing.refused.why == Refusal::ScopeDenied && bearer => {
+            let scope = demanded_scope(refusing.policy, refusing.route)?;
+            format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\", scope=\"{scope}\"")
+        }
+        _ => return None,
+    };
+    HeaderValue::try_from(text).ok()
+}
+
+/// The code, percent-encoded where gRPC demands it.
+fn grpc_message(code: &str) -> HeaderValue {
+    let encoded: String = code
+        .bytes()
+        .map(|byte| match byte {
+            b'%' => "%25".to_owned(),
+            0x20..0x7f => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        })
+        .collect();
+    HeaderValue::try_from(encoded).unwrap_or(HeaderValue::from_static("refused"))
+}

@@ -1,0 +1,154 @@
+//! One subject's meters behind one short lock.
+//!
+//! Under the lock nothing allocates, calls out or waits: what needs room is made before, and checked again inside.
+
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
+
+use crate::clock::Now;
+use crate::policy::limit::{Ceiling, LimitId, Window};
+use crate::policy::meter::{Family, Meter};
+
+/// A subject's cell. Aligned to a cache line, so that unrelated subjects never share one.
+#[repr(align(64))]
+#[derive(Debug)]
+pub(super) struct Cell {
+    room: Room,
+    meters: Mutex<Meters>,
+}
+
+/// Whose room a cell takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Subjects that the policy and the key files name: they always get room.
+    Kept,
+    /// Subjects that strangers can invent: counted against the bound.
+    Counted,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub(super) struct Meters {
+    life: Life,
+    /// Few: one a limit that counts this subject, two where a limit's name changed its family.
+    entries: SmallVec<[Entry; 1]>,
+}
+
+/// Whether a cell may still be charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Live,
+    /// Swept: it is leaving the table, and whoever still holds it must look its subject up again.
+    Retired,
+}
+
+#[derive(Debug)]
+struct Entry {
+    limit: LimitId,
+    meter: Meter,
+}
+
+impl Cell {
+    pub(super) fn new(room: Room) -> Cell {
+        let meters = Meters { life: Life::Live, entries: SmallVec::new() };
+        Cell { room, meters: Mutex::new(meters) }
+    }
+
+    pub(super) fn room(&self) -> Room {
+        self.room
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Meters> {
+        self.meters.lock()
+    }
+
+    /// Makes sure that there is a meter of this limit that counts as the ceiling says, starting from the use of the
+    /// one that counted otherwise, or else of the `crowd` in which the subject was counted until now. A retired cell is
+    /// left alone.
+    pub(super) fn furnish(
+        &self,
+        limit: LimitId,
+        ceiling: &Ceiling,
+        now: Now,
+        crowd: Option<&Cell>,
+    ) {
+        let mut fresh = Meter::empty(ceiling.window);
+        if let Some(crowd) = crowd {
+            let theirs = crowd.lock();
+            if let Some(at) = theirs.place(limit, ceiling.window) {
+                fresh.inherit(&theirs.entries[at].meter, ceiling, now);
+            }
+        }
+        let mut spare: SmallVec<[Entry; 1]> = SmallVec::new();
+        // What is replaced lives until after the lock.
+        let _replaced;
+        let mut meters = self.lock();
+        loop {
+            if meters.is_retired() {
+                return;
+            }
+            if let Some(at) = meters.place(limit, ceiling.window) {
+                let meter = &mut meters.entries[at].meter;
+                if meter.window() != ceiling.window {
+                    fresh.inherit(meter, ceiling, now);
+                    _replaced = std::mem::replace(meter, fresh);
+                }
+                return;
+            }
+            let many = meters.entries.len();
+            if many < meters.entries.capacity() {
+                break;
+            }
+            if many < spare.capacity() {
+                spare.append(&mut meters.entries);
+                std::mem::swap(&mut spare, &mut meters.entries);
+                break;
+            }
+            drop(meters);
+            spare.reserve(many + 1);
+            meters = self.lock();
+        }
+        meters.entries.push(Entry { limit, meter: fresh });
+        drop(meters);
+    }
+
+    /// Frees one slot of a concurrent limit.
+    pub(super) fn close_one(&self, limit: LimitId) {
+        let mut meters = self.lock();
+        if let Some(at) = meters.place(limit, Window::Concurrent) {
+            meters.entries[at].meter.close_one();
+        }
+    }
+
+    /// Retires the cell if it says nothing that an absent one would not say.
+    pub(super) fn retire_if_idle(&self, now: Now) -> bool {
+        let mut meters = self.lock();
+        let idle = meters.entries.iter().all(|entry| entry.meter.is_idle(now));
+        if idle {
+            meters.life = Life::Retired;
+        }
+        idle
+    }
+}
+
+impl Meters {
+    pub(super) fn is_retired(&self) -> bool {
+        self.life == Life::Retired
+    }
+
+    /// The meter that counts for a limit in this window's family.
+    pub(super) fn place(&self, limit: LimitId, window: Window) -> Option<usize> {
+        let family = Family::of(window);
+        self.entries
+            .iter()
+            .position(|entry| entry.limit == limit && Family::of(entry.meter.window()) == family)
+    }
+
+    pub(super) fn at(&self, place: usize) -> &Meter {
+        &self.entries[place].meter
+    }
+
+    pub(super) fn at_mut(&mut self, place: usize) -> &mut Meter {
+        &mut self.entries[place].meter
+    }
+}

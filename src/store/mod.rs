@@ -1,0 +1,27 @@
+//! The ledger: what every subject has used, in memory, and the backing behind it.
+//!
+//! What it promises:
+//! - **One operation a request.** [`Ledger::open`] reads every limit that was asked about and takes from all of them
+//!   or from none; a refused request spends nothing, and nobody sees half of it.
+//! - **Use outlives policies.** Meters are kept under stable names of subject and limit; a reload touches none of them.
+//! - **Unrelated subjects share nothing that is written**: a cell each, found without a lock, locked for some tens of
+//!   nanoseconds, never across an allocation, a call out or an await.
+//! - **Bounded.** Subjects that strangers can invent (addresses) have so much room and no more; when it is full,
+//!   newcomers share the cell of their network, and nothing that counts is evicted.
+//! - **What was taken is settled once**: a [`Reservation`] is owned, and whoever drops it settles it.
+//!
+//! It knows no HTTP, reads no clock, and never waits.
+
+mod backing;
+mod cell;
+mod ledger;
+mod reservation;
+mod table;
+
+pub use backing::Backing;
+pub use ledger::{Ledger, Opening};
+pub use reservation::Reservation;
+pub use table::{Occupancy, Swept};
+
+#[cfg(test)]
+mod tests;
