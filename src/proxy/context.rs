@@ -10,7 +10,7 @@ use super::long_lived::LongLived;
 use super::pool::Pools;
 use crate::clock::Clock;
 use crate::policy::snapshot::Snapshot;
-use crate::store::ledger::Ledger;
+use crate::store::Ledger;
 use crate::telemetry::decision_id::{DecisionId, DecisionIds};
 use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::WorkerMetrics;

@@ -18,7 +18,7 @@ use crate::policy::limit::{LimitIx, Mode};
 use crate::policy::outcome::Outcome as Processed;
 use crate::policy::refusal::{Blame, Refusal, Refused};
 use crate::policy::snapshot::{RouteIx, Snapshot};
-use crate::store::reservation::Reservation;
+use crate::store::Reservation;
 use crate::telemetry::metrics::Outcome;
 use crate::telemetry::record::{Closing, Draft, End, LimitLine, Opening, RefusalLine};
 
@@ -84,7 +84,13 @@ impl Exchange {
     }
 
     /// Writes down what the decision was made of.
-    pub(super) fn decided(&mut self, policy: &Snapshot, peer: &Peer, head: &Decided<'_>, facts: &Facts) {
+    pub(super) fn decided(
+        &mut self,
+        policy: &Snapshot,
+        peer: &Peer,
+        head: &Decided<'_>,
+        facts: &Facts,
+    ) {
         let inner = &mut *self.0;
         inner.request_id = head.request_id.clone();
         inner.reads = head.reads;
@@ -138,9 +144,16 @@ impl Exchange {
         for refusal in &facts.shadowed {
             inner.at.metrics.refusal(inner.route, *refusal, None, Mode::Shadow);
         }
-        for reading in facts.readings.iter().filter(|reading| reading.mode == Mode::Shadow && !reading.admits) {
+        for reading in
+            facts.readings.iter().filter(|reading| reading.mode == Mode::Shadow && !reading.admits)
+        {
             let limit = policy.limit(reading.limit);
-            inner.at.metrics.refusal(inner.route, limit.kind.refusal(), Some(limit.slot), Mode::Shadow);
+            inner.at.metrics.refusal(
+                inner.route,
+                limit.kind.refusal(),
+                Some(limit.slot),
+                Mode::Shadow,
+            );
         }
     }
 
@@ -204,7 +217,10 @@ impl Exchange {
     }
 
     /// The gate's own answer goes out: a refusal that was noted, or one that it gives by itself.
-    pub(super) fn answered(mut self, mut answer: Response<Body<Exchange>>) -> Response<Body<Exchange>> {
+    pub(super) fn answered(
+        mut self,
+        mut answer: Response<Body<Exchange>>,
+    ) -> Response<Body<Exchange>> {
         self.0.status = answer.status().as_u16();
         if self.0.outcome == Outcome::Failed && self.0.answered.is_none() && self.0.sent.is_none() {
             self.0.outcome = Outcome::Admitted;
@@ -229,7 +245,10 @@ impl Exchange {
     }
 
     /// The upstream's answer goes out.
-    pub(super) fn delivering(mut self, mut answer: Response<Body<Exchange>>) -> Response<Body<Exchange>> {
+    pub(super) fn delivering(
+        mut self,
+        mut answer: Response<Body<Exchange>>,
+    ) -> Response<Body<Exchange>> {
         self.dress(&mut answer);
         self.hang_on(&mut answer);
         answer
@@ -274,7 +293,12 @@ impl Exchange {
         };
         // What the gate answers by itself was answered when it was decided.
         inner.answered.get_or_insert(inner.started.steady);
-        inner.at.metrics.refusal(inner.route, refused.why, limit.map(|limit| limit.slot), Mode::Enforce);
+        inner.at.metrics.refusal(
+            inner.route,
+            refused.why,
+            limit.map(|limit| limit.slot),
+            Mode::Enforce,
+        );
     }
 
     fn hang_on(self, answer: &mut Response<Body<Exchange>>) {
@@ -304,6 +328,7 @@ impl OnEnd for Exchange {
             BodyEnd::Clean => End::Clean,
             BodyEnd::Broke => End::Broke,
             BodyEnd::Dropped => End::ClientLeft,
+            BodyEnd::Cut => End::Cut,
         };
         if how == BodyEnd::Broke && self.0.outcome == Outcome::Admitted {
             self.0.outcome = Outcome::Failed;

@@ -15,7 +15,9 @@ use crate::policy::authorize::Permit;
 use crate::policy::credential::Place;
 use crate::policy::head::form_decoded;
 use crate::policy::refusal::{Refusal, Refused};
-use crate::policy::snapshot::{Access, Grant, HostRule, Scheme, Snapshot, Upstream, UpstreamProtocol};
+use crate::policy::snapshot::{
+    Access, Grant, HostRule, Scheme, Snapshot, Upstream, UpstreamProtocol,
+};
 
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -51,7 +53,10 @@ pub(super) enum Wish {
 
 /// Turns the client's head into the backend's: takes away what a client may not say, then adds what the gate says. In
 /// that order, or a client could nominate our own fields away (RFC 9110 §7.6.1).
-pub(super) fn request_head(head: &mut request::Parts, passage: &Passage<'_>) -> Result<Wish, Refused> {
+pub(super) fn request_head(
+    head: &mut request::Parts,
+    passage: &Passage<'_>,
+) -> Result<Wish, Refused> {
     let policy = passage.policy;
     let upstream = &*policy.upstream;
     refuse_loop(&head.headers, passage.pseudonym)?;
@@ -124,7 +129,9 @@ pub(super) fn response_head(head: &mut response::Parts) {
 fn refuse_loop(headers: &HeaderMap, pseudonym: &str) -> Result<(), Refused> {
     let own = |line: &HeaderValue| line.to_str().is_ok_and(|line| line.contains(pseudonym));
     match headers.get_all(header::VIA).iter().any(own) {
-        true => Err(Refused::because(Refusal::UpstreamBroken, "the upstream leads back to this gate")),
+        true => {
+            Err(Refused::because(Refusal::UpstreamBroken, "the upstream leads back to this gate"))
+        }
         false => Ok(()),
     }
 }
@@ -135,14 +142,16 @@ fn wish(head: &request::Parts, upstream: &Upstream) -> Wish {
         && upstream.protocol == UpstreamProtocol::Http1
         && lists(&head.headers, &header::CONNECTION, "upgrade")
         && head.headers.get(header::UPGRADE).is_some_and(|to| {
-            to.to_str().is_ok_and(|to| !to.split(',').any(|one| one.trim().eq_ignore_ascii_case("h2c")))
+            to.to_str()
+                .is_ok_and(|to| !to.split(',').any(|one| one.trim().eq_ignore_ascii_case("h2c")))
         });
     if asked { Wish::Upgrade } else { Wish::Http }
 }
 
 fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     headers.get_all(name).iter().any(|line| {
-        line.to_str().is_ok_and(|line| line.split(',').any(|one| one.trim().eq_ignore_ascii_case(word)))
+        line.to_str()
+            .is_ok_and(|line| line.split(',').any(|one| one.trim().eq_ignore_ascii_case(word)))
     })
 }
 
@@ -163,7 +172,8 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         19 => name == header::PROXY_AUTHORIZATION,
         _ => false,
     };
-    let mut gone: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| is_hop(name)).cloned().collect();
+    let mut gone: SmallVec<[HeaderName; 8]> =
+        headers.keys().filter(|name| is_hop(name)).cloned().collect();
     if gone.is_empty() {
         return;
     }
@@ -203,7 +213,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
     }
-    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let crumbs: Vec<&[u8]> =
+        headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         headers.insert(header::COOKIE, whole);
     }
@@ -278,7 +289,8 @@ fn set_identity(headers: &mut HeaderMap, passage: &Passage<'_>) {
         let scopes = match policy.grant(caller.grant) {
             Grant::All => Cow::Borrowed("*"),
             Grant::Only(held) => {
-                let names: Vec<&str> = held.iter().map(|ix| &*policy.scopes[ix.0 as usize]).collect();
+                let names: Vec<&str> =
+                    held.iter().map(|ix| &*policy.scopes[ix.0 as usize]).collect();
                 Cow::Owned(names.join(" "))
             }
         };
@@ -295,12 +307,17 @@ fn asked_host(head: &request::Parts) -> Option<HeaderValue> {
 }
 
 fn own_host(upstream: &Upstream) -> HeaderValue {
-    let host = if upstream.host.contains(':') { format!("[{}]", upstream.host) } else { upstream.host.to_string() };
+    let host = if upstream.host.contains(':') {
+        format!("[{}]", upstream.host)
+    } else {
+        upstream.host.to_string()
+    };
     let default_port = match upstream.scheme {
         Scheme::Http => 80,
         Scheme::Https => 443,
     };
-    let text = if upstream.port == default_port { host } else { format!("{host}:{}", upstream.port) };
+    let text =
+        if upstream.port == default_port { host } else { format!("{host}:{}", upstream.port) };
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("upstream"))
 }
 
@@ -318,7 +335,11 @@ fn target(uri: &Uri, policy: &Snapshot) -> Result<PathAndQuery, Refused> {
         return Ok(given);
     }
     let mut text = format!("{}{}", upstream.base_path, given.path());
-    let kept = uri.query().unwrap_or("").split('&').filter(|pair| !pair.is_empty() && may_stay(pair, policy));
+    let kept = uri
+        .query()
+        .unwrap_or("")
+        .split('&')
+        .filter(|pair| !pair.is_empty() && may_stay(pair, policy));
     let mut separator = '?';
     for pair in kept.chain(upstream.set_query.iter().map(|pair| &**pair)) {
         text.push(separator);
@@ -335,21 +356,31 @@ fn may_stay(pair: &str, policy: &Snapshot) -> bool {
     let (name, _) = pair.split_once('=').unwrap_or((pair, ""));
     let decoded = form_decoded(name);
     let bare: Vec<u8> = decoded.iter().copied().filter(u8::is_ascii_graphic).collect();
-    let removed = policy.upstream.remove_query.iter().any(|gone| bare.eq_ignore_ascii_case(gone.as_bytes()));
+    let removed =
+        policy.upstream.remove_query.iter().any(|gone| bare.eq_ignore_ascii_case(gone.as_bytes()));
     let credential = policy.credentials.places.iter().any(
         |place| matches!(place, Place::Query(place) if decoded.eq_ignore_ascii_case(place.as_bytes())),
     );
     !removed && !credential
 }
 
-fn absolute(target: PathAndQuery, upstream: &Upstream, authority: &HeaderValue) -> Result<Uri, Refused> {
+fn absolute(
+    target: PathAndQuery,
+    upstream: &Upstream,
+    authority: &HeaderValue,
+) -> Result<Uri, Refused> {
     let scheme = match upstream.scheme {
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
     let refused = || Refused::because(Refusal::BadRequest, "an authority that cannot be forwarded");
     let authority = Authority::try_from(authority.as_bytes()).map_err(|_| refused())?;
-    Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build().map_err(|_| refused())
+    Uri::builder()
+        .scheme(scheme)
+        .authority(authority)
+        .path_and_query(target)
+        .build()
+        .map_err(|_| refused())
 }
 
 /// RFC 9110 §7.6.2: what an `OPTIONS` with `Max-Forwards` becomes at this hop.

@@ -42,7 +42,8 @@ impl LongLived {
     /// Cuts those whose secret, key, tenant or address the policy no longer admits.
     pub(super) fn recheck(&self, policy: &Snapshot, now: Wall) {
         let gone = |open: &&Open| still_admitted(policy, &open.secret, open.client, now).is_err();
-        let cuts: Vec<Cut> = self.0.borrow().open.values().filter(gone).map(|open| open.cut.clone()).collect();
+        let cuts: Vec<Cut> =
+            self.0.borrow().open.values().filter(gone).map(|open| open.cut.clone()).collect();
         // Outside the borrow: a cut wakes tasks, and a membership that ends takes itself out of the map.
         cuts.iter().for_each(Cut::cut);
     }

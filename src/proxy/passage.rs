@@ -57,7 +57,8 @@ fn deliver(
     forward::response_head(&mut head);
     let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
     if switching && admission.wish == Wish::Http {
-        let refused = Refused::because(Refusal::UpstreamBroken, "the upstream switched protocols unasked");
+        let refused =
+            Refused::because(Refusal::UpstreamBroken, "the upstream switched protocols unasked");
         let answer = late_refusal(at, &exchange, &refused);
         return exchange.failed(&refused, answer);
     }
@@ -82,7 +83,12 @@ fn deliver(
 }
 
 /// The handle by which an exchange is cut when its caller is no longer admitted; `None` where it may finish.
-fn watched(at: &WorkerContext, admission: &Admission, switching: bool, exchange: &mut Exchange) -> Option<Cut> {
+fn watched(
+    at: &WorkerContext,
+    admission: &Admission,
+    switching: bool,
+    exchange: &mut Exchange,
+) -> Option<Cut> {
     let cuts = match admission.on_revoke {
         OnRevoke::Cut => true,
         OnRevoke::CutUpgrades => switching,
@@ -111,7 +117,10 @@ fn blamed(failure: &SendFailure, body: BodyFate) -> Refused {
             return Refused::because(Refusal::SlowClient, "the client was silent inside its body");
         }
         (BodyFate::ClientGone, _) => {
-            return Refused::because(Refusal::BadRequest, "the request's body broke off or was framed wrongly");
+            return Refused::because(
+                Refusal::BadRequest,
+                "the request's body broke off or was framed wrongly",
+            );
         }
         (BodyFate::Reading | BodyFate::Complete, why) => why,
     };

@@ -152,7 +152,10 @@ fn facts<'a>(refusing: &Refusing<'a>, request_id: &'a str) -> Facts<'a> {
 /// Seconds after which trying again makes sense; `None` where time does not help.
 fn retry_after(refused: &Refused) -> Option<u64> {
     match refused.why {
-        Refusal::Overloaded | Refusal::StoreUnavailable | Refusal::Draining | Refusal::IdempotencyFull => Some(1),
+        Refusal::Overloaded
+        | Refusal::StoreUnavailable
+        | Refusal::Draining
+        | Refusal::IdempotencyFull => Some(1),
         _ => refused.wait.map(retry_after_seconds),
     }
 }

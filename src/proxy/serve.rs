@@ -27,14 +27,17 @@ use crate::policy::order::{Readings, longest_wait, refusing};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
 use crate::policy::snapshot::{Access, OnRevoke, RouteIx, Snapshot, Target};
-use crate::store::ledger::Opening;
-use crate::store::reservation::Reservation;
+use crate::store::{Opening, Reservation};
 
 /// An answer on its way out; the exchange hangs on the end of its body.
 pub(super) type Answer = Response<Body<Exchange>>;
 
 /// Answers one request. Step 1, accepting, is the connection's.
-pub(super) async fn serve(at: Rc<WorkerContext>, peer: Rc<Peer>, request: Request<Incoming>) -> Answer {
+pub(super) async fn serve(
+    at: Rc<WorkerContext>,
+    peer: Rc<Peer>,
+    request: Request<Incoming>,
+) -> Answer {
     let now = at.clock.now();
     let (mut head, body) = request.into_parts();
     let mut exchange = Exchange::begin(&at, now);
@@ -92,7 +95,7 @@ fn decide(
 ) -> Result<Admission, Answer> {
     let policy = at.policy.load();
     let mut facts = Facts {
-        client: peer.address(),
+        client: announced(peer),
         route: None,
         key: None,
         readings: Readings::new(),
@@ -106,11 +109,12 @@ fn decide(
 
     let judged = judge(at, &policy, peer, head, now, &mut facts);
     let fields = LimitFields::new(&policy, &facts.readings, now.wall);
-    let decided =
-        Decided { id, request_id: &request_id, parts: head, fields: &fields, reads };
+    let decided = Decided { id, request_id: &request_id, parts: head, fields: &fields, reads };
     exchange.decided(&policy, peer, &decided, &facts);
 
-    let stop = match judged.and_then(|admitted| ready_to_leave(at, &policy, peer, head, &facts, &request_id, admitted)) {
+    let stop = match judged
+        .and_then(|admitted| ready_to_leave(at, &policy, peer, head, &facts, &request_id, admitted))
+    {
         Ok((admission, reservation)) => {
             exchange.admitted(reservation);
             return Ok(admission);
@@ -140,6 +144,12 @@ fn decide(
             })
         }
     })
+}
+
+/// What steps 6 and 7 give.
+struct Admitted {
+    permit: Permit,
+    reservation: Reservation,
 }
 
 /// Why a request goes no further than the gate.
@@ -176,7 +186,7 @@ fn judge(
     // 2 head
     let head = Head::check(&head.method, &head.uri, head.version, &head.headers, &policy.bounds)?;
     // 3 client address
-    facts.client = policy.client_address.client(peer.address(), head.headers);
+    facts.client = policy.client_address.client(announced(peer), head.headers);
     // 4 route
     let routed = policy.router.find(head.method, head.path);
     if let Routed::To(ix) = routed {
@@ -188,9 +198,15 @@ fn judge(
         Routed::To(ix) => ix,
         Routed::OtherMethods(allow) => {
             facts.allow = Some(allow.to_owned());
-            return Err(Refused::because(Refusal::MethodUnknown, "no route of this path has this method").into());
+            return Err(Refused::because(
+                Refusal::MethodUnknown,
+                "no route of this path has this method",
+            )
+            .into());
         }
-        Routed::Nowhere => return Err(Refused::because(Refusal::RouteUnknown, "no route has this path").into()),
+        Routed::Nowhere => {
+            return Err(Refused::because(Refusal::RouteUnknown, "no route has this path").into());
+        }
     };
     // 6 authorise
     let permit = authorize(policy, route_ix, caller, facts.client, &head)?;
@@ -208,6 +224,11 @@ fn judge(
             Err(refused.into())
         }
     }
+}
+
+/// The connection's other end, as its PROXY header says it where a trusted proxy sent one.
+fn announced(peer: &Peer) -> IpAddr {
+    peer.announced.unwrap_or(peer.socket.ip())
 }
 
 /// Step 5. A public route asks nobody; a path of no route asks, unless there is nothing here that needs a key.
@@ -267,7 +288,8 @@ fn guessed(
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.
 fn refuse_large_body(policy: &Snapshot, route: RouteIx, head: &Head<'_>) -> Result<(), Refused> {
-    let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let length =
+        head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match (length, policy.route(route).max_body) {
         (Some(length), Some(most)) if length > most => {
             Err(Refused::because(Refusal::BodyTooLarge, "Content-Length is over the route's bound"))
@@ -317,7 +339,10 @@ fn ready_to_leave(
     };
     let wish = forward::request_head(head, &passage)?;
     let pool = at.pools.of(&policy.upstream).map_err(|_| {
-        Refused::because(Refusal::UpstreamUnreachable, "the TLS material for the upstream cannot be used")
+        Refused::because(
+            Refusal::UpstreamUnreachable,
+            "the TLS material for the upstream cannot be used",
+        )
     })?;
     let admission = Admission {
         wish,

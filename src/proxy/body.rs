@@ -1,0 +1,422 @@
+//! Bodies, both ways: they stream with back-pressure, frame by frame, trailers included, and are bounded in size and
+//! silence. Nothing is buffered whole. What became of a body is known exactly once, to whoever asked for it.
+
+use std::cell::Cell;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::deadline::Silence;
+use super::pool::Lease;
+use super::tunnel::Cut;
+
+/// How far a request's body has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFate {
+    /// It is still on its way, or was never asked for.
+    Reading,
+    /// It was passed on to its end.
+    Complete,
+    /// It is larger than the route allows.
+    TooLarge,
+    /// The client was silent for too long in the middle of it.
+    TooSlow,
+    /// The client broke it off, or its framing is wrong.
+    ClientGone,
+}
+
+#[derive(Debug)]
+struct Progress {
+    fate: Cell<BodyFate>,
+    bytes: Cell<u64>,
+}
+
+/// Tells what became of a request's body, while and after it streams. Cheap to clone; of one worker.
+#[derive(Clone, Debug, Default)]
+pub struct BodyWatch(Option<Rc<Progress>>);
+
+impl BodyWatch {
+    /// How far the body has come. Without a body: complete.
+    pub fn fate(&self) -> BodyFate {
+        self.0.as_ref().map_or(BodyFate::Complete, |progress| progress.fate.get())
+    }
+
+    /// Bytes of it that were passed on.
+    pub fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |progress| progress.bytes.get())
+    }
+}
+
+/// Why a request's body could not be passed on: the error that the upstream's connection sees.
+#[derive(Debug)]
+pub enum BodyError {
+    /// Larger than the route allows.
+    TooLarge,
+    /// The client was silent for too long.
+    TooSlow,
+    /// The client broke it off, or its framing is wrong.
+    Client(hyper::Error),
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BodyError::TooLarge => "the request's body is larger than the route allows",
+            BodyError::TooSlow => "the client was silent in the middle of the request's body",
+            BodyError::Client(_) => "the client broke the request's body off",
+        })
+    }
+}
+
+impl std::error::Error for BodyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            BodyError::Client(error) => Some(error),
+            BodyError::TooLarge | BodyError::TooSlow => None,
+        }
+    }
+}
+
+/// A request's body on its way to the upstream.
+#[derive(Debug, Default)]
+pub struct RequestBody(Option<Streaming>);
+
+#[derive(Debug)]
+struct Streaming {
+    incoming: Incoming,
+    most: u64,
+    silence: Silence,
+    progress: Rc<Progress>,
+}
+
+impl RequestBody {
+    /// No body.
+    pub fn empty() -> RequestBody {
+        RequestBody(None)
+    }
+
+    /// Passes the client's body on: at most `max` bytes, with at most `idle` of silence in the middle of it.
+    pub fn new(incoming: Incoming, max: Option<u64>, idle: Duration) -> RequestBody {
+        if http_body::Body::is_end_stream(&incoming) {
+            return RequestBody(None);
+        }
+        let progress =
+            Rc::new(Progress { fate: Cell::new(BodyFate::Reading), bytes: Cell::new(0) });
+        RequestBody(Some(Streaming {
+            incoming,
+            most: max.unwrap_or(u64::MAX),
+            silence: Silence::new(idle),
+            progress,
+        }))
+    }
+
+    /// What will tell about this body once it is on its way.
+    pub fn watch(&self) -> BodyWatch {
+        BodyWatch(self.0.as_ref().map(|streaming| Rc::clone(&streaming.progress)))
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let fails = |fate, error| {
+            body.progress.fate.set(fate);
+            Poll::Ready(Some(Err(error)))
+        };
+        match Pin::new(&mut body.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                body.silence.heard();
+                let more = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let bytes = body.progress.bytes.get() + more;
+                if bytes > body.most {
+                    return fails(BodyFate::TooLarge, BodyError::TooLarge);
+                }
+                body.progress.bytes.set(bytes);
+                if frame.is_trailers() || http_body::Body::is_end_stream(&body.incoming) {
+                    body.progress.fate.set(BodyFate::Complete);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                body.progress.fate.set(BodyFate::Complete);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => fails(BodyFate::ClientGone, BodyError::Client(error)),
+            Poll::Pending => {
+                ready!(body.silence.poll(cx));
+                fails(BodyFate::TooSlow, BodyError::TooSlow)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|body| http_body::Body::is_end_stream(&body.incoming))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), |body| http_body::Body::size_hint(&body.incoming))
+    }
+}
+
+/// How an answer's body ended, as far as the gate saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyEnd {
+    /// The whole of it was handed to the client's connection.
+    Clean,
+    /// The upstream broke it off, or fell silent; the client's message breaks too.
+    Broke,
+    /// Nobody wants the rest: the client has left, or the worker ends.
+    Dropped,
+    /// It was cut from outside.
+    Cut,
+}
+
+/// What hangs on the end of an answer: settlement, the record. Told exactly once.
+pub trait OnEnd: 'static {
+    /// The body ended; `bytes` of it were handed on.
+    fn ended(self, how: BodyEnd, bytes: u64);
+}
+
+/// For answers on whose end nothing hangs.
+impl OnEnd for () {
+    fn ended(self, _: BodyEnd, _: u64) {}
+}
+
+/// Why an answer's body breaks off.
+#[derive(Debug)]
+pub enum AnswerError {
+    /// The upstream broke it off.
+    Upstream(hyper::Error),
+    /// The upstream was silent for too long.
+    Silent,
+    /// The gate cut it: its caller is no longer admitted.
+    Cut,
+}
+
+impl fmt::Display for AnswerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AnswerError::Upstream(_) => "the upstream broke its answer off",
+            AnswerError::Silent => "the upstream was silent in the middle of its answer",
+            AnswerError::Cut => "the caller is no longer admitted",
+        })
+    }
+}
+
+impl std::error::Error for AnswerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            AnswerError::Upstream(error) => Some(error),
+            AnswerError::Silent | AnswerError::Cut => None,
+        }
+    }
+}
+
+/// The upstream's body, holding on to the connection that it comes from.
+#[derive(Debug)]
+pub struct UpstreamBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+    silence: Silence,
+}
+
+impl UpstreamBody {
+    pub(super) fn new(incoming: Incoming, lease: Option<Lease>, idle: Duration) -> UpstreamBody {
+        let mut body = UpstreamBody { incoming, lease, silence: Silence::new(idle) };
+        if http_body::Body::is_end_stream(&body.incoming) {
+            body.give_back();
+        }
+        body
+    }
+
+    fn give_back(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl http_body::Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let body = &mut *self;
+        match Pin::new(&mut body.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                body.silence.heard();
+                if http_body::Body::is_end_stream(&body.incoming) {
+                    body.give_back();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                body.give_back();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                body.lease = None;
+                Poll::Ready(Some(Err(AnswerError::Upstream(error))))
+            }
+            Poll::Pending => {
+                ready!(body.silence.poll(cx));
+                body.lease = None;
+                Poll::Ready(Some(Err(AnswerError::Silent)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        http_body::Body::is_end_stream(&self.incoming)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        http_body::Body::size_hint(&self.incoming)
+    }
+}
+
+#[derive(Debug)]
+enum Source {
+    Empty,
+    Full(Bytes),
+    Upstream(UpstreamBody),
+}
+
+/// An answer's body on its way to the client, with what hangs on its end.
+#[derive(Debug)]
+pub struct Body<E: OnEnd = ()> {
+    source: Source,
+    on_end: Option<E>,
+    bytes: u64,
+    cut: Option<Cut>,
+}
+
+impl<E: OnEnd> Body<E> {
+    /// No body.
+    pub fn empty() -> Body<E> {
+        Body { source: Source::Empty, on_end: None, bytes: 0, cut: None }
+    }
+
+    /// These bytes.
+    pub fn full(bytes: impl Into<Bytes>) -> Body<E> {
+        let bytes = bytes.into();
+        let source = if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) };
+        Body { source, on_end: None, bytes: 0, cut: None }
+    }
+
+    /// The upstream's body, as it arrives.
+    pub fn upstream(body: UpstreamBody) -> Body<E> {
+        Body { source: Source::Upstream(body), on_end: None, bytes: 0, cut: None }
+    }
+
+    /// Hangs something on the end of the body. It is told when the last frame was handed to the client's connection, or
+    /// when the body is dropped: a body that is empty, or of which only the head is wanted (HEAD, 304), counts as clean.
+    #[must_use]
+    pub fn on_end(mut self, guard: E) -> Body<E> {
+        self.on_end = Some(guard);
+        self
+    }
+
+    /// Lets the body be broken off from outside, as a message that the client sees to be broken.
+    #[must_use]
+    pub fn cut_by(mut self, cut: Cut) -> Body<E> {
+        self.cut = Some(cut);
+        self
+    }
+
+    fn end(&mut self, how: BodyEnd) {
+        if let Some(guard) = self.on_end.take() {
+            guard.ended(how, self.bytes);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Full(_) => false,
+            Source::Upstream(body) => http_body::Body::is_end_stream(body),
+        }
+    }
+}
+
+/// Nothing in it is ever pinned.
+impl<E: OnEnd> Unpin for Body<E> {}
+
+impl<E: OnEnd> http_body::Body for Body<E> {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let body = &mut *self;
+        if let Some(cut) = &body.cut
+            && cut.poll(cx).is_ready()
+        {
+            body.source = Source::Empty;
+            body.end(BodyEnd::Cut);
+            return Poll::Ready(Some(Err(AnswerError::Cut)));
+        }
+        let frame = match &mut body.source {
+            Source::Empty => None,
+            Source::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                body.source = Source::Empty;
+                Some(Ok(Frame::data(bytes)))
+            }
+            Source::Upstream(upstream) => ready!(Pin::new(upstream).poll_frame(cx)),
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                body.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if body.is_over() {
+                    body.end(BodyEnd::Clean);
+                }
+            }
+            Some(Err(_)) => body.end(BodyEnd::Broke),
+            None => body.end(BodyEnd::Clean),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Upstream(body) => http_body::Body::size_hint(body),
+        }
+    }
+}
+
+impl<E: OnEnd> Drop for Body<E> {
+    fn drop(&mut self) {
+        // The gate's own bytes are there in full, whether the client wanted them (HEAD) or not.
+        let how = match &self.source {
+            Source::Upstream(body) if !http_body::Body::is_end_stream(body) => BodyEnd::Dropped,
+            _ => BodyEnd::Clean,
+        };
+        self.end(how);
+    }
+}

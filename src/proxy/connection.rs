@@ -1,0 +1,507 @@
+//! One client connection, from its first byte to its last: PROXY header, TLS, the choice between HTTP/1 and HTTP/2, and
+//! then hyper, under deadlines of our own.
+//!
+//! hyper's deadline for a head also runs while a kept connection is idle, and allocates a timer for every request. Here
+//! a connection has one timer: it is set anew only when a head arrives in pieces; otherwise it ticks, and a tick looks
+//! whether anything has moved. Closing is ours as well: half-close, then read what the client still sends, for a
+//! bounded time, so that a refusal reaches a client that is in the middle of its body. Never decides about a request.
+
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::body::{AnswerError, Body, OnEnd};
+use super::counters::{ConnectionCounters, up};
+use super::drain::{DrainPhase, DrainSignal};
+use super::io::{Socket, Stream};
+use super::peer::{ClientHttp, Handler, Peer, TlsFacts};
+use super::proxy_protocol::{self, Announced};
+use super::upstream::{
+    BUFFER, CONNECTION_WINDOW, HEADER_LIST, OnThisWorker, PING_EVERY, PING_WITHIN, STREAM_WINDOW,
+};
+use super::wire::{ClientIo, Owed, Stage, Wire};
+use super::worker::Slot;
+use crate::policy::snapshot::Bounds;
+
+/// How much is read from a client, and for how long, after the last answer was sent.
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
+/// See [`LINGER_BYTES`].
+const LINGER: Duration = Duration::from_secs(2);
+/// What an HTTP/2 connection begins with (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Streams that a client opened and reset before they were looked at, and resets that its own errors caused: beyond
+/// these the connection is closed (rapid reset and its kin).
+const PENDING_RESETS: usize = 20;
+/// See [`PENDING_RESETS`].
+const ERROR_RESETS: usize = 128;
+/// Header fields for which hyper parses into an array instead of a vector.
+const FIELDS_FOR_FREE: usize = 100;
+
+/// A connection that was just accepted.
+pub(crate) struct Arrival {
+    pub(crate) tcp: TcpStream,
+    pub(crate) peer: std::net::SocketAddr,
+    pub(crate) listener: usize,
+    pub(crate) slot: Slot,
+    pub(crate) tls: bool,
+    pub(crate) proxy_protocol: bool,
+    pub(crate) drain: Rc<DrainSignal>,
+    pub(crate) counters: Arc<ConnectionCounters>,
+}
+
+/// Drives a connection to its end.
+pub(crate) async fn drive<H: Handler>(arrival: Arrival, handler: H) {
+    let Arrival { tcp, peer: socket, listener, slot, tls, proxy_protocol, drain, counters } =
+        arrival;
+    // Answers are written whole; waiting for more would only delay them. A failure costs no more than that.
+    let _ = tcp.set_nodelay(true);
+    let Ok(local) = tcp.local_addr() else { return };
+    let bounds = handler.bounds();
+    let mut stream = Socket::new(tcp);
+    let mut announced = None;
+    if proxy_protocol {
+        let believed = handler.trusts(socket.ip());
+        match read_announced(&mut stream, believed).await {
+            Some(Announced::Client(client)) => announced = Some(client.ip()),
+            Some(Announced::Own) => {}
+            None => return up(&counters.handshake_failures),
+        }
+    }
+    let mut peer = Peer {
+        socket,
+        announced,
+        local,
+        tls: None,
+        listener,
+        http: ClientHttp::Http1,
+        slot: Some(slot),
+    };
+    let driver = Driver { handler, drain, counters, bounds };
+    if tls {
+        let Some((stream, facts, http)) = driver.handshake(stream, listener).await else {
+            return up(&driver.counters.handshake_failures);
+        };
+        peer.tls = Some(facts);
+        peer.http = http;
+        return driver.serve(stream, Rc::new(peer)).await;
+    }
+    match driver.sniff(&mut stream).await {
+        Sniffed::Http(http) => {
+            peer.http = http;
+            driver.serve(Stream::Plain(stream), Rc::new(peer)).await;
+        }
+        Sniffed::Slow => driver.refuse(Stream::Plain(stream), 408).await,
+        Sniffed::Nothing => {}
+    }
+}
+
+async fn read_announced(stream: &mut Socket, believed: bool) -> Option<Announced> {
+    if !believed {
+        return None;
+    }
+    proxy_protocol::read(stream, proxy_protocol::HEADER_TIMEOUT).await.ok()
+}
+
+enum Sniffed {
+    Http(ClientHttp),
+    Slow,
+    Nothing,
+}
+
+enum Over {
+    /// hyper is done with the connection.
+    Done(hyper::Result<()>),
+    /// A head did not arrive in time.
+    SlowHead,
+    /// No request came.
+    Idle,
+    /// The client does not read.
+    Stalled,
+}
+
+struct Driver<H> {
+    handler: H,
+    drain: Rc<DrainSignal>,
+    counters: Arc<ConnectionCounters>,
+    bounds: Bounds,
+}
+
+impl<H: Handler> Driver<H> {
+    async fn handshake(
+        &self,
+        stream: Socket,
+        listener: usize,
+    ) -> Option<(Stream, TlsFacts, ClientHttp)> {
+        let config = self.handler.tls(listener)?;
+        let accepted = TlsAcceptor::from(config).accept(stream);
+        let tls = timeout(self.bounds.handshake_timeout, accepted).await.ok()?.ok()?;
+        let (_, session) = tls.get_ref();
+        let http = match session.alpn_protocol() {
+            Some(b"h2") => ClientHttp::Http2,
+            _ => ClientHttp::Http1,
+        };
+        let facts = TlsFacts {
+            protocol: match session.protocol_version() {
+                Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+                _ => "TLSv1.3",
+            },
+            sni: session.server_name().map(Into::into),
+            client_certificate: session
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .map(|leaf| leaf.as_ref().into()),
+        };
+        Some((Stream::Tls(Box::new(tls.into())), facts, http))
+    }
+
+    /// Reads until it is clear which HTTP a client speaks, and puts the bytes back. A client that says nothing is left
+    /// without a word; one that stops inside the preface is slow.
+    async fn sniff(&self, stream: &mut Socket) -> Sniffed {
+        let mut read = Vec::with_capacity(1024);
+        let told = timeout(self.bounds.head_timeout, async {
+            while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
+                if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
+                    return Sniffed::Nothing;
+                }
+            }
+            let http2 = read.starts_with(PREFACE);
+            Sniffed::Http(if http2 { ClientHttp::Http2 } else { ClientHttp::Http1 })
+        });
+        let told = told.await;
+        stream.put_back(&read);
+        match told {
+            Ok(told) => told,
+            Err(_) if read.is_empty() => Sniffed::Nothing,
+            Err(_) => Sniffed::Slow,
+        }
+    }
+
+    async fn serve(self, stream: Stream, peer: Rc<Peer>) {
+        match peer.http {
+            ClientHttp::Http1 => self.http1(stream, peer).await,
+            ClientHttp::Http2 => self.http2(stream, peer).await,
+        }
+    }
+
+    async fn http1(self, stream: Stream, peer: Rc<Peer>) {
+        let wire = Arc::new(Wire::default());
+        let mut builder = http1::Builder::new();
+        builder
+            .header_read_timeout(None)
+            .max_buf_size(self.bounds.head.max(BUFFER))
+            .max_header_size(self.bounds.head);
+        if self.bounds.fields != FIELDS_FOR_FREE {
+            builder.max_headers(self.bounds.fields);
+        }
+        let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire)));
+        let serving = self.serving(&wire, peer);
+        let service = service_fn(move |request| Rc::clone(&serving).answer(request));
+        let mut connection = builder.serve_connection(io, service).with_upgrades();
+        let _listening = self.listen().await;
+        let mut timer = std::pin::pin!(sleep(self.bounds.head_timeout));
+        let mut watch = Watch::new(&self.bounds, Pieces::Heads);
+        let over = std::future::poll_fn(|cx| {
+            loop {
+                if self.drain.phase() == DrainPhase::Closing && wire.stage() == Stage::Idle {
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                    return Poll::Ready(Over::Done(result));
+                }
+                match watch.poll(timer.as_mut(), &wire, cx) {
+                    Poll::Ready(Some(over)) => return Poll::Ready(over),
+                    Poll::Ready(None) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+        // The bytes of an upgraded connection are with whoever asked for them.
+        let Some(parts) = connection.into_parts() else { return wire.is_left_to_hyper() };
+        let stream = parts.io.into_inner().into_stream();
+        drop(parts.service);
+        match over {
+            Over::SlowHead => self.refuse(stream, 408).await,
+            Over::Stalled => reset(&stream),
+            Over::Done(Err(error)) if error.is_user() && wire.is_old() => reset(&stream),
+            Over::Done(_) | Over::Idle => match wire.kept_back() {
+                Some(status) => self.refuse(stream, status).await,
+                None if wire.ended() => {}
+                None => close(stream, &[]).await,
+            },
+        }
+    }
+
+    async fn http2(self, stream: Stream, peer: Rc<Peer>) {
+        let wire = Arc::new(Wire::default());
+        wire.is_left_to_hyper();
+        let mut builder = http2::Builder::new(OnThisWorker);
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.bounds.h2_streams)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADER_LIST)
+            .max_pending_accept_reset_streams(PENDING_RESETS)
+            .max_local_error_reset_streams(ERROR_RESETS)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WITHIN);
+        let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire)));
+        let serving = self.serving(&wire, peer);
+        let service = service_fn(move |request| Rc::clone(&serving).answer(request));
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        let _listening = self.listen().await;
+        let mut timer = std::pin::pin!(sleep(self.bounds.head_timeout));
+        let mut watch = Watch::new(&self.bounds, Pieces::Frames);
+        let mut leaving = false;
+        std::future::poll_fn(|cx| {
+            loop {
+                let asked = match self.drain.phase() {
+                    DrainPhase::Serving => false,
+                    DrainPhase::Announcing => wire.was_used(),
+                    DrainPhase::Closing => true,
+                };
+                if asked && !leaving {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                if connection.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                match watch.poll(timer.as_mut(), &wire, cx) {
+                    Poll::Ready(Some(Over::Idle)) if !leaving => {
+                        leaving = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    Poll::Ready(Some(_)) => return Poll::Ready(()),
+                    Poll::Ready(None) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+    }
+
+    async fn listen(&self) -> super::drain::Listening {
+        let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+        self.drain.listen(waker)
+    }
+
+    fn serving(&self, wire: &Arc<Wire>, peer: Rc<Peer>) -> Rc<Serving<H>> {
+        Rc::new(Serving {
+            handler: self.handler.clone(),
+            peer,
+            counters: Arc::clone(&self.counters),
+            drain: Rc::clone(&self.drain),
+            wire: Arc::clone(wire),
+        })
+    }
+
+    /// Answers a head that cannot be read, and closes.
+    async fn refuse(&self, stream: Stream, status: u16) {
+        up(&self.counters.unreadable_heads);
+        close(stream, &self.handler.unreadable_head(status)).await;
+    }
+}
+
+/// What hyper calls for a request, once a connection.
+struct Serving<H> {
+    handler: H,
+    peer: Rc<Peer>,
+    counters: Arc<ConnectionCounters>,
+    drain: Rc<DrainSignal>,
+    wire: Arc<Wire>,
+}
+
+impl<H: Handler> Serving<H> {
+    /// The handler's answer, or the one to its panic; its end is noticed, and a drain is announced on it.
+    async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answer<H::End>>, Infallible> {
+        let owed = Owed::new(&self.wire, request.version() == Version::HTTP_10);
+        let handler = self.handler.clone();
+        let peer = Rc::clone(&self.peer);
+        let mut work = std::pin::pin!(async move { handler.handle(peer, request).await });
+        let mut response = std::future::poll_fn(|cx| {
+            // What a panicking request leaves behind is its own: shared cells are never borrowed across an await.
+            match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+                Ok(polled) => polled,
+                Err(_) => {
+                    up(&self.counters.panics);
+                    Poll::Ready(self.handler.panicked())
+                }
+            }
+        })
+        .await;
+        let announces = self.drain.phase() >= DrainPhase::Announcing
+            && self.peer.http == ClientHttp::Http1
+            && !response.status().is_informational();
+        if announces {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|body| Answer { body, _owed: owed }))
+    }
+}
+
+/// An answer's body as hyper has it: when it is dropped, nothing is owed any more.
+struct Answer<E: OnEnd> {
+    body: Body<E>,
+    _owed: Owed,
+}
+
+impl<E: OnEnd> http_body::Body for Answer<E> {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What a part of a head looks like in the protocol of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pieces {
+    /// HTTP/1: bytes while nothing is owed are a head.
+    Heads,
+    /// HTTP/2: bytes may be anything; only requests count.
+    Frames,
+}
+
+/// How many looks at a connection make up the shorter of its two long deadlines.
+const LOOKS: u32 = 4;
+
+/// The deadlines of a connection, on one timer.
+struct Watch {
+    pieces: Pieces,
+    head_timeout: Duration,
+    step: Duration,
+    idle_steps: u32,
+    stall_steps: u32,
+    awaits_head: bool,
+    registered: bool,
+    moved: u64,
+    requests: u64,
+    idle: u32,
+    stalled: u32,
+}
+
+impl Watch {
+    /// To be polled with a timer that is set to `head_timeout`, in which the first head must arrive.
+    fn new(bounds: &Bounds, pieces: Pieces) -> Watch {
+        let shorter = bounds.keep_alive.min(bounds.body_idle);
+        let step = (shorter / LOOKS).max(Duration::from_millis(1));
+        let steps = |long: Duration| {
+            u32::try_from(long.as_nanos().div_ceil(step.as_nanos())).unwrap_or(u32::MAX)
+        };
+        Watch {
+            pieces,
+            head_timeout: bounds.head_timeout,
+            step,
+            idle_steps: steps(bounds.keep_alive),
+            stall_steps: steps(bounds.body_idle),
+            awaits_head: true,
+            registered: false,
+            moved: 0,
+            requests: 0,
+            idle: 0,
+            stalled: 0,
+        }
+    }
+
+    /// Ready with the reason to end the connection, or with `None` when the timer was set anew and must be polled.
+    fn poll(
+        &mut self,
+        mut timer: Pin<&mut Sleep>,
+        wire: &Wire,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Over>> {
+        let in_pieces = self.pieces == Pieces::Heads && wire.stage() == Stage::Head;
+        let awaits_head = in_pieces || (wire.requests() == 0 && wire.open() == 0);
+        if awaits_head != self.awaits_head {
+            self.awaits_head = awaits_head;
+            self.registered = false;
+            timer.set(sleep(if awaits_head { self.head_timeout } else { self.step }));
+        }
+        if self.registered && !timer.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.registered = true;
+        if timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if awaits_head {
+            return Poll::Ready(Some(if in_pieces { Over::SlowHead } else { Over::Idle }));
+        }
+        let idle = wire.open() == 0 && wire.requests() == self.requests;
+        let stalled = wire.write_waits() && wire.moved() == self.moved;
+        self.idle = if idle { self.idle + 1 } else { 0 };
+        self.stalled = if stalled { self.stalled + 1 } else { 0 };
+        (self.requests, self.moved) = (wire.requests(), wire.moved());
+        self.registered = false;
+        timer.set(sleep(self.step));
+        Poll::Ready(if self.stalled >= self.stall_steps {
+            Some(Over::Stalled)
+        } else if self.idle >= self.idle_steps {
+            Some(Over::Idle)
+        } else {
+            None
+        })
+    }
+}
+
+/// Sends the last bytes, if any, half-closes, and reads what the client still sends, within bounds. Without that, bytes
+/// that lie unread make the kernel answer with a reset, which may overtake the answer.
+async fn close(mut stream: Stream, last: &[u8]) {
+    let farewell = async {
+        stream.write_all(last).await?;
+        stream.shutdown().await?;
+        let mut room = vec![0; 8 * 1024];
+        let mut left = LINGER_BYTES;
+        loop {
+            match stream.read(&mut room).await? {
+                0 => return Ok(()),
+                read => left = left.saturating_sub(read),
+            }
+            if left == 0 {
+                return Ok::<(), std::io::Error>(());
+            }
+        }
+    };
+    // Whatever fails here, there is nobody left to tell.
+    let _ = timeout(LINGER, farewell).await;
+}
+
+/// Has the connection closed with a reset: its end must not look like the end of an answer.
+fn reset(stream: &Stream) {
+    // If it fails the connection closes all the same, only more politely.
+    let _ = socket2::SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
+}

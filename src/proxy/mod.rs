@@ -1,0 +1,29 @@
+//! The shell around the core: connections, HTTP and bodies, towards clients and towards the upstream.
+//!
+//! From the outside in: [`listen`] binds, [`worker`] accepts and spreads, [`connection`] drives one client through
+//! PROXY header, TLS and HTTP, and calls a [`peer::Handler`] for every request. From there, [`pool`] sends to the
+//! upstream, [`body`] streams both ways, [`tunnel`] carries what was upgraded, and [`drain`] ends it all. Everything of a
+//! worker stays on its thread. Nothing here compares a scope, an address or a counter itself.
+
+pub mod body;
+pub mod connection;
+pub(crate) mod context;
+pub mod counters;
+mod deadline;
+pub mod drain;
+mod exchange;
+mod forward;
+mod io;
+pub mod listen;
+mod long_lived;
+mod passage;
+pub mod peer;
+pub mod pool;
+pub mod proxy_protocol;
+mod respond;
+mod serve;
+pub mod tls;
+pub mod tunnel;
+mod upstream;
+mod wire;
+pub mod worker;

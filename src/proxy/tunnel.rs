@@ -1,0 +1,140 @@
+//! The bytes behind a 101: copied both ways until both ends are done, or until somebody cuts. The caller decided that
+//! the upgrade is allowed and edited the heads; nothing flows before both sides have switched. No timeout: a WebSocket
+//! may be silent for a day. Extended CONNECT (RFC 8441) is not spoken.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+
+/// Bytes held a direction. A tunnel lives long: it holds little.
+const HELD: usize = 8 * 1024;
+
+/// Ends a tunnel from outside. Cheap to clone; of one worker.
+#[derive(Clone, Debug, Default)]
+pub struct Cut(Rc<CutState>);
+
+#[derive(Debug, Default)]
+struct CutState {
+    cut: Cell<bool>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+impl Cut {
+    /// A handle that has not cut yet.
+    pub fn new() -> Cut {
+        Cut::default()
+    }
+
+    /// Ends the tunnel at once: both connections close without a farewell.
+    pub fn cut(&self) {
+        self.0.cut.set(true);
+        if let Some(waker) = self.0.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready once it was cut; until then the task is woken when it is.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0.cut.get() {
+            return Poll::Ready(());
+        }
+        self.0.waiting.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+/// How a tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelEnd {
+    /// Both ends were done.
+    Clean,
+    /// One end broke, or never switched.
+    Broke,
+    /// It was cut.
+    Cut,
+}
+
+/// What went through a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnelled {
+    /// How it ended.
+    pub end: TunnelEnd,
+    /// Bytes from the client.
+    pub up: u64,
+    /// Bytes to the client.
+    pub down: u64,
+}
+
+/// Carries bytes between two connections that were both answered with 101. To be run as a local task that also holds
+/// the client's `Rc<Peer>`, so that the connection still counts. Both futures come from `hyper::upgrade::on`: the
+/// client's of its request, the upstream's of its answer.
+pub async fn carry(client: OnUpgrade, upstream: OnUpgrade, cut: Cut) -> Tunnelled {
+    let (up, down) = (Cell::new(0), Cell::new(0));
+    let both = async {
+        let upstream = upstream.await.map_err(io::Error::other)?;
+        let client = client.await.map_err(io::Error::other)?;
+        let mut client = Counted { stream: TokioIo::new(client), read: &up, written: &down };
+        let mut upstream = TokioIo::new(upstream);
+        copy_bidirectional_with_sizes(&mut client, &mut upstream, HELD, HELD).await
+    };
+    let mut both = std::pin::pin!(both);
+    let end = std::future::poll_fn(|cx| {
+        if cut.poll(cx).is_ready() {
+            return Poll::Ready(TunnelEnd::Cut);
+        }
+        both.as_mut().poll(cx).map(|ended: io::Result<(u64, u64)>| match ended {
+            Ok(_) => TunnelEnd::Clean,
+            Err(_) => TunnelEnd::Broke,
+        })
+    })
+    .await;
+    Tunnelled { end, up: up.get(), down: down.get() }
+}
+
+/// The client's side, counting: the counts must survive a cut.
+struct Counted<'a> {
+    stream: TokioIo<Upgraded>,
+    read: &'a Cell<u64>,
+    written: &'a Cell<u64>,
+}
+
+impl AsyncRead for Counted<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, into);
+        self.read.set(self.read.get() + (into.filled().len() - before) as u64);
+        result
+    }
+}
+
+impl AsyncWrite for Counted<'_> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(written)) = result {
+            self.written.set(self.written.get() + written as u64);
+        }
+        result
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

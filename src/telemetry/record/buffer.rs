@@ -1,0 +1,110 @@
+//! A worker's own buffer of records. Writing a record is appending to it; handing it on is one `try_send`. When nobody
+//! takes what it hands on it fills up to its bound, and then drops and counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
+
+use super::writer::{Chunk, Message};
+use super::{Closing, Draft};
+
+/// Bytes at which a buffer is handed on without waiting for the tick.
+pub(super) const HAND_ON: usize = 32 * 1024;
+/// Bytes a record has room for before it grows.
+const DRAFT: usize = 1024;
+/// Drafts kept for further requests.
+const SPARE: usize = 64;
+/// Bytes that a buffer holds at most while nobody takes it.
+pub(super) const MOST: usize = 1024 * 1024;
+
+/// The records of one worker on their way to the writer.
+#[derive(Debug)]
+pub struct RecordBuffer {
+    sink: Option<Sink>,
+    lines: Vec<u8>,
+    records: u64,
+    /// Drafts that were closed: the next requests write into them, so that a busy worker allocates none.
+    spare: Vec<Draft>,
+}
+
+#[derive(Debug)]
+struct Sink {
+    to: SyncSender<Message>,
+    /// Buffers come back empty, so that a busy worker allocates none.
+    back: Receiver<Vec<u8>>,
+    give_back: SyncSender<Vec<u8>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl RecordBuffer {
+    /// A buffer that writes nothing: `record: off`.
+    pub fn off() -> RecordBuffer {
+        RecordBuffer { sink: None, lines: Vec::new(), records: 0, spare: Vec::new() }
+    }
+
+    pub(super) fn new(to: SyncSender<Message>, dropped: Arc<AtomicU64>) -> RecordBuffer {
+        let (give_back, back) = std::sync::mpsc::sync_channel(4);
+        let sink = Sink { to, back, give_back, dropped };
+        RecordBuffer { sink: Some(sink), lines: Vec::new(), records: 0, spare: Vec::new() }
+    }
+
+    /// An empty draft for one more request.
+    pub fn draft(&mut self) -> Draft {
+        self.spare.pop().unwrap_or_else(|| Draft(Vec::with_capacity(DRAFT)))
+    }
+
+    /// Adds the record of an exchange that is over. Never waits: when the buffer is full and nobody takes it, the
+    /// record is dropped and counted.
+    pub fn close(&mut self, mut draft: Draft, closing: &Closing) {
+        if let Some(sink) = &self.sink {
+            draft.close(closing);
+            if self.lines.len() + draft.0.len() > MOST {
+                sink.dropped.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.lines.extend_from_slice(&draft.0);
+                self.records += 1;
+            }
+        }
+        draft.0.clear();
+        if self.spare.len() < SPARE && draft.0.capacity() <= 4 * DRAFT {
+            self.spare.push(draft);
+        }
+        if self.lines.len() >= HAND_ON {
+            self.flush();
+        }
+    }
+
+    /// Hands on what there is, if the writer takes it now; otherwise it stays. For the worker's tick, and its end.
+    pub fn flush(&mut self) {
+        let Some(sink) = &self.sink else { return };
+        if self.lines.is_empty() {
+            return;
+        }
+        let fresh = sink.back.try_recv().unwrap_or_default();
+        let chunk = Chunk {
+            lines: std::mem::replace(&mut self.lines, fresh),
+            records: std::mem::take(&mut self.records),
+            back: sink.give_back.clone(),
+        };
+        match sink.to.try_send(Message::Chunk(chunk)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(Message::Chunk(chunk))) => {
+                self.lines = chunk.lines;
+                self.records = chunk.records;
+            }
+            Err(TrySendError::Disconnected(Message::Chunk(chunk))) => {
+                sink.dropped.fetch_add(chunk.records, Ordering::Relaxed);
+            }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+impl Drop for RecordBuffer {
+    fn drop(&mut self) {
+        self.flush();
+        if let Some(sink) = &self.sink {
+            sink.dropped.fetch_add(self.records, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The access record: one line of JSON for each request, with every input of its decision, in a versioned form
+//! (`"v":1`). Never: a query, a body, a credential, or a wait for whoever reads the records.
+
+mod buffer;
+mod writer;
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::clock::Wall;
+use crate::policy::limit::Mode;
+use crate::policy::refusal::Refusal;
+
+use super::decision_id::DecisionId;
+use super::json::{Object, number, string};
+use super::metrics::{Outcome, mode_name};
+
+pub use buffer::RecordBuffer;
+pub use writer::{RecordWriter, Reopen};
+
+/// The version of the record's form. Fields may be added under one version; none changes its meaning.
+pub const VERSION: u8 = 1;
+
+/// What is written when a request was decided: every input of the decision. The policy it was made under is at hand
+/// then, and need not be kept for the rest of the exchange.
+#[derive(Clone, Debug)]
+pub struct Opening<'a> {
+    /// When its head was complete.
+    pub time: Wall,
+    /// Its name.
+    pub id: DecisionId,
+    /// Digest of the policy that decided; its first twelve digits are written.
+    pub policy: &'a str,
+    /// The listener's place in the policy.
+    pub listener: usize,
+    /// The connection's other end.
+    pub peer: SocketAddr,
+    /// The client's address, as decided.
+    pub client: IpAddr,
+    /// `http/1.1` or `http/2`.
+    pub protocol: &'a str,
+    /// The method.
+    pub method: &'a str,
+    /// The path without its query.
+    pub path: &'a str,
+    /// The host the client asked for.
+    pub host: Option<&'a str>,
+    /// The route's name.
+    pub route: Option<&'a str>,
+    /// The key's public id.
+    pub key: Option<&'a str>,
+    /// The caller's tenant.
+    pub tenant: Option<&'a str>,
+    /// The caller's plan.
+    pub plan: Option<&'a str>,
+    /// The scope that the route demands.
+    pub scope: Option<&'a str>,
+    /// What each limit that was asked said.
+    pub limits: &'a [LimitLine<'a>],
+    /// What `mode: shadow` rules would have refused.
+    pub shadow: &'a [Refusal],
+    /// The id that is returned and forwarded.
+    pub request_id: &'a str,
+    /// The request headers that the policy names, by lower-case name.
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// What is written when the exchange is over. Times are nanoseconds here and whole microseconds in the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closing {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The status that was sent; 499 where the client left before there was one.
+    pub status: u16,
+    /// The status that the upstream sent.
+    pub upstream_status: Option<u16>,
+    /// Bytes of the request's body that were read.
+    pub request_bytes: u64,
+    /// Bytes of the answer's body that were sent.
+    pub response_bytes: u64,
+    /// From the head of the request to the first byte towards the upstream, or to the refusal.
+    pub gate_nanos: u64,
+    /// Time to the head of the upstream's answer.
+    pub upstream_nanos: Option<u64>,
+    /// From the head of the request to the end of the exchange.
+    pub total_nanos: u64,
+    /// What became of the answer's body.
+    pub end: End,
+}
+
+/// What became of an answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was sent whole.
+    Clean,
+    /// The upstream broke it off, or fell silent.
+    Broke,
+    /// The client left before its end.
+    ClientLeft,
+    /// The gate cut it: its key, tenant or address was no longer admitted.
+    Cut,
+}
+
+impl End {
+    const fn name(self) -> &'static str {
+        match self {
+            End::Clean => "clean",
+            End::Broke => "broke",
+            End::ClientLeft => "client_left",
+            End::Cut => "cut",
+        }
+    }
+}
+
+/// One record under construction: opened when its request is decided, closed when the exchange is over.
+#[derive(Debug, Default)]
+pub struct Draft(Vec<u8>);
+
+/// What one limit said about one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitLine<'a> {
+    /// The limit's name.
+    pub name: &'a str,
+    /// Whether it vetoes.
+    pub mode: Mode,
+    /// Units in use before this request.
+    pub used: u64,
+    /// The caller's ceiling in units.
+    pub ceiling: u64,
+    /// Units left after this request.
+    pub remaining: u64,
+    /// Whether it admits this request.
+    pub admits: bool,
+    /// Nanoseconds until it would; `None` where it does, or time does not help.
+    pub wait_nanos: Option<u64>,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusalLine<'a> {
+    /// The reason.
+    pub why: Refusal,
+    /// The limit that refused.
+    pub limit: Option<&'a str>,
+    /// What exactly was wrong; never the caller's text.
+    pub detail: &'a str,
+}
+
+/// Headers whose values are secrets by their nature. They are not written even where they are named.
+const SECRET_HEADERS: [&str; 7] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+    "x-api-key",
+    "api-key",
+    "x-auth-token",
+];
+
+impl Draft {
+    /// Writes what the decision was made of. To be called once, first.
+    pub fn open(&mut self, opening: &Opening<'_>) {
+        let mut record = Object::begin(&mut self.0);
+        record.number("v", VERSION);
+        record.time("time", opening.time);
+        let id = record.member("id");
+        id.push(b'"');
+        opening.id.write(id);
+        id.push(b'"');
+        record.text("policy", opening.policy.get(..12).unwrap_or(opening.policy));
+        record.number("listener", opening.listener);
+        write_peer(record.member("peer"), opening.peer);
+        record.address("client", opening.client);
+        record.text("protocol", opening.protocol);
+        record.text("method", opening.method);
+        record.text("path", without_query(opening.path));
+        record.text_if("host", opening.host);
+        record.text_if("route", opening.route);
+        record.text_if("key", opening.key);
+        record.text_if("tenant", opening.tenant);
+        record.text_if("plan", opening.plan);
+        record.text_if("scope", opening.scope);
+        opening.write_limits(&mut record);
+        record.text("request_id", opening.request_id);
+        if !opening.headers.is_empty() {
+            let mut headers = Object::begin(record.member("headers"));
+            for (name, value) in opening.headers {
+                let secret = SECRET_HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name));
+                let value: &[u8] = if secret { b"[secret]" } else { value };
+                string(headers.foreign_member(name), value);
+            }
+            headers.end();
+        }
+    }
+
+    /// Writes why the request was refused. After [`Draft::open`], at most once.
+    pub fn refuse(&mut self, refusal: &RefusalLine<'_>) {
+        let mut record = Object::resume(&mut self.0);
+        record.text("refusal", refusal.why.name());
+        record.text_if("limit", refusal.limit);
+        record.text_if("detail", Some(refusal.detail).filter(|detail| !detail.is_empty()));
+    }
+
+    /// Writes how it ended, and ends the line.
+    fn close(&mut self, closing: &Closing) {
+        let mut record = Object::resume(&mut self.0);
+        record.text("outcome", closing.outcome.name());
+        record.number("status", closing.status);
+        record.number_if("upstream_status", closing.upstream_status);
+        record.number("request_bytes", closing.request_bytes);
+        record.number("response_bytes", closing.response_bytes);
+        record.number("gate_us", closing.gate_nanos / 1000);
+        record.number_if("upstream_us", closing.upstream_nanos.map(|nanos| nanos / 1000));
+        record.number("total_us", closing.total_nanos / 1000);
+        record.text("end", closing.end.name());
+        record.end();
+        self.0.push(b'\n');
+    }
+}
+
+impl Opening<'_> {
+    fn write_limits(&self, record: &mut Object<'_>) {
+        if !self.limits.is_empty() {
+            let out = record.member("limits");
+            for (at, limit) in self.limits.iter().enumerate() {
+                out.push(if at == 0 { b'[' } else { b',' });
+                limit.write(out);
+            }
+            out.push(b']');
+        }
+        if !self.shadow.is_empty() {
+            let out = record.member("shadow");
+            for (at, refusal) in self.shadow.iter().enumerate() {
+                out.push(if at == 0 { b'[' } else { b',' });
+                string(out, refusal.name().as_bytes());
+            }
+            out.push(b']');
+        }
+    }
+}
+
+impl LimitLine<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.text("name", self.name);
+        line.text("mode", mode_name(self.mode));
+        line.number("used", self.used);
+        line.number("ceiling", self.ceiling);
+        line.number("remaining", self.remaining);
+        line.member("admits").extend_from_slice(if self.admits { b"true" } else { b"false" });
+        // Rounded up: a wait that is written as 0 would say that time does not matter.
+        line.number_if("wait_us", self.wait_nanos.map(|nanos| nanos.div_ceil(1000)));
+        line.end();
+    }
+}
+
+/// The caller hands over a path; should a query ever hang on it, it stops here.
+fn without_query(path: &str) -> &str {
+    path.split(['?', '#']).next().unwrap_or_default()
+}
+
+fn write_peer(out: &mut Vec<u8>, peer: SocketAddr) {
+    use std::io::Write;
+    // Writing to a vector cannot fail.
+    let _ = match peer {
+        SocketAddr::V4(v4) => write!(out, "\"{}:", v4.ip()),
+        SocketAddr::V6(v6) => write!(out, "\"[{}]:", v6.ip()),
+    };
+    number(out, peer.port());
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::clock::Clock;
+use crate::policy::snapshot::RecordSink;
+use crate::telemetry::decision_id::{BootId, DecisionIds};
+use crate::telemetry::events::Log;
+
+use super::buffer::MOST;
+use super::*;
+
+/// A whole record, as one exchange makes it in three steps.
+#[derive(Clone, Debug)]
+struct Record<'a> {
+    opening: Opening<'a>,
+    refusal: Option<RefusalLine<'a>>,
+    closing: Closing,
+}
+
+impl Record<'_> {
+    fn draft(&self) -> Draft {
+        let mut draft = Draft::default();
+        draft.open(&self.opening);
+        if let Some(refusal) = &self.refusal {
+            draft.refuse(refusal);
+        }
+        draft
+    }
+}
+
+fn record<'a>() -> Record<'a> {
+    Record {
+        opening: Opening {
+            time: Wall(1_709_209_845_007),
+            id: DecisionIds::new(BootId::from_bytes([1; 24]), 0).next_id(),
+            policy: "0123456789abcdef0123456789abcdef",
+            listener: 0,
+            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)),
+            client: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
+            protocol: "http/1.1",
+            method: "POST",
+            path: "/sms/send",
+            host: Some("api.example"),
+            route: Some("sms-send"),
+            key: Some("k1"),
+            tenant: Some("acme"),
+            plan: Some("pro"),
+            scope: Some("sms:send"),
+            limits: &[],
+            shadow: &[],
+            request_id: "r-1",
+            headers: &[],
+        },
+        refusal: None,
+        closing: CLOSING,
+    }
+}
+
+const CLOSING: Closing = Closing {
+    outcome: Outcome::Admitted,
+    status: 202,
+    upstream_status: Some(202),
+    request_bytes: 10,
+    response_bytes: 20,
+    gate_nanos: 12_345,
+    upstream_nanos: Some(3_000_999),
+    total_nanos: 4_000_000,
+    end: End::Clean,
+};
+
+fn write(buffer: &mut RecordBuffer, record: &Record<'_>) {
+    buffer.close(record.draft(), &record.closing);
+}
+
+fn written(record: &Record<'_>) -> Value {
+    let mut draft = record.draft();
+    draft.close(&record.closing);
+    let text = String::from_utf8(draft.0).unwrap();
+    assert_eq!(text.matches('\n').count(), 1, "{text}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn a_record_holds_every_input_of_the_decision_under_its_name() {
+    let limits = [LimitLine {
+        name: "throttle",
+        mode: Mode::Enforce,
+        used: 60,
+        ceiling: 60,
+        remaining: 0,
+        admits: false,
+        wait_nanos: Some(999_001),
+    }];
+    let refused = Record {
+        opening: Opening {
+            limits: &limits,
+            shadow: &[Refusal::ScopeDenied, Refusal::Concurrent],
+            headers: &[("user-agent", b"curl")],
+            ..record().opening
+        },
+        closing: Closing {
+            outcome: Outcome::Refused,
+            status: 429,
+            upstream_status: None,
+            upstream_nanos: None,
+            ..CLOSING
+        },
+        refusal: Some(RefusalLine {
+            why: Refusal::Rate,
+            limit: Some("throttle"),
+            detail: "60 of 60",
+        }),
+    };
+    let expected = serde_json::json!({
+        "v": 1, "time": "2024-02-29T12:30:45.007Z", "id": "010101010101-0-1",
+        "policy": "0123456789ab", "listener": 0,
+        "peer": "127.0.0.1:4711", "client": "203.0.113.7", "protocol": "http/1.1",
+        "method": "POST", "path": "/sms/send", "host": "api.example", "route": "sms-send",
+        "key": "k1", "tenant": "acme", "plan": "pro", "scope": "sms:send",
+        "limits": [{"name": "throttle", "mode": "enforce", "used": 60, "ceiling": 60,
+            "remaining": 0, "admits": false, "wait_us": 1000}],
+        "shadow": ["scope_denied", "concurrent"],
+        "outcome": "refused", "refusal": "rate", "limit": "throttle", "detail": "60 of 60",
+        "status": 429, "request_bytes": 10, "response_bytes": 20, "gate_us": 12,
+        "total_us": 4000, "end": "clean", "request_id": "r-1", "headers": {"user-agent": "curl"}
+    });
+    assert_eq!(written(&refused), expected);
+}
+
+#[test]
+fn a_query_and_a_secret_header_are_never_written() {
+    let opening = Opening {
+        path: "/sms/send?api_key=hunter2#hunter2",
+        headers: &[("Authorization", b"Bearer hunter2"), ("cookie", b"hunter2")],
+        ..record().opening
+    };
+    let text = written(&Record { opening, ..record() });
+    assert_eq!(text["path"], "/sms/send");
+    assert_eq!(text["headers"]["Authorization"], "[secret]");
+    assert!(!text.to_string().contains("hunter2"));
+}
+
+proptest! {
+    #[test]
+    fn hostile_text_can_neither_break_nor_add_a_line(
+        path in any::<String>(), host in any::<String>(), method in any::<String>(),
+        name in any::<String>(), header in any::<Vec<u8>>(), request_id in any::<String>(),
+    ) {
+        let headers = [(name.as_str(), header.as_slice())];
+        let opening = Opening {
+            path: &path, host: Some(&host), method: &method, request_id: &request_id,
+            headers: &headers, ..record().opening
+        };
+        let value = written(&Record { opening, ..record() });
+        prop_assert_eq!(&value["host"], host.as_str());
+        prop_assert_eq!(&value["method"], method.as_str());
+        prop_assert_eq!(&value["request_id"], request_id.as_str());
+        prop_assert_eq!(&value["outcome"], "admitted");
+        prop_assert_eq!(&value["status"], 202);
+    }
+}
+
+/// A pipe whose reader can stop reading.
+#[derive(Clone, Default)]
+struct Pipe(Arc<(Mutex<PipeState>, Condvar)>);
+
+#[derive(Default)]
+struct PipeState {
+    blocked: bool,
+    bytes: Vec<u8>,
+}
+
+impl Pipe {
+    fn block(&self, blocked: bool) {
+        self.0.0.lock().unwrap().blocked = blocked;
+        self.0.1.notify_all();
+    }
+
+    fn lines(&self) -> usize {
+        self.0.0.lock().unwrap().bytes.iter().filter(|byte| **byte == b'\n').count()
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.0.1.wait_while(self.0.0.lock().unwrap(), |s| s.blocked).unwrap();
+        state.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn writer(pipe: &Pipe) -> RecordWriter {
+    let out = Box::new(pipe.clone());
+    RecordWriter::start_on(out, RecordSink::Off, Log::discard(), Clock::system()).unwrap()
+}
+
+#[test]
+fn records_of_all_workers_arrive_whole() {
+    let pipe = Pipe::default();
+    let writer = writer(&pipe);
+    let dropped = writer.dropped();
+    let workers: Vec<_> = (0..3)
+        .map(|_| {
+            let mut buffer = writer.buffer();
+            std::thread::spawn(move || {
+                for _ in 0..500 {
+                    write(&mut buffer, &record());
+                }
+                buffer.flush();
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.join().unwrap();
+    }
+    assert!(writer.finish(Duration::from_secs(10)));
+    let lost = usize::try_from(dropped()).unwrap();
+    assert_eq!(pipe.lines() + lost, 1500);
+    let text = String::from_utf8(pipe.0.0.lock().unwrap().bytes.clone()).unwrap();
+    assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+}
+
+#[test]
+fn a_blocked_pipe_drops_and_counts_and_blocks_no_worker() {
+    let pipe = Pipe::default();
+    pipe.block(true);
+    let writer = writer(&pipe);
+    let dropped = writer.dropped();
+    let mut buffer = writer.buffer();
+    let mut written = 0;
+    let one = {
+        let mut draft = record().draft();
+        draft.close(&CLOSING);
+        draft.0.len()
+    };
+    // More than the queue and the buffer can hold together.
+    while dropped() < 10 {
+        write(&mut buffer, &record());
+        written += 1;
+        assert!(written * one < 64 * MOST, "nothing was dropped");
+    }
+    assert!(!writer.finish(Duration::from_millis(20)));
+    pipe.block(false);
+    // The worker's tick hands on what its buffer kept.
+    for _ in 0..500 {
+        buffer.flush();
+        if pipe.lines() + usize::try_from(dropped()).unwrap() == written {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(pipe.lines() + usize::try_from(dropped()).unwrap(), written);
+    assert!(pipe.lines() > 0);
+}
+
+#[test]
+fn a_file_that_was_moved_away_is_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let sink = RecordSink::File(path.clone());
+    let writer = RecordWriter::start(&sink, Log::discard(), Clock::system()).unwrap();
+    let mut buffer = writer.buffer();
+    write(&mut buffer, &record());
+    buffer.flush();
+    assert!(writer.finish(Duration::from_secs(10)));
+    let moved = directory.path().join("access.log.1");
+    std::fs::rename(&path, &moved).unwrap();
+    assert!(writer.reopen(Reopen::Same));
+    write(&mut buffer, &record());
+    buffer.flush();
+    assert!(writer.finish(Duration::from_secs(10)));
+    for file in [path, moved] {
+        assert_eq!(std::fs::read_to_string(file).unwrap().lines().count(), 1);
+    }
+}
+
+#[test]
+fn a_sink_that_is_off_or_fails_stops_nobody() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let off = RecordWriter::start(&RecordSink::Off, Log::discard(), Clock::system()).unwrap();
+    let mut buffer = off.buffer();
+    write(&mut buffer, &record());
+    buffer.flush();
+    assert!(off.finish(Duration::ZERO));
+    assert_eq!(off.dropped()(), 0);
+
+    let out = Box::new(Full);
+    let full =
+        RecordWriter::start_on(out, RecordSink::Off, Log::discard(), Clock::system()).unwrap();
+    let mut buffer = full.buffer();
+    write(&mut buffer, &record());
+    buffer.flush();
+    assert!(full.finish(Duration::from_secs(10)));
+    assert_eq!(full.dropped()(), 1);
+}
