@@ -224,6 +224,15 @@ pub fn written(entry: &NewEntry, format: Format) -> String {
     }
 }
 
+/// The lines of an entry that hold a digest.
+pub fn digest_lines(digest: &Digest) -> String {
+    let last4 = match digest.last4.as_str() {
+        "" => String::new(),
+        last4 => format!("last4: {}\n", entry::flow(&Value::from(last4))),
+    };
+    format!("digest: {}\n{last4}", entry::flow(&digest.json(None)))
+}
+
 /// One field of an entry that is set.
 struct Change<'a> {
     /// The fields that it takes the place of.

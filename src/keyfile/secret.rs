@@ -24,7 +24,7 @@ impl fmt::Debug for Secret {
 
 /// The operating system has no random numbers to give.
 #[derive(Debug)]
-pub struct NoRandomness(String);
+pub struct NoRandomness(pub String);
 
 impl fmt::Display for NoRandomness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
