@@ -1,5 +1,7 @@
 //! The admin listener over real sockets.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -81,6 +83,8 @@ fn readiness_follows_the_life_of_the_gate_and_says_why_not() {
     life.serving();
     is(200, None);
     life.ask_upstream(true);
+    is(200, None);
+    life.upstream_reachable(false);
     is(503, Some("upstream_unreachable"));
     life.upstream_reachable(true);
     is(200, None);

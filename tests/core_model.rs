@@ -516,4 +516,45 @@ proptest! {
         ledger.sweep(at(0), 10);
         prop_assert_eq!(ledger.occupancy().cells, 0);
     }
+
+    #[test]
+    fn no_stranger_gets_more_than_its_limit_however_full_the_table_is(
+        moves in prop::collection::vec(
+            (0u64..60, 0u128..150, prop::option::weighted(0.05, 0usize..100), any::<bool>()), 1..400,
+        ),
+    ) {
+        let c = ceiling(Window::Sliding, 2, PERIOD, 2);
+        let ledger = Ledger::new(0, Backing::None);
+        let mut logs: HashMap<u128, Log> = HashMap::new();
+        let mut now = 0;
+        // More networks than fit in the room kept for them, so that some strangers share with everyone.
+        for (step, stranger, bound, sweep) in moves {
+            now += step;
+            if let Some(bound) = bound {
+                ledger.set_subjects_bound(bound);
+            }
+            let network = SubjectKey(1_000 + stranger / 2);
+            let ask = Ask { subject: SubjectKey(stranger), crowded: Some(network), ..ask(c, 1) };
+            let peeked = ledger.peek(at(now), &ask);
+            let asks: Asks = [ask].into_iter().collect();
+            let log = logs.entry(stranger).or_default();
+            match ledger.open(at(now), &asks) {
+                Opening::Admitted(..) => {
+                    prop_assert!(peeked.admits);
+                    log.add(now, 1);
+                    prop_assert!(log.within(now, PERIOD) <= 2);
+                }
+                Opening::Refused(readings) => prop_assert_eq!(peeked, readings[0]),
+            }
+            if sweep {
+                ledger.sweep(at(now), 20);
+            }
+            let full = ledger.occupancy();
+            prop_assert!(full.dynamic <= 100 + 100 / 8 + 64);
+            prop_assert!(full.cells == full.dynamic || full.cells == full.dynamic + 1);
+        }
+        ledger.sweep(at(now + PERIOD), 10_000);
+        prop_assert_eq!(ledger.occupancy().cells, 0);
+        prop_assert_eq!(ledger.occupancy().dynamic, 0);
+    }
 }

@@ -1,5 +1,7 @@
 //! The reloader over real files, with the smallest policy there is: a number in a file.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -74,12 +76,11 @@ impl Gate {
             same: |old, new| old.value == new.value,
             tell: Box::new(move |told| {
                 teller.lock().unwrap().push(match told {
-                    Told::Coming(_) => return,
                     Told::InForce { new, .. } => format!("in force {}", new.value),
                     Told::Unchanged => "unchanged".to_owned(),
                     Told::Refused { problems } => format!("refused {problems}"),
                     Told::Requested => "requested".to_owned(),
-                    Told::WatchUnavailable { .. } => return,
+                    Told::Coming(_) | Told::WatchUnavailable { .. } => return,
                 });
             }),
             current: Arc::clone(&current),
@@ -123,7 +124,7 @@ fn file_with(text: &str) -> (tempfile::TempDir, PathBuf) {
     (directory, file)
 }
 
-/// As editors and GitOps tools do: a new file under the old name.
+/// As editors and deployment tools do: a new file under the old name.
 fn replace(file: &Path, text: &str) {
     let fresh = file.with_extension("tmp");
     fs::write(&fresh, text).unwrap();

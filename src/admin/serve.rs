@@ -25,7 +25,7 @@ const MOST: usize = 64;
 /// Time for a head to arrive, and for an idle connection to ask again.
 const HEAD: Duration = Duration::from_secs(10);
 /// The longest life of a connection. A scraper that keeps one opens another now and then.
-const LIFE: Duration = Duration::from_secs(300);
+const LIFE: Duration = Duration::from_mins(5);
 /// Pause after a failed accept: descriptors do not come back in a microsecond.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Largest head, and so the largest buffer, of a connection.

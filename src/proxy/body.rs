@@ -334,6 +334,14 @@ impl<E: OnEnd> Body<E> {
         self
     }
 
+    /// The bytes of a body that is at hand whole; empty for any other.
+    pub(crate) fn take_full(&mut self) -> Bytes {
+        match std::mem::replace(&mut self.source, Source::Empty) {
+            Source::Full(bytes) => bytes,
+            Source::Empty | Source::Upstream(_) => Bytes::new(),
+        }
+    }
+
     /// Lets the body be broken off from outside, as a message that the client sees to be broken.
     #[must_use]
     pub fn cut_by(mut self, cut: Cut) -> Body<E> {

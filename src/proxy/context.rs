@@ -6,15 +6,17 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 
+use super::counters::ConnectionCounters;
 use super::long_lived::LongLived;
 use super::pool::Pools;
+use super::served_tls::ServedTls;
 use crate::clock::Clock;
 use crate::policy::snapshot::Snapshot;
 use crate::store::Ledger;
-use crate::telemetry::decision_id::{DecisionId, DecisionIds};
+use crate::telemetry::decision_id::{BootId, DecisionId, DecisionIds};
 use crate::telemetry::lifecycle::Lifecycle;
-use crate::telemetry::metrics::WorkerMetrics;
-use crate::telemetry::record::RecordBuffer;
+use crate::telemetry::metrics::{Metrics, WorkerMetrics};
+use crate::telemetry::record::{RecordBuffer, RecordWriter};
 
 /// One worker's hands.
 pub(crate) struct WorkerContext {
@@ -30,9 +32,58 @@ pub(crate) struct WorkerContext {
     pub(super) records: RefCell<RecordBuffer>,
     pub(super) ids: RefCell<DecisionIds>,
     pub(super) long_lived: LongLived,
+    pub(super) tls: Arc<ServedTls>,
     pub(super) in_flight: Cell<usize>,
     /// How many workers share `bounds.in_flight`.
     pub(super) workers: usize,
+    /// Whether this worker is the one that sweeps the ledger.
+    pub(super) sweeps: bool,
+}
+
+/// What all workers of a gate have in common, to make each its context of.
+#[derive(Clone, Debug)]
+pub struct Common {
+    /// The policy in force; the reload is its only writer.
+    pub policy: Arc<ArcSwap<Snapshot>>,
+    /// What everyone has used.
+    pub ledger: Arc<Ledger>,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the gate is ready.
+    pub lifecycle: Arc<Lifecycle>,
+    /// Where records go.
+    pub records: Arc<RecordWriter>,
+    /// The time.
+    pub clock: Clock,
+    /// The TLS configurations in force.
+    pub tls: Arc<ServedTls>,
+    /// The name of this run.
+    pub boot: BootId,
+    /// The number of workers.
+    pub workers: usize,
+}
+
+impl Common {
+    /// One worker's own.
+    pub(super) fn context(&self, index: usize, counters: Arc<ConnectionCounters>) -> WorkerContext {
+        let worker = u16::try_from(index).unwrap_or(u16::MAX);
+        WorkerContext {
+            policy: Arc::clone(&self.policy),
+            ledger: Arc::clone(&self.ledger),
+            pools: Pools::new(counters),
+            clock: self.clock.clone(),
+            metrics: self.metrics.worker(),
+            lifecycle: Arc::clone(&self.lifecycle),
+            pseudonym: format!("tollgate-{}", self.boot),
+            records: RefCell::new(self.records.buffer()),
+            ids: RefCell::new(DecisionIds::new(self.boot, worker)),
+            long_lived: LongLived::default(),
+            tls: Arc::clone(&self.tls),
+            in_flight: Cell::new(0),
+            workers: self.workers,
+            sweeps: index == 0,
+        }
+    }
 }
 
 impl WorkerContext {

@@ -7,12 +7,13 @@
 
 pub mod body;
 pub mod connection;
-pub(crate) mod context;
+pub mod context;
 pub mod counters;
 mod deadline;
 pub mod drain;
 mod exchange;
 mod forward;
+mod handler;
 mod io;
 pub mod listen;
 mod long_lived;
@@ -22,8 +23,19 @@ pub mod pool;
 pub mod proxy_protocol;
 mod respond;
 mod serve;
+pub mod served_tls;
 pub mod tls;
 pub mod tunnel;
 mod upstream;
 mod wire;
 pub mod worker;
+
+/// Starts `common.workers` workers on these listeners.
+pub fn start(
+    common: context::Common,
+    listeners: &[listen::Bound],
+) -> std::io::Result<worker::Workers> {
+    worker::Workers::start(common.workers, listeners, move |parts| {
+        handler::Gatekeeper::new(common.context(parts.index, parts.counters))
+    })
+}

@@ -79,6 +79,9 @@ pub enum Told<'a, P> {
 /// Reads the files and makes a policy; given the one in force, from which it may take what did not change.
 pub type Load<P> = Box<dyn FnMut(&P) -> Result<Loaded<P>, String> + Send>;
 
+/// Hears of everything that the reloader does, on the reloader's thread.
+pub type Tell<P> = Box<dyn FnMut(Told<'_, P>) + Send>;
+
 /// What a reloader works with.
 pub struct Reloader<P> {
     /// Makes a policy of the files.
@@ -86,7 +89,7 @@ pub struct Reloader<P> {
     /// Whether two policies are the same, so that nothing needs to be swapped.
     pub same: fn(&P, &P) -> bool,
     /// Is told of everything, on the reloader's thread.
-    pub tell: Box<dyn FnMut(Told<'_, P>) + Send>,
+    pub tell: Tell<P>,
     /// The policy in force.
     pub current: Arc<ArcSwap<P>>,
     /// The files that the policy in force was read from.
@@ -179,7 +182,9 @@ impl<P: Send + Sync + 'static> Reloader<P> {
         let thread = std::thread::Builder::new().name("reload".into()).spawn(move || {
             // On Linux this is the calling thread's own. Without it a reload merely competes.
             let _ = rustix::process::setpriority_process(None, NICENESS);
-            Running::new(self, rung).run();
+            let told = Arc::clone(&rung);
+            let watch = Watch::start(move || told.ring(|wants| wants.changed = true));
+            Running::new(self, rung, watch).run();
         })?;
         Ok(ReloadHandle { bell, thread: Some(thread) })
     }
@@ -203,9 +208,7 @@ struct Refusal {
 }
 
 impl<P: Send + Sync + 'static> Running<P> {
-    fn new(mut it: Reloader<P>, bell: Arc<Bell>) -> Running<P> {
-        let told = Arc::clone(&bell);
-        let mut watch = Watch::start(move || told.ring(|wants| wants.changed = true));
+    fn new(mut it: Reloader<P>, bell: Arc<Bell>, mut watch: Watch) -> Running<P> {
         watch.follow(&it.files);
         // Taken after the watch began, so that no change falls between the two.
         let stamps = Stamps::after_reading(&it.files, it.since, it.clock.now().wall);
@@ -349,7 +352,47 @@ mod tests {
         assert!(bell.take(Duration::ZERO).changed);
         assert!(!bell.take(Duration::ZERO).changed);
         bell.ring(|wants| wants.stop = true);
-        assert!(bell.take(Duration::from_secs(60)).stop);
-        assert!(bell.take(Duration::from_secs(60)).stop);
+        assert!(bell.take(Duration::from_mins(1)).stop);
+        assert!(bell.take(Duration::from_mins(1)).stop);
+    }
+
+    #[test]
+    fn without_the_kernel_s_word_the_poll_finds_every_change_and_that_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("policy");
+        std::fs::write(&file, "1").unwrap();
+        let current = Arc::new(ArcSwap::from_pointee(String::from("1")));
+        let (said, heard) = std::sync::mpsc::channel();
+        let (path, clock) = (file.clone(), Clock::system());
+        let reloader: Reloader<String> = Reloader {
+            load: Box::new(move |_| {
+                let policy = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+                Ok(Loaded { policy, files: vec![path.clone()], warnings: String::new() })
+            }),
+            same: |old, new| old == new,
+            tell: Box::new(move |told| {
+                let word = match told {
+                    Told::WatchUnavailable { why } => why.to_owned(),
+                    Told::InForce { new, .. } => new.clone(),
+                    _ => return,
+                };
+                said.send(word).unwrap();
+            }),
+            current,
+            files: vec![file.clone()],
+            since: clock.now().wall,
+            clock,
+        };
+        let bell = Arc::new(Bell::default());
+        let rung = Arc::clone(&bell);
+        let thread = std::thread::spawn(move || Running::new(reloader, rung, Watch::deaf()).run());
+        let next = || heard.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(next(), "none left");
+        for text in ["2", "3"] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(next(), text);
+        }
+        bell.ring(|wants| wants.stop = true);
+        thread.join().unwrap();
     }
 }

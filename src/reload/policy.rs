@@ -211,8 +211,8 @@ mod tests {
         }
     }
 
-    fn tls(chain: &[u8]) -> Option<ListenerTls> {
-        Some(ListenerTls { chain: chain.into(), key: chain.into(), client_ca: None })
+    fn tls(chain: &[u8]) -> ListenerTls {
+        ListenerTls { chain: chain.into(), key: chain.into(), client_ca: None }
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
         new.server.admin = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9901)));
         new.server.workers = None;
         new.server.state = StateAt::Directory("state".into());
-        new.server.listeners[0].tls = tls(b"a");
+        new.server.listeners[0].tls = Some(tls(b"a"));
         new.server.listeners[0].proxy_protocol = true;
         new.records = false;
         assert_eq!(
@@ -240,8 +240,8 @@ mod tests {
     #[test]
     fn a_renewed_certificate_needs_no_restart() {
         let (mut old, mut new) = (fixed(), fixed());
-        old.server.listeners[0].tls = tls(b"a");
-        new.server.listeners[0].tls = tls(b"b");
+        old.server.listeners[0].tls = Some(tls(b"a"));
+        new.server.listeners[0].tls = Some(tls(b"b"));
         assert!(old.differences(&new).is_empty());
     }
 }

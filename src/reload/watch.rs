@@ -40,6 +40,17 @@ impl Watch {
         Watch { watcher, unavailable, directories: BTreeMap::new(), paths }
     }
 
+    /// A watch that hears nothing, as where the kernel has no more of them to give.
+    #[cfg(test)]
+    pub(super) fn deaf() -> Watch {
+        Watch {
+            watcher: None,
+            unavailable: Some("none left".into()),
+            directories: BTreeMap::new(),
+            paths: Arc::default(),
+        }
+    }
+
     /// Why the kernel tells nothing, if it does not.
     pub(super) fn unavailable(&self) -> Option<&str> {
         self.unavailable.as_deref()
@@ -65,19 +76,19 @@ impl Watch {
             // A directory that was removed took its watch with it.
             let _ = watcher.unwatch(directory);
         }
-        let mut watched = BTreeMap::new();
+        let mut now_followed = BTreeMap::new();
         for (directory, identity) in wanted {
             let had = self.directories.get(&directory) == Some(&identity);
             if had {
-                watched.insert(directory, identity);
+                now_followed.insert(directory, identity);
                 continue;
             }
             match watcher.watch(&directory, RecursiveMode::NonRecursive) {
-                Ok(()) => drop(watched.insert(directory, identity)),
+                Ok(()) => drop(now_followed.insert(directory, identity)),
                 Err(error) => self.unavailable = Some(error.to_string()),
             }
         }
-        self.directories = watched;
+        self.directories = now_followed;
     }
 }
 
@@ -88,8 +99,7 @@ fn identity(directory: &Path) -> Option<(u64, u64)> {
 /// Reading a file is an event too, and ours: only what may have changed something counts.
 fn matters(event: &Event, paths: &BTreeSet<PathBuf>) -> bool {
     let changes = match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Access(_) => false,
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
         EventKind::Any
         | EventKind::Create(_)
         | EventKind::Modify(_)

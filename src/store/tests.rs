@@ -1,11 +1,12 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 
 use crate::clock::{Now, Steady, Wall};
 use crate::policy::limit::{Ceiling, LimitId, LimitIx, Mode, SubjectKey, Window};
 use crate::policy::order::{Ask, Asks, Readings};
 use crate::policy::outcome::{Charge, Money, Outcome, Stage};
 
+use super::cell::Cell;
 use super::{Backing, Ledger, Opening, Reservation};
 
 const MINUTE: u64 = 60_000_000_000;
@@ -357,4 +358,42 @@ fn a_stranger_racing_with_its_own_room_never_gets_more_than_its_ceiling() {
         });
         assert_eq!(admitted.load(Ordering::Relaxed), 40);
     }
+}
+
+#[test]
+fn a_cell_is_two_cache_lines_and_a_reservation_is_cheap_to_move() {
+    assert_eq!((align_of::<Cell>(), size_of::<Cell>()), (64, 128));
+    assert!(size_of::<Reservation>() <= 512, "{}", size_of::<Reservation>());
+}
+
+#[test]
+fn a_cell_that_is_swept_while_it_is_looked_up_is_never_charged() {
+    const THREADS: u64 = 3;
+    let ledger = ledger();
+    let one = ask(0, 1, Window::Sliding, 1);
+    let admitted = AtomicU64::new(0);
+    let (start, end) = (Barrier::new(THREADS as usize + 1), Barrier::new(THREADS as usize + 1));
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            let (ledger, admitted, start, end) = (&ledger, &admitted, &start, &end);
+            scope.spawn(move || {
+                for tick in 0..2_000 {
+                    start.wait();
+                    if passes(ledger, at(tick * MINUTE), &[one]) {
+                        admitted.fetch_add(1, Ordering::Relaxed);
+                    }
+                    end.wait();
+                }
+            });
+        }
+        // At every tick the unit of the tick before has just left, so that the cell is idle until someone takes.
+        for tick in 0..2_000 {
+            start.wait();
+            for _ in 0..10 {
+                ledger.sweep(at(tick * MINUTE), 4);
+            }
+            end.wait();
+        }
+    });
+    assert_eq!(admitted.load(Ordering::Relaxed), 2_000, "one a period, to the unit");
 }

@@ -30,6 +30,12 @@ impl BootId {
     }
 }
 
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:012x}", self.id)
+    }
+}
+
 /// Names one decision: boot id, worker, and the worker's count. Written `9f86d081884c-0-17`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DecisionId {

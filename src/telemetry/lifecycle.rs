@@ -68,12 +68,16 @@ impl Lifecycle {
         self.phase.fetch_max(Phase::Draining as u8, Ordering::AcqRel);
     }
 
-    /// Whether the policy in force makes readiness depend on the upstream.
+    /// Whether the policy in force makes readiness depend on the upstream. A reload that begins to ask takes the
+    /// upstream for reachable until the first attempt: a gate that serves is not made unready by a question.
     pub fn ask_upstream(&self, asks: bool) {
+        if asks && !self.asks_upstream.load(Ordering::Acquire) && self.phase() == Phase::Serving {
+            self.upstream_reachable.store(true, Ordering::Release);
+        }
         self.asks_upstream.store(asks, Ordering::Release);
     }
 
-    /// What the last attempt to reach the upstream found. Until the first, it counts as unreachable.
+    /// What the last attempt to reach the upstream found. Until the first one of a starting gate it is unreachable.
     pub fn upstream_reachable(&self, reachable: bool) {
         self.upstream_reachable.store(reachable, Ordering::Release);
     }
@@ -117,8 +121,20 @@ mod tests {
         life.upstream_reachable(false);
         assert_eq!(life.ready(), Ok(()));
         life.ask_upstream(true);
+        assert_eq!(life.ready(), Ok(()));
+        life.upstream_reachable(false);
+        assert_eq!(life.ready(), Err(NotReady::UpstreamUnreachable));
+        life.ask_upstream(true);
         assert_eq!(life.ready(), Err(NotReady::UpstreamUnreachable));
         life.upstream_reachable(true);
         assert_eq!(life.ready(), Ok(()));
+    }
+
+    #[test]
+    fn a_gate_that_starts_with_the_question_waits_for_the_answer() {
+        let life = Lifecycle::new();
+        life.ask_upstream(true);
+        life.serving();
+        assert_eq!(life.ready(), Err(NotReady::UpstreamUnreachable));
     }
 }

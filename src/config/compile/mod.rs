@@ -273,8 +273,8 @@ pub(super) fn compile(
     let drain = server::drain(drain);
     let record = server::record(record, desk);
     let ready_asks_upstream = server::ready(ready, desk);
-    let identity = server::identity(identity, desk);
     let upstream = upstream::upstream(upstream, at, overrides, desk);
+    let identity = server::identity(identity, &upstream.compiled, desk);
     let allow = desk.allow(allow);
 
     let mut routes = routes::routes(routes, upstream.response_timeout, desk);

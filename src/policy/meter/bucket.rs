@@ -12,17 +12,35 @@ use super::{Carried, Figures};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket {
     /// Units × `period` in use at `at`.
-    level: u128,
+    level: Wide,
     /// The period of the ceiling under which `level` was written; a reading under another rescales it, upwards.
     period: u64,
     at: Steady,
     idle_from: Steady,
 }
 
+/// A `u128` in halves: its own alignment would make every meter a third larger.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wide {
+    high: u64,
+    low: u64,
+}
+
+impl Wide {
+    #[expect(clippy::cast_possible_truncation, reason = "the other half is in the other field")]
+    fn new(value: u128) -> Wide {
+        Wide { high: (value >> 64) as u64, low: value as u64 }
+    }
+
+    fn get(self) -> u128 {
+        (u128::from(self.high) << 64) | u128::from(self.low)
+    }
+}
+
 impl Bucket {
     pub(super) fn carrying(carried: Carried, ceiling: &Ceiling) -> Bucket {
         let period = ceiling.period.max(1);
-        let level = u128::from(carried.units) * u128::from(period);
+        let level = Wide::new(u128::from(carried.units) * u128::from(period));
         let mut bucket = Bucket { level, period, at: carried.at, idle_from: carried.at };
         bucket.keep(ceiling, carried.at);
         bucket
@@ -61,7 +79,8 @@ impl Bucket {
     }
 
     pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {
-        self.level = self.level_at(ceiling, now).saturating_add(scaled(weight, ceiling));
+        let level = self.level_at(ceiling, now).saturating_add(scaled(weight, ceiling));
+        self.level = Wide::new(level);
         self.period = ceiling.period.max(1);
         self.at = self.at.max(now);
         self.keep(ceiling, now);
@@ -72,7 +91,8 @@ impl Bucket {
         // itself is not given back again.
         let drained = u128::from(ceiling.units) * u128::from(self.at.since(taken));
         let back = scaled(weight, ceiling).saturating_sub(drained);
-        self.level = rescaled(self.level, self.period, ceiling.period.max(1)).saturating_sub(back);
+        let level = rescaled(self.level.get(), self.period, ceiling.period.max(1));
+        self.level = Wide::new(level.saturating_sub(back));
         self.period = ceiling.period.max(1);
         self.keep(ceiling, self.at);
     }
@@ -86,16 +106,16 @@ impl Bucket {
     }
 
     pub(super) fn is_idle(&self, now: Steady) -> bool {
-        self.level == 0 || now >= self.idle_from
+        self.level.get() == 0 || now >= self.idle_from
     }
 
     pub(super) fn carried(&self) -> Carried {
-        Carried { at: self.at, units: ceil(self.level, self.period.max(1)) }
+        Carried { at: self.at, units: ceil(self.level.get(), self.period.max(1)) }
     }
 
     /// The level at `now`, in units × the ceiling's period. An earlier `now` drains nothing.
     fn level_at(&self, ceiling: &Ceiling, now: Steady) -> u128 {
-        rescaled(self.level, self.period, ceiling.period.max(1))
+        rescaled(self.level.get(), self.period, ceiling.period.max(1))
             .saturating_sub(u128::from(ceiling.units) * u128::from(now.since(self.at)))
     }
 }

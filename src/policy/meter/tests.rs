@@ -357,5 +357,5 @@ fn an_idle_meter_says_what_an_absent_one_says_and_a_busy_one_is_not_idle() {
 
 #[test]
 fn a_meter_is_small() {
-    assert!(size_of::<Meter>() <= 64, "{}", size_of::<Meter>());
+    assert!(size_of::<Meter>() <= 48, "{}", size_of::<Meter>());
 }

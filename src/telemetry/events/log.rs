@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use crate::clock::Wall;
+use crate::clock::{Clock, Wall};
 
 use super::{BUDGETS, Event, Format, Level};
 
@@ -33,15 +33,13 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Spending {
     window: AtomicI64,
     spent: AtomicU64,
 }
 
 impl Spending {
-    const FRESH: Spending = Spending { window: AtomicI64::new(i64::MIN), spent: AtomicU64::new(0) };
-
     /// Whether one more may be written, and how many of the last window were not. Two threads at a window's edge may
     /// let one line more or less through, which matters to nobody.
     fn allow(&self, now: Wall) -> Option<u64> {
@@ -78,8 +76,7 @@ impl Log {
     }
 
     fn new(to: Option<SyncSender<Message>>, format: Format, least: Level) -> Log {
-        let budgets = [Spending::FRESH; BUDGETS];
-        Log { to, format, least, dropped: AtomicU64::new(0), budgets }
+        Log { to, format, least, dropped: AtomicU64::new(0), budgets: Default::default() }
     }
 
     /// Says that something happened at `now`. Never waits: a full queue drops the line and counts it.
@@ -99,6 +96,16 @@ impl Log {
         if to.try_send(Message::Line(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// From now on a panic anywhere in the process is an event instead of text on standard error.
+    pub fn take_panics(self: &Arc<Log>, clock: Clock) {
+        let log = Arc::clone(self);
+        std::panic::set_hook(Box::new(move |panic| {
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            let message = panic.payload_as_str().unwrap_or_default();
+            log.say(clock.now().wall, &Event::PanicCaught { place: &place, message });
+        }));
     }
 
     /// Lines that were dropped, for

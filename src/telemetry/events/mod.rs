@@ -378,7 +378,7 @@ mod tests {
 
     fn json(event: &Event<'_>) -> serde_json::Value {
         let line = event.line(Format::Json, Wall(0), 0);
-        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(String::from_utf8_lossy(&line).lines().count(), 1);
         serde_json::from_slice(&line).unwrap()
     }
 

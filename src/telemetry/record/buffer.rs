@@ -87,7 +87,6 @@ impl RecordBuffer {
             back: sink.give_back.clone(),
         };
         match sink.to.try_send(Message::Chunk(chunk)) {
-            Ok(()) => {}
             Err(TrySendError::Full(Message::Chunk(chunk))) => {
                 self.lines = chunk.lines;
                 self.records = chunk.records;
@@ -95,7 +94,8 @@ impl RecordBuffer {
             Err(TrySendError::Disconnected(Message::Chunk(chunk))) => {
                 sink.dropped.fetch_add(chunk.records, Ordering::Relaxed);
             }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+            // Nothing but a chunk was sent, so nothing else comes back.
+            Ok(()) | Err(_) => {}
         }
     }
 }

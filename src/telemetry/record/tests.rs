@@ -182,7 +182,7 @@ impl Pipe {
     }
 
     fn lines(&self) -> usize {
-        self.0.0.lock().unwrap().bytes.iter().filter(|byte| **byte == b'\n').count()
+        String::from_utf8_lossy(&self.0.0.lock().unwrap().bytes).lines().count()
     }
 }
 

@@ -1,0 +1,326 @@
+//! A running gate: its parts put together, and taken apart in order. Never handles a request.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use listenfd::ListenFd;
+
+use crate::admin::{self, AdminHandle, AdminState};
+use crate::clock::Clock;
+use crate::config::{self, Loaded, Overrides, Sources};
+use crate::policy::snapshot::{Drain, RecordSink, Scheme, Snapshot, StateAt};
+use crate::proxy;
+use crate::proxy::context::Common;
+use crate::proxy::counters::ConnectionCounters;
+use crate::proxy::listen::Listeners;
+use crate::proxy::served_tls::ServedTls;
+use crate::proxy::worker::Workers;
+use crate::reload::{self, ReloadHandle};
+use crate::store::{Backing, Ledger};
+use crate::telemetry::decision_id::BootId;
+use crate::telemetry::events::{Event, Log};
+use crate::telemetry::lifecycle::Lifecycle;
+use crate::telemetry::metrics::{BuildInfo, ConnectionFigures, Metrics};
+use crate::telemetry::record::{RecordWriter, Reopen};
+
+/// How long the last records and log lines may take to be written at the end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What a gate is started with.
+pub struct Options {
+    /// The policy file.
+    pub config: PathBuf,
+    /// Flags that win over it.
+    pub overrides: Overrides,
+    /// The time.
+    pub clock: Clock,
+    /// A variable of the environment.
+    pub env: fn(&str) -> Option<String>,
+    /// Where the gate speaks of itself.
+    pub log: Arc<Log>,
+    /// Where access records go, whatever the policy says; `None`: as it says.
+    pub records: Option<RecordSink>,
+    /// Sockets that the service manager handed over.
+    pub handed: ListenFd,
+}
+
+/// Why a gate cannot start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartProblem {
+    /// The policy is none; every problem, for people.
+    Policy(String),
+    /// This machine or this user does not let it run: what, and the remedy.
+    Here(String),
+}
+
+impl fmt::Display for StartProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (StartProblem::Policy(text) | StartProblem::Here(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for StartProblem {}
+
+/// A gate that runs. Dropped, it ends at once.
+#[derive(Debug)]
+pub struct Gate {
+    /// The addresses that clients connect to, with real ports.
+    pub traffic: Vec<SocketAddr>,
+    /// The admin listener's address.
+    pub admin: Option<SocketAddr>,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    common: Common,
+    workers: Arc<Workers>,
+    reload: ReloadHandle,
+    admin: Option<AdminHandle>,
+    log: Arc<Log>,
+}
+
+impl Gate {
+    /// Loads the policy, binds the listeners and serves. Returns when requests are answered.
+    pub fn start(options: Options) -> Result<Gate, StartProblem> {
+        let Options { config, overrides, clock, env, log, records, handed } = options;
+        let since = clock.now().wall;
+        let loaded = load(&config, &overrides, env, &clock, None).map_err(StartProblem::Policy)?;
+        let Loaded { snapshot, warnings, files, .. } = loaded;
+        let server = snapshot.server.clone();
+        let workers = server.workers.unwrap_or_else(cores);
+
+        let tls = ServedTls::new(&server.listeners)
+            .map_err(|problem| StartProblem::Policy(problem.to_string()))?;
+        let mut handed = Listeners::inherited(handed);
+        let bound =
+            Listeners::bind(&server.listeners, &mut handed).map_err(|problem| here(&problem))?;
+        let traffic: Vec<SocketAddr> = bound.iter().map(proxy::listen::Bound::local_addr).collect();
+
+        let sink = records.unwrap_or_else(|| snapshot.record.to.clone());
+        let records =
+            RecordWriter::start(&sink, Arc::clone(&log), clock.clone()).map_err(|error| {
+                StartProblem::Here(format!("access records cannot be written: {error}"))
+            })?;
+        let boot = BootId::draw().map_err(|error| here(&error))?;
+        let metrics = Metrics::new(workers, build_info(), clock.clone());
+        metrics.watch_dropped("records", records.dropped());
+        let log_dropped = Arc::clone(&log);
+        metrics.watch_dropped("log", move || log_dropped.dropped());
+        metrics.make_room(&snapshot);
+
+        let common = Common {
+            ledger: Ledger::new(snapshot.bounds.subjects, Backing::None),
+            policy: Arc::new(ArcSwap::from_pointee(snapshot)),
+            lifecycle: Arc::new(Lifecycle::new()),
+            records: Arc::new(records),
+            tls: Arc::new(tls),
+            metrics,
+            clock,
+            boot,
+            workers,
+        };
+        let workers = Arc::new(proxy::start(common.clone(), &bound).map_err(|error| here(&error))?);
+        for counters in workers.counters() {
+            let counters = Arc::clone(counters);
+            common.metrics.watch_connections("traffic", move || figures(&counters));
+        }
+        let admin = server.admin.map(|address| start_admin(address, &common, &log)).transpose()?;
+        let reload = start_reload(
+            config,
+            overrides,
+            env,
+            &common,
+            &workers,
+            &log,
+            Followed { files, since, warnings: warnings.to_string() },
+        )
+        .map_err(|error| here(&error))?;
+        let now = common.clock.now().wall;
+        for address in &traffic {
+            log.say(now, &Event::Listening { listener: "traffic", address: *address });
+        }
+        if server.state == StateAt::Memory {
+            log.say(now, &Event::StateForgets);
+        }
+        common.lifecycle.serving();
+        Ok(Gate {
+            traffic,
+            admin: admin.as_ref().map(|admin| admin.local_addr),
+            running: Some(Running { common, workers, reload, admin, log }),
+        })
+    }
+
+    /// Looks at the files now, and opens the access log anew (SIGHUP). Returns at once.
+    pub fn reload(&self) {
+        if let Some(running) = &self.running {
+            // A queue that is full of records takes no request; the next SIGHUP asks again.
+            let _ = running.common.records.reopen(Reopen::Same);
+            running.reload.request();
+        }
+    }
+
+    /// Whether requests are served: the first policy is in force and no drain has begun.
+    pub fn is_ready(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.common.lifecycle.ready().is_ok())
+    }
+
+    /// Ends as the policy's `drain` says: readiness fails, accepting goes on for the delay, then what is open has until
+    /// the deadline. Returns when everything is over.
+    pub fn drain(mut self) {
+        let drain = self.running.as_ref().map(|running| running.common.policy.load().drain);
+        if let (Some(running), Some(drain)) = (self.running.take(), drain) {
+            running.end(drain);
+        }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.end(Drain { delay: Duration::ZERO, deadline: Duration::ZERO });
+        }
+    }
+}
+
+impl Running {
+    fn end(self, drain: Drain) {
+        let Running { common, workers, reload, admin, log } = self;
+        common.lifecycle.draining();
+        log.say(common.clock.now().wall, &Event::Draining { open: open_connections(&workers) });
+        workers.drain(drain.delay, drain.deadline);
+        reload.stop();
+        // The reload's hand on the workers is gone with its thread; this one is the last.
+        let workers_end = Arc::try_unwrap(workers).map(Workers::join);
+        if !matches!(workers_end, Ok(Ok(()))) {
+            let event = Event::TaskFailed { task: "worker", why: "its thread ended by a panic" };
+            log.say(common.clock.now().wall, &event);
+        }
+        common.records.finish(LAST_WORDS);
+        log.say(common.clock.now().wall, &Event::Drained { cut: 0 });
+        drop(admin);
+        log.flush(LAST_WORDS);
+    }
+}
+
+fn open_connections(workers: &Workers) -> u64 {
+    workers.counters().iter().map(|counters| counters.open.load(Ordering::Relaxed)).sum()
+}
+
+/// What the reload follows from the first load on.
+struct Followed {
+    files: Vec<PathBuf>,
+    since: crate::clock::Wall,
+    warnings: String,
+}
+
+fn start_reload(
+    config: PathBuf,
+    overrides: Overrides,
+    env: fn(&str) -> Option<String>,
+    common: &Common,
+    workers: &Arc<Workers>,
+    log: &Arc<Log>,
+    followed: Followed,
+) -> std::io::Result<ReloadHandle> {
+    let parts = reload::policy::Parts {
+        current: Arc::clone(&common.policy),
+        files: followed.files,
+        since: followed.since,
+        metrics: Arc::clone(&common.metrics),
+        lifecycle: Arc::clone(&common.lifecycle),
+        log: Arc::clone(log),
+        clock: common.clock.clone(),
+    };
+    let clock = common.clock.clone();
+    let load_again = move |current: Option<&Snapshot>| {
+        let loaded = load(&config, &overrides, env, &clock, current)?;
+        Ok((loaded.snapshot, loaded.files, loaded.warnings.to_string()))
+    };
+    let (wakes, in_force) = (Arc::clone(workers), common.clone());
+    let wake = move || {
+        let policy = in_force.policy.load();
+        in_force.tls.refresh(&policy.server.listeners);
+        in_force.ledger.set_subjects_bound(policy.bounds.subjects);
+        wakes.refresh();
+    };
+    reload::policy::start(parts, &followed.warnings, load_again, wake)
+}
+
+fn start_admin(
+    address: SocketAddr,
+    common: &Common,
+    log: &Arc<Log>,
+) -> Result<AdminHandle, StartProblem> {
+    let state = AdminState {
+        metrics: Arc::clone(&common.metrics),
+        lifecycle: Arc::clone(&common.lifecycle),
+        snapshot: Some(Arc::clone(&common.policy)),
+        log: Arc::clone(log),
+        clock: common.clock.clone(),
+    };
+    admin::start(address, state).map_err(|error| {
+        StartProblem::Here(proxy::listen::BindProblem { address, error }.to_string())
+    })
+}
+
+/// The loader with the file system behind it, and with what only the shell can check: whether TLS material fits.
+pub fn load(
+    config: &Path,
+    overrides: &Overrides,
+    env: fn(&str) -> Option<String>,
+    clock: &Clock,
+    previous: Option<&Snapshot>,
+) -> Result<Loaded, String> {
+    let sources = Sources { read: &|path| std::fs::read(path), list: &list, env: &env };
+    let loaded = config::load(config, overrides, &sources, clock.now().wall, previous)
+        .map_err(|problems| problems.to_string())?;
+    check_tls(&loaded.snapshot)?;
+    Ok(loaded)
+}
+
+fn check_tls(snapshot: &Snapshot) -> Result<(), String> {
+    ServedTls::check(&snapshot.server.listeners).map_err(|problem| format!("error: {problem}"))?;
+    match snapshot.upstream.scheme {
+        Scheme::Http => Ok(()),
+        Scheme::Https => proxy::tls::client_config(&snapshot.upstream)
+            .map(drop)
+            .map_err(|problem| format!("error: {problem}")),
+    }
+}
+
+fn list(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect()
+}
+
+fn figures(counters: &ConnectionCounters) -> ConnectionFigures {
+    ConnectionFigures {
+        open: counters.open.load(Ordering::Relaxed),
+        accepted: counters.accepted.load(Ordering::Relaxed),
+        refused: counters.refused_over_cap.load(Ordering::Relaxed),
+        upstream_active: counters.upstream_active.load(Ordering::Relaxed),
+        upstream_idle: counters.upstream_idle.load(Ordering::Relaxed),
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn build_info() -> BuildInfo {
+    BuildInfo {
+        version: env!("CARGO_PKG_VERSION"),
+        revision: option_env!("TOLLGATE_REVISION").unwrap_or("unknown"),
+    }
+}
+
+fn here(problem: &dyn fmt::Display) -> StartProblem {
+    StartProblem::Here(problem.to_string())
+}

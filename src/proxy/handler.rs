@@ -1,0 +1,139 @@
+//! The connection's view of a worker's context: where requests go, and what answers those that never become one.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use rustls::ServerConfig;
+
+use super::body::Body;
+use super::context::WorkerContext;
+use super::exchange::Exchange;
+use super::peer::{Handler, Peer};
+use super::respond::{LimitFields, Reads, Refusing, refusal};
+use super::serve::serve;
+use crate::policy::limit::Mode;
+use crate::policy::refusal::{Refusal, Refused};
+use crate::policy::snapshot::Bounds;
+
+/// How often a worker hands on its records and sweeps.
+const TICK: Duration = Duration::from_millis(100);
+/// Ticks between two looks at exchanges that may have outlived their key by its expiry.
+const RECHECK_TICKS: u32 = 10;
+/// Cells looked at in one sweep: 40 000 a second, which keeps up with any flood of addresses that fits the bound.
+const SWEEP: usize = 4096;
+
+/// One worker's handler of requests.
+#[derive(Clone)]
+pub(crate) struct Gatekeeper(Rc<WorkerContext>);
+
+impl Gatekeeper {
+    /// Takes up the work, and keeps house every tick. To be called inside the worker's runtime.
+    pub(crate) fn new(at: WorkerContext) -> Gatekeeper {
+        let at = Rc::new(at);
+        tokio::task::spawn_local(keep_house(Rc::clone(&at)));
+        Gatekeeper(at)
+    }
+
+    fn gate_answer(&self, refused: &Refused) -> Response<Body<Exchange>> {
+        let at = &self.0;
+        let policy = at.policy.load();
+        let (_, request_id) = at.next_id();
+        at.metrics.refusal(None, refused.why, None, Mode::Enforce);
+        refusal(&Refusing {
+            policy: &policy,
+            refused,
+            route: None,
+            readings: &[],
+            fields: &LimitFields::default(),
+            allow: None,
+            request_id: &request_id,
+            now: at.clock.now().wall,
+            reads: Reads::Http,
+        })
+    }
+}
+
+async fn keep_house(at: Rc<WorkerContext>) {
+    let mut ticks: u32 = 0;
+    loop {
+        tokio::time::sleep(TICK).await;
+        ticks = ticks.wrapping_add(1);
+        at.records.borrow_mut().flush();
+        let now = at.clock.now();
+        if ticks.is_multiple_of(RECHECK_TICKS) {
+            at.long_lived.recheck(&at.policy.load(), now.wall);
+        }
+        if at.sweeps {
+            at.ledger.sweep(now, SWEEP);
+        }
+    }
+}
+
+impl Handler for Gatekeeper {
+    type End = Exchange;
+
+    fn handle(
+        self,
+        peer: Rc<Peer>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body<Exchange>>> + 'static {
+        serve(self.0, peer, request)
+    }
+
+    fn panicked(&self) -> Response<Body<Exchange>> {
+        self.0.metrics.panic();
+        self.gate_answer(&Refused::because(Refusal::Internal, "a panic"))
+    }
+
+    fn unreadable_head(&self, status: u16) -> Vec<u8> {
+        let why = match status {
+            408 => Refusal::SlowClient,
+            414 | 431 => Refusal::HeadTooLarge,
+            _ => Refusal::BadRequest,
+        };
+        let answer = self.gate_answer(&Refused::because(why, "the head cannot be read"));
+        written(answer)
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.0.policy.load().bounds
+    }
+
+    fn trusts(&self, peer: IpAddr) -> bool {
+        self.0.policy.load().client_address.trusts(peer)
+    }
+
+    fn tls(&self, listener: usize) -> Option<Arc<ServerConfig>> {
+        self.0.tls.of(listener)
+    }
+
+    fn refresh(&self) {
+        let at = &self.0;
+        at.long_lived.recheck(&at.policy.load(), at.clock.now().wall);
+    }
+}
+
+/// A whole answer as bytes of HTTP/1.1, for connections on which no request can be read.
+fn written(mut answer: Response<Body<Exchange>>) -> Vec<u8> {
+    let body = answer.body_mut().take_full();
+    let length = HeaderValue::from(body.len());
+    answer.headers_mut().insert(http::header::CONTENT_LENGTH, length);
+    answer.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    let status = answer.status();
+    let mut out =
+        format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or(""));
+    for (name, value) in answer.headers() {
+        out.push_str(name.as_str());
+        out.push_str(": ");
+        out.push_str(&String::from_utf8_lossy(value.as_bytes()));
+        out.push_str("\r\n");
+    }
+    out.push_str("\r\n");
+    let mut out = out.into_bytes();
+    out.extend_from_slice(&body);
+    out
+}
