@@ -1,6 +1,7 @@
 //! tollgate: a policy gate in front of an API. `ARCHITECTURE.md` says how the rooms hang together.
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;

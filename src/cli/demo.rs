@@ -1,10 +1,12 @@
 //! `tollgate demo`: a gate, a backend behind it and keys, in one process, and what to type to see them work.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+
+use listenfd::ListenFd;
 
 use super::args::Demo;
-use super::failure::Failure;
-use super::run::{drain, start};
+use super::failure::{Code, Failure};
+use super::run::{drain, log, start};
 use super::signals::{Signals, Wish};
 use super::{environment, print};
 use crate::clock::Clock;
@@ -12,25 +14,26 @@ use crate::config::Overrides;
 use crate::demo::backend::Backend;
 use crate::demo::workspace::Workspace;
 use crate::gate::{Gate, Options};
+use crate::telemetry::events::{Format, Level};
 
 /// Ports that are taken if they are free.
 const TRAFFIC_PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 9901;
+/// Any free port of loopback.
+const ANY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
 pub(super) fn demo(arguments: &Demo) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let backend = Backend::start()
         .map_err(|error| Failure::cannot(format!("the backend cannot start: {error}")))?;
     let listen = arguments.listen.unwrap_or_else(|| free(TRAFFIC_PORT));
-    let workspace =
-        Workspace::create(&std::env::temp_dir(), listen, free(ADMIN_PORT), backend.address)
-            .map_err(|error| Failure::cannot(format!("no private directory: {error}")))?;
-    let gate = start(Options {
-        config: workspace.policy.clone(),
-        overrides: Overrides::default(),
-        clock: Clock::system(),
-        env: environment,
-    })?;
+    let (gate, workspace) = match set_up(listen, free(ADMIN_PORT), &backend) {
+        // Somebody was quicker than we between finding a port free and taking it.
+        Err(Failure { code: Code::Cannot, .. }) => {
+            set_up(arguments.listen.unwrap_or(ANY), ANY, &backend)?
+        }
+        set_up => set_up?,
+    };
     print(&lesson(&gate, &workspace))?;
     while signals.wait(arguments.exit_after) == Wish::Reload {
         gate.reload();
@@ -40,18 +43,37 @@ pub(super) fn demo(arguments: &Demo) -> Result<(), Failure> {
     Ok(())
 }
 
+fn set_up(
+    listen: SocketAddr,
+    admin: SocketAddr,
+    backend: &Backend,
+) -> Result<(Gate, Workspace), Failure> {
+    let workspace = Workspace::create(&std::env::temp_dir(), listen, admin, backend.address)
+        .map_err(|error| Failure::cannot(format!("no private directory: {error}")))?;
+    let gate = start(Options {
+        config: workspace.policy.clone(),
+        overrides: Overrides::default(),
+        clock: Clock::system(),
+        env: environment,
+        // The lesson is what the terminal is for.
+        log: log(Format::Text, Level::Error)?,
+        records: None,
+        handed: ListenFd::empty(),
+    })?;
+    Ok((gate, workspace))
+}
+
 /// This port of loopback, or any if it is taken.
 fn free(port: u16) -> SocketAddr {
     let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    if TcpListener::bind(wanted).is_ok() { wanted } else { any }
+    if TcpListener::bind(wanted).is_ok() { wanted } else { ANY }
 }
 
 fn lesson(gate: &Gate, workspace: &Workspace) -> String {
     let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let traffic = gate.traffic.first().copied().unwrap_or(nowhere);
     let metrics = match gate.admin {
-        Some(admin) => format!("curl -s http://{admin}/metrics | grep '^tollgate_'"),
+        Some(admin) => format!("curl -s http://{admin}/metrics | grep '_total{{' | grep -v ' 0$'"),
         None => "# the admin listener is off".to_owned(),
     };
     let full = workspace.full.reveal();

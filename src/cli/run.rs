@@ -2,19 +2,22 @@
 
 use std::net::SocketAddr;
 use std::process;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use listenfd::ListenFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 
-use super::args::Run;
+use super::args::{LogFormat, Run};
 use super::failure::{Code, Failure};
 use super::signals::{Signals, Wish};
 use super::{environment, notify, tell};
 use crate::clock::Clock;
 use crate::config::Overrides;
 use crate::gate::{Gate, Options, StartProblem};
+use crate::telemetry::events::{Format, Level, Log};
 
 /// The exit code of a process that a signal ended at once: 128 and the number of SIGTERM.
 const CUT_SHORT: i32 = 143;
@@ -23,6 +26,10 @@ pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
     raise_descriptor_limit();
     // Before the gate starts: a SIGTERM that comes early must not be lost, nor end the process halfway.
     let mut signals = Signals::listen()?;
+    let format = match arguments.log {
+        LogFormat::Json => Format::Json,
+        LogFormat::Text => Format::Text,
+    };
     let gate = start(Options {
         config: arguments.config.clone(),
         overrides: Overrides {
@@ -33,6 +40,9 @@ pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
         },
         clock: Clock::system(),
         env: environment,
+        log: log(format, Level::Info)?,
+        records: None,
+        handed: ListenFd::from_env(),
     })?;
     let status = format!("listening on {}", addresses(&gate.traffic));
     notify::ready(&status);
@@ -53,16 +63,18 @@ pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Starts a gate, with its own exit code where it cannot.
+/// Starts a gate, with the exit code of what keeps it from starting.
 pub(super) fn start(options: Options) -> Result<Gate, Failure> {
-    Gate::start(options).map_err(|StartProblem { code, text }| Failure {
-        code: match code {
-            1 => Code::Problem,
-            2 => Code::Usage,
-            _ => Code::Cannot,
-        },
-        text,
+    Gate::start(options).map_err(|problem| match problem {
+        StartProblem::Policy(problems) => Failure { code: Code::Problem, text: problems },
+        StartProblem::Here(why) => Failure::cannot(why),
     })
+}
+
+/// The gate's own log, on standard error.
+pub(super) fn log(format: Format, least: Level) -> Result<Arc<Log>, Failure> {
+    Log::start(format, least)
+        .map_err(|error| Failure::cannot(format!("the log cannot be started: {error}")))
 }
 
 /// Drains on a thread of its own, so that a second SIGTERM can still end the process at once.
