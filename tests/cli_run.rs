@@ -170,7 +170,10 @@ fn a_second_signal_ends_a_drain_at_once() {
     fs::write(desk.path("policy.yaml"), slow).unwrap();
     let (mut gate, _) = desk.ready();
     gate.signal(Signal::TERM);
+    gate.signal(Signal::TERM);
     desk.notice("STOPPING=1");
+    sleep(Duration::from_millis(500));
+    assert!(gate.0.try_wait().unwrap().is_none(), "two in one breath are one");
     gate.signal(Signal::TERM);
     assert_eq!(gate.end().code(), Some(143));
 }

@@ -19,6 +19,9 @@ pub(super) enum Wish {
     Timeout,
 }
 
+/// Wrappers such as `timeout` signal a process and then its group: what comes within this time is one wish.
+const BURST: Duration = Duration::from_millis(300);
+
 /// The signals that a gate listens to. From the moment it is made, they no longer end the process.
 pub(super) struct Signals {
     runtime: Runtime,
@@ -52,7 +55,8 @@ impl Signals {
         })
     }
 
-    /// Waits until `done` is, or until somebody wants to stop; `None` is the latter. `every` is called each `tick`.
+    /// Waits until `done` is, or until somebody wants to stop once more; `None` is the latter. `every` is called each
+    /// `tick`.
     pub(super) fn until<T>(
         &mut self,
         done: impl Future<Output = T>,
@@ -62,11 +66,14 @@ impl Signals {
         let Signals { runtime, terminate, interrupt, .. } = self;
         runtime.block_on(async {
             let mut done = std::pin::pin!(done);
+            let mut burst_is_over = std::pin::pin!(tokio::time::sleep(BURST));
+            let mut in_burst = true;
             loop {
                 tokio::select! {
                     done = &mut done => return Some(done),
-                    _ = terminate.recv() => return None,
-                    _ = interrupt.recv() => return None,
+                    () = &mut burst_is_over, if in_burst => in_burst = false,
+                    _ = terminate.recv() => if !in_burst { return None },
+                    _ = interrupt.recv() => if !in_burst { return None },
                     () = tokio::time::sleep(tick) => every(),
                 }
             }
