@@ -342,13 +342,10 @@ impl<H: Handler> Serving<H> {
         let mut work = std::pin::pin!(async move { handler.handle(peer, request).await });
         let mut response = std::future::poll_fn(|cx| {
             // What a panicking request leaves behind is its own: shared cells are never borrowed across an await.
-            match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-                Ok(polled) => polled,
-                Err(_) => {
-                    up(&self.counters.panics);
-                    Poll::Ready(self.handler.panicked())
-                }
-            }
+            catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))).unwrap_or_else(|_| {
+                up(&self.counters.panics);
+                Poll::Ready(self.handler.panicked())
+            })
         })
         .await;
         let announces = self.drain.phase() >= DrainPhase::Announcing
