@@ -81,6 +81,51 @@ fn a_kept_connection_outlives_the_heads_deadline_and_ends_at_its_own() {
 }
 
 #[test]
+fn a_quiet_connection_is_put_aside_and_wakes_unharmed() {
+    let mut setup = Setup::before(answering(HELLO));
+    setup.bounds.keep_alive = Duration::from_millis(2000);
+    setup.bounds.body_idle = Duration::from_millis(100);
+    setup.bounds.head_timeout = Duration::from_millis(300);
+    let gate = setup.start();
+    let mut client = gate.client();
+    for _ in 0..3 {
+        client.write_all(GET.as_bytes()).unwrap();
+        until(&mut client, "hello");
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    client.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    client.write_all(b"Host: a\r\n\r\nGET / HT").unwrap();
+    until(&mut client, "hello");
+    assert!(
+        rest(&mut client).starts_with("HTTP/1.1 408"),
+        "a head in pieces is timed after a pause too"
+    );
+    gate.stop();
+}
+
+#[test]
+fn the_rest_of_a_body_is_never_read_as_a_head_after_a_quiet_time() {
+    let mut setup = Setup::before(backend(|mut stream, _| {
+        head(&mut stream);
+        let _ = stream.write_all(HELLO.as_bytes());
+        std::thread::sleep(PATIENCE);
+    }));
+    setup.bounds.body_idle = Duration::from_millis(100);
+    setup.bounds.keep_alive = Duration::from_millis(1000);
+    let gate = setup.start();
+    let mut client = gate.client();
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nab").unwrap();
+    until(&mut client, "hello");
+    std::thread::sleep(Duration::from_millis(300));
+    let _ = client.write_all(b"GET /worker HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut all = Vec::new();
+    let _ = client.read_to_end(&mut all);
+    assert!(!String::from_utf8_lossy(&all).contains("here"));
+    gate.stop();
+}
+
+#[test]
 fn a_handshake_that_stalls_is_closed() {
     let mut setup = Setup::before(answering(HELLO));
     setup.bounds.handshake_timeout = Duration::from_millis(150);

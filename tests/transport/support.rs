@@ -56,7 +56,7 @@ pub fn upstream(address: SocketAddr) -> Upstream {
         remove_query: Vec::new(),
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_secs(5),
-        pool_size: 16,
+        pool_size: 128,
         pool_idle: Duration::from_secs(30),
     }
 }
