@@ -70,48 +70,56 @@ pub(crate) struct Arrival {
 
 /// Drives a connection to its end.
 pub(crate) async fn drive<H: Handler>(arrival: Arrival, handler: H) {
+    // What comes before HTTP needs three times the room of what follows, for a moment: it gets a place of its own.
+    if let Some((driver, stream, peer)) = Box::pin(arrive(arrival, handler)).await {
+        match peer.http {
+            ClientHttp::Http1 => driver.http1(stream, peer).await,
+            ClientHttp::Http2 => driver.http2(stream, peer).await,
+        }
+    }
+}
+
+/// Takes a connection to where HTTP begins; `None` if it does not get there.
+async fn arrive<H: Handler>(arrival: Arrival, handler: H) -> Option<(Driver<H>, Stream, Rc<Peer>)> {
     let Arrival { tcp, peer: socket, listener, slot, tls, proxy_protocol, drain, counters } =
         arrival;
     // Answers are written whole; waiting for more would only delay them. A failure costs no more than that.
     let _ = tcp.set_nodelay(true);
-    let Ok(local) = tcp.local_addr() else { return };
+    let local = tcp.local_addr().ok()?;
     let bounds = handler.bounds();
+    let driver = Driver { handler, drain, counters, bounds };
     let mut stream = Socket::new(tcp);
     let mut announced = None;
     if proxy_protocol {
-        let believed = handler.trusts(socket.ip());
+        let believed = driver.handler.trusts(socket.ip());
         match read_announced(&mut stream, believed).await {
             Some(Announced::Client(client)) => announced = Some(client.ip()),
             Some(Announced::Own) => {}
-            None => return up(&counters.handshake_failures),
+            None => {
+                up(&driver.counters.handshake_failures);
+                return None;
+            }
         }
     }
-    let mut peer = Peer {
-        socket,
-        announced,
-        local,
-        tls: None,
-        listener,
-        http: ClientHttp::Http1,
-        slot: Some(slot),
-    };
-    let driver = Driver { handler, drain, counters, bounds };
-    if tls {
+    let (stream, tls, http) = if tls {
         let Some((stream, facts, http)) = driver.handshake(stream, listener).await else {
-            return up(&driver.counters.handshake_failures);
+            up(&driver.counters.handshake_failures);
+            return None;
         };
-        peer.tls = Some(facts);
-        peer.http = http;
-        return driver.serve(stream, Rc::new(peer)).await;
-    }
-    match driver.sniff(&mut stream).await {
-        Sniffed::Http(http) => {
-            peer.http = http;
-            driver.serve(Stream::Plain(stream), Rc::new(peer)).await;
+        (stream, Some(facts), http)
+    } else {
+        match driver.sniff(&mut stream).await {
+            Sniffed::Http(http) => (Stream::Plain(stream), None, http),
+            Sniffed::Nothing => return None,
+            Sniffed::Slow => {
+                driver.refuse(Stream::Plain(stream), 408).await;
+                return None;
+            }
         }
-        Sniffed::Slow => driver.refuse(Stream::Plain(stream), 408).await,
-        Sniffed::Nothing => {}
-    }
+    };
+    let slot = Some(slot);
+    let peer = Peer { socket, announced, local, tls, listener, http, slot };
+    Some((driver, stream, Rc::new(peer)))
 }
 
 async fn read_announced(stream: &mut Socket, believed: bool) -> Option<Announced> {
@@ -197,13 +205,6 @@ impl<H: Handler> Driver<H> {
         }
     }
 
-    async fn serve(self, stream: Stream, peer: Rc<Peer>) {
-        match peer.http {
-            ClientHttp::Http1 => self.http1(stream, peer).await,
-            ClientHttp::Http2 => self.http2(stream, peer).await,
-        }
-    }
-
     async fn http1(self, mut stream: Stream, peer: Rc<Peer>) {
         let wire = Arc::new(Wire::default());
         let mut builder = http1::Builder::new();
@@ -226,11 +227,12 @@ impl<H: Handler> Driver<H> {
             let mut connection = builder.serve_connection(io, service).with_upgrades();
             let over = std::future::poll_fn(|cx| {
                 loop {
-                    if self.drain.phase() == DrainPhase::Closing && wire.stage() == Stage::Idle {
-                        Pin::new(&mut connection).graceful_shutdown();
-                    }
                     if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                         return Poll::Ready(Over::Done(result));
+                    }
+                    // Only now: a request that had arrived is being answered, and says that it is the last.
+                    if self.drain.phase() == DrainPhase::Closing && wire.stage() == Stage::Idle {
+                        return Poll::Ready(Over::Idle);
                     }
                     match watch.poll(timer.as_mut(), &wire, cx) {
                         Poll::Ready(Some(over)) => return Poll::Ready(over),
@@ -267,14 +269,10 @@ impl<H: Handler> Driver<H> {
     /// Waits, holding nothing but the socket, for a quiet connection to be readable; `false` when it is to be closed.
     async fn stirs(&self, stream: &Stream, rest: Duration, mut timer: Pin<&mut Sleep>) -> bool {
         timer.set(sleep(rest));
-        std::future::poll_fn(|cx| {
-            if self.drain.phase() == DrainPhase::Closing {
-                return Poll::Ready(false);
-            }
-            match stream.tcp().poll_read_ready(cx) {
-                Poll::Ready(_) => Poll::Ready(true),
-                Poll::Pending => timer.as_mut().poll(cx).map(|()| false),
-            }
+        std::future::poll_fn(|cx| match stream.tcp().poll_read_ready(cx) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending if self.drain.phase() == DrainPhase::Closing => Poll::Ready(false),
+            Poll::Pending => timer.as_mut().poll(cx).map(|()| false),
         })
         .await
     }

@@ -272,6 +272,45 @@ fn a_drain_finishes_what_is_in_flight_and_closes_the_rest() {
 }
 
 #[test]
+fn no_answer_is_lost_while_a_drain_is_announced_under_load() {
+    let mut setup = Setup::before(answering(HELLO));
+    setup.workers = 2;
+    let gate = setup.start();
+    let address = gate.address;
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let (mut answered, mut told) = (0, 0);
+                'connections: loop {
+                    let Ok(mut client) = std::net::TcpStream::connect(address) else { break };
+                    client.set_read_timeout(Some(PATIENCE)).unwrap();
+                    loop {
+                        client.write_all(GET.as_bytes()).unwrap();
+                        let answer = until(&mut client, "hello");
+                        answered += 1;
+                        if answer.contains("connection: close") {
+                            told += 1;
+                            if told == 3 {
+                                break 'connections;
+                            }
+                            break;
+                        }
+                    }
+                }
+                (answered, told)
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(100));
+    gate.workers.drain(Duration::from_millis(700), PATIENCE);
+    for client in clients {
+        let (answered, told) = client.join().unwrap();
+        assert!(answered > told && told == 3, "{answered} {told}");
+    }
+    gate.workers.join().unwrap();
+}
+
+#[test]
 fn a_drain_drops_at_its_deadline_what_does_not_end() {
     let silent = backend(|mut stream, _| {
         head(&mut stream);

@@ -8,6 +8,7 @@
 
 mod breaking;
 mod closing;
+mod http2;
 mod passing;
 mod pooling;
 mod support;

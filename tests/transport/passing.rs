@@ -63,7 +63,7 @@ pub fn identity() -> Identity {
     Identity { ca, chain, key, server }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
