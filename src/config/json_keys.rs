@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::compile::{Again, Amounts, Collector, Entry};
-use super::problem::Span;
+use super::problem::{Span, did_you_mean};
+use super::raw::KeyEntry;
 use super::read::{FromText, clip};
 use super::scalar::{Amount, moment, name_complaint, secret_digest};
 use crate::policy::keys::KeyStatus;
@@ -89,8 +90,15 @@ fn parse(text: &str, at: Span) -> Result<Owned<'_>, Wrong> {
         let column = u32::try_from(error.column().saturating_sub(1)).unwrap_or(0);
         let point = at.start.saturating_add(column).min(at.end);
         let message = error.to_string();
-        let message = message.split(" at line").next().unwrap_or(&message).to_owned();
-        Wrong { message, at: Span { start: point, end: point, ..at }, remedy: None }
+        let message = message.split(" at line").next().unwrap_or(&message);
+        let (message, remedy) = match unknown_field(message) {
+            Some(field) => (
+                format!("a key has no field `{field}`"),
+                did_you_mean(field, KeyEntry::WORDS.iter().copied()),
+            ),
+            None => (message.to_owned(), None),
+        };
+        Wrong { message, at: Span { start: point, end: point, ..at }, remedy }
     })?;
     for name in [&line.id.0, &line.tenant.0] {
         if let Some(complaint) = name_complaint(name) {
@@ -144,6 +152,11 @@ fn parse(text: &str, at: Span) -> Result<Owned<'_>, Wrong> {
         },
         line,
     })
+}
+
+/// The field in serde's "unknown field `x`, expected one of …", whose list is too long to help.
+fn unknown_field(message: &str) -> Option<&str> {
+    message.strip_prefix("unknown field `")?.split('`').next()
 }
 
 /// One line as it stands.

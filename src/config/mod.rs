@@ -15,6 +15,8 @@ mod problem;
 mod raw;
 mod read;
 mod scalar;
+mod schema;
+mod show;
 mod template;
 mod tree;
 
@@ -27,6 +29,8 @@ use sha2::Digest;
 
 pub use origin::{Origins, Place};
 pub use problem::{Problem, Problems, Severity};
+pub use schema::schema;
+pub use show::{Show, show};
 
 use crate::clock::Wall;
 use crate::policy::snapshot::Snapshot;
@@ -53,6 +57,18 @@ pub struct Overrides {
     pub admin: Option<String>,
     /// `memory`, or a directory relative to where the command runs.
     pub state: Option<String>,
+    /// Whether secrets and certificates must be there.
+    pub secrets: Secrets,
+}
+
+/// Whether what `{ env: … }`, `{ file: … }` and certificate paths name must be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Secrets {
+    /// What is missing is an error: the policy is to be put in force.
+    #[default]
+    Required,
+    /// What is missing is a warning, and empty: a policy is checked away from its host (`check --offline`).
+    Optional,
 }
 
 /// A policy that can be put in force.
@@ -105,7 +121,7 @@ pub fn load(
     now: Wall,
     previous: Option<&Snapshot>,
 ) -> Result<Loaded, Problems> {
-    let mut desk = compile::Desk::new(path, sources, now);
+    let mut desk = compile::Desk::new(path, sources, now, overrides.secrets);
     let compiled = read_policy(path, &mut desk)
         .and_then(|policy| compile::compile(policy, overrides, previous, &mut desk));
     let compile::Desk { findings, mut files, notes, origins, .. } = desk;
@@ -143,3 +159,6 @@ fn read_policy(path: &Path, desk: &mut compile::Desk<'_>) -> Option<raw::Policy>
     let node = tree::parse(file, &mut desk.findings)?;
     raw::Policy::read(&node, &mut desk.findings)
 }
+
+#[cfg(test)]
+mod tests;

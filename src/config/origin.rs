@@ -27,6 +27,8 @@ impl std::fmt::Display for Place {
 pub struct Origins {
     /// The routes, by name.
     pub routes: HashMap<String, Place>,
+    /// What each route matches, by its name.
+    pub matches: HashMap<String, Vec<String>>,
     /// The limits, by name.
     pub limits: HashMap<String, Place>,
     /// The plans, by name.

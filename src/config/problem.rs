@@ -306,6 +306,9 @@ impl Findings {
             return (0, 0, 1, String::new());
         };
         let text = &*source.text;
+        if at.start as usize > text.len() || text.is_empty() {
+            return (0, 0, 1, String::new());
+        }
         let start = floor_char(text, at.start as usize);
         let end = floor_char(text, at.end as usize).max(start);
         let (number, line_start) = source.line(start);

@@ -296,11 +296,13 @@ impl Read for UpstreamWord {
                     not_yet("several upstreams"),
                     "name one; a balancer's address will do".to_owned(),
                 );
-                None
+                Some(UpstreamWord(Upstream::absent(node.at)))
             }
             Value::Map(_) => Upstream::read(node, findings).map(UpstreamWord),
-            Value::Scalar(_) | Value::Null => At::read(node, findings)
-                .map(|url| UpstreamWord(Upstream { url: Some(url), ..Upstream::absent(node.at) })),
+            Value::Scalar(_) | Value::Null => {
+                let url = At::read(node, findings);
+                Some(UpstreamWord(Upstream { url, ..Upstream::absent(node.at) }))
+            }
         }
     }
 }

@@ -137,7 +137,7 @@ impl<T> Default for Named<T> {
 impl<T: Read> Read for Named<T> {
     fn read(node: &Node, findings: &mut Findings) -> Option<Named<T>> {
         let mut entries = Vec::new();
-        for (key, value) in map_of(node, "a map of names", findings)? {
+        for (key, value) in map_of(node, "this", findings)? {
             if let Some(value) = T::read(value, findings) {
                 entries.push((key.clone(), value));
             }
@@ -156,7 +156,7 @@ pub(super) fn map_of<'n>(
         Value::Map(entries) => Some(entries),
         Value::Null => Some(&[]),
         Value::Scalar(_) | Value::List(_) => {
-            findings.error(node.at, format!("expected {what}, found {}", node.kind()));
+            findings.error(node.at, format!("{what} is a map, not {}", node.kind()));
             None
         }
     }

@@ -110,6 +110,7 @@ fn options() -> serde_saphyr::Options {
         budget: serde_saphyr::budget! {
             max_nodes: MOST_NODES,
             max_events: 4 * MOST_NODES,
+            max_recorded_anchor_events: 100_000,
             max_anchors: 1_000,
             max_aliases: 1_000,
             max_documents: 1,
@@ -142,6 +143,21 @@ fn syntax_error(file: u16, error: &serde_saphyr::Error, findings: &mut Findings)
         );
         return;
     }
+    let mut cause = error.without_snippet();
+    while let serde_saphyr::Error::AliasError { error, .. } = cause {
+        cause = error;
+    }
+    if matches!(
+        cause,
+        serde_saphyr::Error::Budget { .. } | serde_saphyr::Error::AliasReplayLimitExceeded { .. }
+    ) {
+        findings.error_with(
+            at,
+            "this YAML expands to more than a policy may hold",
+            "write without anchors and aliases, or keep keys in a .jsonl file".to_owned(),
+        );
+        return;
+    }
     let message = error.to_string();
     let message = message.split(" at line").next().unwrap_or(&message);
     findings.error(at, format!("this is no YAML: {}", message.trim()));
@@ -162,7 +178,7 @@ fn unquoted_placeholder(text: &str, line: usize) -> Option<(usize, usize)> {
                 (None, '[' | ',' | ':') => {
                     item = None;
                 }
-                (None, '{') if item.is_some() => {
+                (None, '{') if item.is_some() && !line[..at].ends_with(' ') => {
                     let from = item?;
                     let close = line[at..].find('}').map(|length| at + length + 1)?;
                     let rest: usize = line[close..]
@@ -316,7 +332,7 @@ impl Placing<'_> {
             at.start = at.start.min(first.start);
             at.end = at.end.max(last.end);
         }
-        if at.end <= at.start {
+        if at.end <= at.start && !matches!(value, Value::Null) {
             at = self.to_line_end(at);
         }
         Node { value, at }

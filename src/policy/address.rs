@@ -1,6 +1,6 @@
 //! Addresses: networks compiled for lookup, and the one place where a client's address is decided.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
@@ -40,6 +40,17 @@ impl Nets {
             IpAddr::V4(v4) => within(&self.v4, u32::from(v4)),
             IpAddr::V6(v6) => within(&self.v6, u128::from(v6)),
         }
+    }
+
+    /// The disjoint ranges, first and last address of each, ascending, IPv4 before IPv6; to be printed.
+    pub fn ranges(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
+        let v4 = self.v4.iter().map(|(first, last)| {
+            (IpAddr::V4(Ipv4Addr::from(*first)), IpAddr::V4(Ipv4Addr::from(*last)))
+        });
+        let v6 = self.v6.iter().map(|(first, last)| {
+            (IpAddr::V6(Ipv6Addr::from(*first)), IpAddr::V6(Ipv6Addr::from(*last)))
+        });
+        v4.chain(v6)
     }
 
     /// Whether there is no network in the set.

@@ -1,6 +1,6 @@
 //! `credentials:`: where keys stand in a request, what they look like, and which files hold them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::problem::{At, Span, did_you_mean};
 use super::super::raw::{self, Or};
@@ -129,7 +129,11 @@ fn places(accept: Many<Or<String, raw::Place>>, desk: &mut Desk<'_>) -> Vec<Plac
                     (Place::Query(query.value.into()), at)
                 }
                 _ => {
-                    desk.findings.error(at, "expected { header: NAME } or { query: name }");
+                    desk.findings.missing(
+                        at,
+                        "this place has no name",
+                        "write { header: NAME } or { query: name }",
+                    );
                     continue;
                 }
             },
@@ -171,7 +175,7 @@ fn pepper(pepper: &raw::Secret, desk: &mut Desk<'_>) -> Option<Pepper> {
         return None;
     }
     let bytes = desk.secret(pepper)?;
-    if bytes.len() < 16 {
+    if bytes.len() < 16 && !(bytes.is_empty() && desk.is_offline()) {
         let at = match pepper {
             Or::Map(place) => place.at,
             Or::One(text) => text.at,
@@ -206,6 +210,9 @@ fn expand(pattern: &At<String>, out: &mut Vec<(PathBuf, Span)>, desk: &mut Desk<
         }
         return;
     }
+    // Watched itself: a file that comes later may match.
+    let watched = if parent.as_os_str().is_empty() { Path::new(".") } else { &parent };
+    desk.files.push(watched.to_owned());
     let listed = match (desk.sources.list)(&parent) {
         Ok(listed) => listed,
         Err(error) => {

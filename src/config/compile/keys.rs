@@ -144,10 +144,10 @@ impl Collector<'_, '_> {
         };
         if path.extension().is_some_and(|extension| extension == "jsonl") {
             json_keys::read(file, self);
+            self.desk.findings.forget(file);
         } else {
             self.read_yaml(file, path);
         }
-        self.desk.findings.forget(file);
     }
 
     fn read_yaml(&mut self, file: u16, path: &Path) {

@@ -583,7 +583,7 @@ fn first_minute(name: &str, ceiling: Ceiling) -> String {
 }
 
 /// `key`, `tenant and address`, `everyone`.
-pub(super) fn per_words(per: Per) -> String {
+pub(in crate::config) fn per_words(per: Per) -> String {
     let words: Vec<&str> = [
         (per.key, "key"),
         (per.tenant, "tenant"),

@@ -20,11 +20,11 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 pub(super) use self::keys::{Again, Collector, Entry};
-pub(super) use self::limits::Amounts;
+pub(super) use self::limits::{Amounts, per_words};
 use super::origin::Origins;
 use super::problem::{At, Findings, Span};
 use super::raw::{self, Secret, SecretPlace};
-use super::{Issuing, Overrides, Sources};
+use super::{Issuing, Overrides, Secrets, Sources};
 use crate::clock::Wall;
 use crate::policy::Name;
 use crate::policy::address::Nets;
@@ -44,6 +44,7 @@ pub(super) struct Desk<'a> {
     /// Over the key files.
     pub(super) keys_digest: Sha256,
     pub(super) now: Wall,
+    secrets: Secrets,
     /// Lines for the operator that are no problems.
     pub(super) notes: Vec<String>,
     pub(super) origins: Origins,
@@ -77,7 +78,12 @@ impl<T: Clone + Eq + Hash> Interned<T> {
 }
 
 impl<'a> Desk<'a> {
-    pub(super) fn new(path: &Path, sources: &'a Sources<'a>, now: Wall) -> Desk<'a> {
+    pub(super) fn new(
+        path: &Path,
+        sources: &'a Sources<'a>,
+        now: Wall,
+        secrets: Secrets,
+    ) -> Desk<'a> {
         Desk {
             findings: Findings::default(),
             sources,
@@ -86,6 +92,7 @@ impl<'a> Desk<'a> {
             digest: Sha256::new(),
             keys_digest: Sha256::new(),
             now,
+            secrets,
             notes: Vec::new(),
             origins: Origins::default(),
             scopes: Interned::new(),
@@ -114,13 +121,29 @@ impl<'a> Desk<'a> {
                 self.digest.update(&bytes);
                 Some(bytes)
             }
-            Err(error) => {
-                self.findings.error_with(
-                    path.at,
-                    format!("{} cannot be read: {error}", file.display()),
-                    "paths are relative to this file".to_owned(),
-                );
+            Err(error) => self.absent(
+                path.at,
+                format!("{} cannot be read: {error}", file.display()),
+                "paths are relative to this file".to_owned(),
+            ),
+        }
+    }
+
+    /// Whether secrets may be missing.
+    pub(super) fn is_offline(&self) -> bool {
+        self.secrets == Secrets::Optional
+    }
+
+    /// A secret or certificate that is not there: an error, or a warning and nothing.
+    fn absent(&mut self, at: Span, message: String, remedy: String) -> Option<Vec<u8>> {
+        match self.secrets {
+            Secrets::Required => {
+                self.findings.error_with(at, message, remedy);
                 None
+            }
+            Secrets::Optional => {
+                self.findings.warn(at, message, remedy);
+                Some(Vec::new())
             }
         }
     }
@@ -138,14 +161,11 @@ impl<'a> Desk<'a> {
                     self.digest.update(value.as_bytes());
                     Some(value.into_bytes())
                 }
-                None => {
-                    self.findings.error_with(
-                        env.at,
-                        format!("the environment has no `{}`", env.value),
-                        format!("set it where the gate starts: {}=…", env.value),
-                    );
-                    None
-                }
+                None => self.absent(
+                    env.at,
+                    format!("the environment has no `{}`", env.value),
+                    format!("set it where the gate starts: {}=…", env.value),
+                ),
             },
             (None, Some(file)) => {
                 let mut bytes = self.named_file(file)?;
@@ -273,8 +293,8 @@ pub(super) fn compile(
     let drain = server::drain(drain);
     let record = server::record(record, desk);
     let ready_asks_upstream = server::ready(ready, desk);
-    let identity = server::identity(identity, desk);
     let upstream = upstream::upstream(upstream, at, overrides, desk);
+    let identity = server::identity(identity, &upstream.compiled, desk);
     let allow = desk.allow(allow);
 
     let mut routes = routes::routes(routes, upstream.response_timeout, desk);

@@ -114,6 +114,9 @@ fn route(
         }
     };
     let before = claims.len();
+    let written = matches.iter().flat_map(|matches| &matches.items);
+    let written = written.map(|Match(text)| text.value.clone()).collect();
+    desk.origins.matches.insert(name.to_string(), written);
     patterns(matches, at, ix, claims, desk);
     if let Some(idempotency) = idempotency {
         desk.findings.error_with(

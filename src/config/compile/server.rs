@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::super::problem::{At, did_you_mean};
+use super::super::problem::{At, Span, did_you_mean};
 use super::super::raw::{self, Or};
 use super::super::read::{FromText, Many, not_yet};
 use super::super::scalar::{RateLimitWord, Size, XRateLimitWord};
@@ -20,6 +20,7 @@ use crate::policy::limit::LimitKind;
 use crate::policy::report::{RateLimitFields, Report, XRateLimit};
 use crate::policy::snapshot::{
     Bounds, Drain, Identity, Listener, ListenerTls, RecordRule, RecordSink, Server, StateAt,
+    Upstream,
 };
 
 pub(super) fn server(
@@ -273,7 +274,7 @@ fn address_source(word: &At<String>, desk: &mut Desk<'_>) -> Option<AddressSourc
 }
 
 pub(super) fn bounds(bounds: Option<raw::Bounds>, desk: &mut Desk<'_>) -> Bounds {
-    let at = super::super::problem::Span { file: 0, start: 0, end: 0 };
+    let at = Span { file: 0, start: 0, end: 0 };
     let raw::Bounds {
         at: _,
         head,
@@ -394,27 +395,38 @@ pub(super) fn ready(ready: Option<raw::Ready>, desk: &mut Desk<'_>) -> bool {
     upstream.is_some_and(|asks| asks.value)
 }
 
-pub(super) fn identity(identity: Option<raw::Identity>, desk: &mut Desk<'_>) -> Identity {
-    let Some(raw::Identity { at: _, tenant, key, plan, scopes, address, strip }) = identity else {
-        return Identity::default();
-    };
-    let mut seen: Vec<HeaderName> = Vec::new();
+pub(super) fn identity(
+    identity: Option<raw::Identity>,
+    upstream: &Upstream,
+    desk: &mut Desk<'_>,
+) -> Identity {
+    let nothing = Span { file: 0, start: 0, end: 0 };
+    let raw::Identity { at: _, tenant, key, plan, scopes, address, strip } =
+        identity.unwrap_or_else(|| raw::Identity::absent(nothing));
+    // A header that the gate sets may not reach the backend from a client, in whatever spelling.
+    let mut forbidden: Vec<HeaderName> =
+        upstream.set_headers.iter().map(|(name, _)| name.clone()).collect();
+    let set_by_upstream = forbidden.len();
     let mut name = |given: Option<At<HeaderName>>| -> Option<HeaderName> {
         let At { value, at } = given?;
         if is_ours(&value) {
             desk.findings.error(at, format!("`{value}` has a meaning of its own in HTTP"));
-        } else if seen.contains(&value) {
-            desk.findings.error(at, format!("`{value}` carries two things"));
+        } else if let Some(other) = forbidden.iter().position(|known| *known == value) {
+            let other = if other < set_by_upstream { "`set_headers`" } else { "`identity`" };
+            desk.findings.error(at, format!("`{value}` is set in {other} already"));
         }
-        seen.push(value.clone());
+        forbidden.push(value.clone());
         Some(value)
     };
     let (tenant, key, plan) = (name(tenant), name(key), name(plan));
     let (scopes, address) = (name(scopes), name(address));
-    let strip = strip.map_or_else(Vec::new, |strip| strip.items);
-    let forbidden =
-        ForbiddenFields::new(seen.iter().chain(strip.iter().map(|header| &header.value)));
-    Identity { tenant, key, plan, scopes, address, forbidden }
+    for At { value, at } in strip.map_or_else(Vec::new, |strip| strip.items) {
+        if is_ours(&value) {
+            desk.findings.error(at, format!("`{value}` has a meaning of its own in HTTP"));
+        }
+        forbidden.push(value);
+    }
+    Identity { tenant, key, plan, scopes, address, forbidden: ForbiddenFields::new(&forbidden) }
 }
 
 /// Fields that decide how a message is read or where it goes; setting them would break every request.

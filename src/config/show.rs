@@ -1,0 +1,373 @@
+//! The policy as it is in force, every override applied, with the line that each value comes from. Must never: compute a
+//! ceiling itself; it prints what the snapshot holds and finds out which line said so.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use ipnet::{Ipv4Subnets, Ipv6Subnets};
+
+use super::origin::Place;
+use super::problem::did_you_mean;
+use super::{Loaded, compile};
+use crate::clock::Wall;
+use crate::policy::keys::{Key, KeyIx, KeyStatus};
+use crate::policy::limit::{Ceiling, Counts, LimitIx, LimitKind, Mode, Window};
+use crate::policy::route::ScopeDemand;
+use crate::policy::snapshot::{
+    Access, AddressRule, Grant, PlanIx, Route, RouteIx, Snapshot, Standing, Target, TenantIx,
+    TenantPlace,
+};
+
+/// What to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// Routes, limits, plans and tenants.
+    All,
+    /// What holds for the key with this id.
+    Key(String),
+    /// What holds for the keys of this tenant that set nothing themselves.
+    Tenant(String),
+    /// What holds on this route.
+    Route(String),
+}
+
+/// Effective values as YAML-like text, each with `# file:line`. `Err`: there is no such thing; a sentence that says so.
+pub fn show(loaded: &Loaded, what: &Show) -> Result<String, String> {
+    let mut page = Page { loaded, snapshot: &loaded.snapshot, out: String::new() };
+    let unknown = |kind: &str, name: &str, near: Option<String>| {
+        let near = near.map(|near| format!("; {near}")).unwrap_or_default();
+        format!("there is no {kind} `{name}`{near}")
+    };
+    match what {
+        Show::All => page.all(),
+        Show::Key(id) => {
+            let found =
+                (0..).map(KeyIx).zip(&loaded.snapshot.keys).find(|(_, key)| *key.id == **id);
+            match found {
+                Some((ix, key)) => page.key(ix, key),
+                None => return Err(unknown("key", id, None)),
+            }
+        }
+        Show::Tenant(name) => {
+            let tenants = loaded.snapshot.tenants_by_name();
+            match tenants.get(name.as_str()) {
+                Some(ix) => page.tenant(*ix),
+                None => {
+                    let near = did_you_mean(name, tenants.keys().copied());
+                    return Err(unknown("tenant", name, near));
+                }
+            }
+        }
+        Show::Route(name) => {
+            let found = loaded.snapshot.routes.iter().position(|route| *route.name == **name);
+            match found {
+                Some(place) => page.route(&loaded.snapshot.routes[place]),
+                None => {
+                    let names = loaded.snapshot.routes.iter().map(|route| &*route.name);
+                    return Err(unknown("route", name, did_you_mean(name, names)));
+                }
+            }
+        }
+    }
+    Ok(page.out)
+}
+
+struct Page<'a> {
+    loaded: &'a Loaded,
+    snapshot: &'a Snapshot,
+    out: String,
+}
+
+impl Page<'_> {
+    fn line(&mut self, depth: usize, text: &str, from: Option<&Place>) {
+        let indent = "  ".repeat(depth);
+        // Writing to a String cannot fail.
+        let _ = match from {
+            Some(place) => writeln!(self.out, "{indent}{text}  # {place}"),
+            None => writeln!(self.out, "{indent}{text}"),
+        };
+    }
+
+    fn all(&mut self) {
+        let snapshot = self.snapshot;
+        self.line(0, &format!("digest: {}", snapshot.digest), None);
+        let upstream = &snapshot.upstream;
+        let scheme = match upstream.scheme {
+            crate::policy::snapshot::Scheme::Http => "http",
+            crate::policy::snapshot::Scheme::Https => "https",
+        };
+        let host = if upstream.host.contains(':') {
+            format!("[{}]", upstream.host)
+        } else {
+            upstream.host.to_string()
+        };
+        let url = format!("upstream: {scheme}://{host}:{}{}", upstream.port, upstream.base_path);
+        self.line(0, &url, None);
+        for listener in &snapshot.server.listeners {
+            let tls = if listener.tls.is_some() { " (TLS)" } else { "" };
+            self.line(0, &format!("listen: {}{tls}", listener.address), None);
+        }
+        self.line(0, "routes:", None);
+        for route in &snapshot.routes {
+            self.route_at(1, route);
+        }
+        self.line(0, "limits:", None);
+        for limit in &snapshot.limits {
+            let place = self.loaded.origins.limits.get(&*limit.name);
+            let ceiling = ceiling_words(limit.ceiling, limit.kind);
+            let per = compile::per_words(limit.per);
+            let counts = match limit.counts {
+                Counts::Requests => "",
+                Counts::FailedAuthentication => ", counts failed authentications",
+            };
+            let mode = mode_words(limit.mode);
+            let text = format!("{}: {ceiling}, per {per}{counts}{mode}", limit.name);
+            self.line(1, &text, place);
+        }
+        self.line(0, "plans:", None);
+        for (ix, plan) in (0..).map(PlanIx).zip(&snapshot.plans) {
+            self.line(1, &format!("{}:", plan.name), self.loaded.origins.plans.get(&*plan.name));
+            for (limit_ix, limit) in (0..).map(LimitIx).zip(&snapshot.limits) {
+                if let Some((ceiling, place)) =
+                    self.loaded.origins.plan_overrides.get(&(ix, limit_ix))
+                {
+                    let text = format!("{}: {}", limit.name, ceiling_words(*ceiling, limit.kind));
+                    self.line(2, &text, Some(place));
+                }
+            }
+        }
+        self.line(0, "tenants:", None);
+        for tenant in &snapshot.tenants {
+            let plan = &snapshot.plan(tenant.plan).name;
+            let standing = standing_words(tenant.standing);
+            let place = self.loaded.origins.tenants.get(&*tenant.name);
+            self.line(1, &format!("{}: plan {plan}{standing}", tenant.name), place);
+        }
+        self.line(0, &format!("keys: {}", snapshot.keys.len()), None);
+    }
+
+    fn route(&mut self, route: &Route) {
+        self.route_at(0, route);
+    }
+
+    fn route_at(&mut self, depth: usize, route: &Route) {
+        let place = self.loaded.origins.routes.get(&*route.name);
+        self.line(depth, &format!("{}:", route.name), place);
+        let matches = self.loaded.origins.matches.get(&*route.name);
+        if let Some(matches) = matches {
+            self.line(depth + 1, &format!("match: [{}]", matches.join(", ")), None);
+        }
+        match (route.access, route.target) {
+            (Access::Public, Target::Upstream) => self.line(depth + 1, "public: true", None),
+            (_, Target::Ready) => self.line(depth + 1, "answer: ready", None),
+            (Access::Keyed, Target::Upstream) => {}
+        }
+        if let Some(rule) = &route.scope {
+            let (word, scopes) = match &rule.demand {
+                ScopeDemand::Any(scopes) => ("any", scopes),
+                ScopeDemand::All(scopes) => ("all", scopes),
+            };
+            let names: Vec<&str> =
+                scopes.iter().map(|ix| &*self.snapshot.scopes[ix.0 as usize]).collect();
+            let mode = mode_words(rule.mode);
+            self.line(depth + 1, &format!("scope: {word} of {}{mode}", names.join(", ")), None);
+        }
+        if let Some(rule) = &route.tenant {
+            let place = match &rule.place {
+                TenantPlace::Segment(segment) => format!("path segment {}", segment + 1),
+                TenantPlace::Query(name) => format!("query {name}"),
+            };
+            self.line(depth + 1, &format!("tenant: {place}{}", mode_words(rule.mode)), None);
+        }
+        self.allow(depth + 1, "allow", route.allow, None);
+        self.line(depth + 1, &format!("weight: {}", route.weight), None);
+        let body = match route.max_body.or(self.snapshot.bounds.body) {
+            Some(bytes) => format!("{bytes}B"),
+            None => "none".to_owned(),
+        };
+        self.line(depth + 1, &format!("max_body: {body}"), None);
+        self.line(depth + 1, &format!("timeout: {:?}", route.response_timeout), None);
+        for ix in &route.limits {
+            let limit = self.snapshot.limit(*ix);
+            let place = self.loaded.origins.limits.get(&*limit.name);
+            let ceiling = ceiling_words(limit.ceiling, limit.kind);
+            self.line(depth + 1, &format!("limit {}: {ceiling}", limit.name), place);
+        }
+    }
+
+    fn tenant(&mut self, ix: TenantIx) {
+        let (snapshot, origins) = (self.snapshot, &self.loaded.origins);
+        let tenant = snapshot.tenant(ix);
+        let plan = snapshot.plan(tenant.plan);
+        self.line(0, &format!("tenant: {}", tenant.name), origins.tenants.get(&*tenant.name));
+        let active = tenant.standing == Standing::Active;
+        self.line(0, &format!("active: {active}"), None);
+        self.line(0, &format!("plan: {}", plan.name), origins.plans.get(&*plan.name));
+        self.allow(0, "allow", snapshot.allow, None);
+        self.allow(0, "allow of the plan", plan.allow, origins.plans.get(&*plan.name));
+        self.allow(0, "allow of the tenant", tenant.allow, origins.tenants.get(&*tenant.name));
+        self.line(0, "limits:", None);
+        for (limit_ix, limit) in (0..).map(LimitIx).zip(&snapshot.limits) {
+            let (ceiling, place) = self.below_key(limit_ix, ix, tenant.plan);
+            let ceiling = ceiling_words(ceiling, limit.kind);
+            let text = format!("{}: {ceiling}, per {}", limit.name, compile::per_words(limit.per));
+            self.line(1, &text, place.as_ref());
+        }
+        let keys: Vec<&str> =
+            snapshot.keys.iter().filter(|key| key.tenant == ix).map(|key| &*key.id).collect();
+        self.line(0, &format!("keys: [{}]", keys.join(", ")), None);
+    }
+
+    fn key(&mut self, ix: KeyIx, key: &Key) {
+        let (snapshot, origins) = (self.snapshot, &self.loaded.origins);
+        let own = origins.keys.get(ix.0 as usize).and_then(|(file, line)| {
+            let file = origins.key_files.get(usize::from(*file))?.clone();
+            Some(Place { file, line: *line as usize })
+        });
+        let tenant = snapshot.tenant(key.tenant);
+        let plan = snapshot.plan(key.plan);
+        let tenant_place = origins.tenants.get(&*tenant.name);
+        let plan_place = origins.plans.get(&*plan.name);
+        self.line(0, &format!("id: {}", key.id), own.as_ref());
+        let standing = standing_words(tenant.standing);
+        self.line(0, &format!("tenant: {}{standing}", tenant.name), tenant_place);
+        self.line(0, &format!("plan: {}", plan.name), plan_place);
+        let revoked = key.status == KeyStatus::Revoked;
+        self.line(0, &format!("revoked: {revoked}"), None);
+        for (word, wall) in [("not_before", key.not_before), ("expires", key.expires)] {
+            if let Some(wall) = wall {
+                self.line(0, &format!("{word}: {}", wall_words(wall)), own.as_ref());
+            }
+        }
+        let scopes = match snapshot.grant(key.grant) {
+            Grant::All => "all".to_owned(),
+            Grant::Only(scopes) => {
+                let names: Vec<&str> =
+                    scopes.iter().map(|ix| &*snapshot.scopes[ix.0 as usize]).collect();
+                format!("[{}]", names.join(", "))
+            }
+        };
+        self.line(0, &format!("scopes: {scopes}"), None);
+        self.allow(0, "allow", snapshot.allow, None);
+        self.allow(0, "allow of the tenant", tenant.allow, tenant_place);
+        self.allow(0, "allow of the plan", plan.allow, plan_place);
+        self.allow(0, "allow of the key", key.allow, own.as_ref());
+        self.line(0, "limits:", None);
+        for (limit_ix, limit) in (0..).map(LimitIx).zip(&snapshot.limits) {
+            let ceiling = snapshot.terms(key.terms).ceilings[usize::from(limit_ix.0)];
+            let (below, place) = self.below_key(limit_ix, key.tenant, key.plan);
+            let place = if below == ceiling { place } else { own.clone() };
+            let ceiling = ceiling_words(ceiling, limit.kind);
+            let mode = mode_words(limit.mode);
+            let per = compile::per_words(limit.per);
+            self.line(1, &format!("{}: {ceiling}, per {per}{mode}", limit.name), place.as_ref());
+        }
+        let routes: Vec<String> = (0..)
+            .map(RouteIx)
+            .zip(&snapshot.routes)
+            .filter(|(_, route)| self.reaches(route, key))
+            .map(|(_, route)| route.name.to_string())
+            .collect();
+        self.line(0, &format!("routes: [{}]", routes.join(", ")), None);
+    }
+
+    /// Whether the key's scopes open the route.
+    fn reaches(&self, route: &Route, key: &Key) -> bool {
+        let (Some(rule), Grant::Only(granted)) = (&route.scope, self.snapshot.grant(key.grant))
+        else {
+            return true;
+        };
+        match &rule.demand {
+            ScopeDemand::Any(scopes) => scopes.iter().any(|scope| granted.contains(scope)),
+            ScopeDemand::All(scopes) => scopes.iter().all(|scope| granted.contains(scope)),
+        }
+    }
+
+    /// The ceiling of a key that sets none itself, and which line says so.
+    fn below_key(
+        &self,
+        limit: LimitIx,
+        tenant: TenantIx,
+        plan: PlanIx,
+    ) -> (Option<Ceiling>, Option<Place>) {
+        let (origins, rule) = (&self.loaded.origins, self.snapshot.limit(limit));
+        let per = rule.per;
+        let tenant_plan = self.snapshot.tenant(tenant).plan;
+        let of_plan = |plan: PlanIx| origins.plan_overrides.get(&(plan, limit)).cloned();
+        let of_tenant = origins.tenant_overrides.get(&(tenant, limit)).cloned();
+        let found = of_tenant
+            .filter(|_| per.key || per.tenant)
+            .or_else(|| of_plan(plan).filter(|_| per.key || per.plan))
+            .or_else(|| of_plan(tenant_plan).filter(|_| per.key || (per.tenant && !per.plan)));
+        match found {
+            Some((ceiling, place)) => (ceiling, Some(place)),
+            None => (rule.ceiling, origins.limits.get(&*rule.name).cloned()),
+        }
+    }
+
+    fn allow(&mut self, depth: usize, word: &str, rule: Option<AddressRule>, from: Option<&Place>) {
+        let Some(rule) = rule else { return };
+        let networks: Vec<String> =
+            self.snapshot.nets(rule.nets).ranges().flat_map(networks_of).collect();
+        let mode = mode_words(rule.mode);
+        self.line(depth, &format!("{word}: [{}]{mode}", networks.join(", ")), from);
+    }
+}
+
+/// A range as networks.
+fn networks_of((first, last): (IpAddr, IpAddr)) -> Vec<String> {
+    match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            Ipv4Subnets::new(first, last, 0).map(|net| net.to_string()).collect()
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            Ipv6Subnets::new(first, last, 0).map(|net| net.to_string()).collect()
+        }
+        (first, last) => vec![format!("{first}-{last}")],
+    }
+}
+
+fn mode_words(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "",
+        Mode::Shadow => " (shadow)",
+    }
+}
+
+fn standing_words(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Active => "",
+        Standing::Inactive => " (inactive)",
+    }
+}
+
+fn wall_words(wall: Wall) -> String {
+    jiff::Timestamp::from_millisecond(wall.0)
+        .map_or_else(|_| wall.0.to_string(), |timestamp| timestamp.to_string())
+}
+
+/// `120/minute, sliding`, as the policy writes it.
+fn ceiling_words(ceiling: Option<Ceiling>, kind: LimitKind) -> String {
+    const SECOND: u64 = 1_000_000_000;
+    let Some(Ceiling { window, units, period, burst }) = ceiling else {
+        return "none".to_owned();
+    };
+    if kind == LimitKind::Concurrent {
+        return format!("{units} open at once");
+    }
+    let period = match period {
+        SECOND => "second".to_owned(),
+        60_000_000_000 => "minute".to_owned(),
+        3_600_000_000_000 => "hour".to_owned(),
+        86_400_000_000_000 => "day".to_owned(),
+        other if other % SECOND == 0 => format!("{}s", other / SECOND),
+        other => format!("{}ms", other / 1_000_000),
+    };
+    match window {
+        Window::Bucket if burst != units => format!("{units}/{period}, burst {burst}"),
+        Window::Bucket => format!("{units}/{period}"),
+        Window::Sliding => format!("{units}/{period}, sliding"),
+        Window::Fixed => format!("{units}/{period}, fixed"),
+        Window::Concurrent => format!("{units} open at once"),
+    }
+}
