@@ -297,7 +297,7 @@ pub(super) fn compile(
     let identity = server::identity(identity, &upstream.compiled, desk);
     let allow = desk.allow(allow);
 
-    let mut routes = routes::routes(routes, upstream.response_timeout, desk);
+    let mut routes = routes::routes(routes, upstream.response_timeout, bounds.body, desk);
     let limits = limits::limits(limits, &routes, desk);
     let callers = callers::callers(plans, tenants, &limits, desk);
     let credentials::Compiled { credentials, key_files, issuing } =

@@ -46,6 +46,7 @@ type Claim = (MethodMatch, Pattern, RouteIx, Span);
 pub(super) fn routes(
     raw: Option<Items<raw::Route>>,
     timeout: Duration,
+    body: Option<u64>,
     desk: &mut Desk<'_>,
 ) -> Routes {
     let mut out = Routes {
@@ -60,7 +61,7 @@ pub(super) fn routes(
     for (ix, route) in (0..).map(RouteIx).zip(raw) {
         let name_at = route.name.as_ref().map_or(route.at, |name| name.at);
         let weight_at = route.weight.as_ref().map_or(name_at, |weight| weight.at);
-        let compiled = self::route(route, ix, timeout, &mut claims, desk);
+        let compiled = self::route(route, ix, timeout, body, &mut claims, desk);
         let name = compiled.name.to_string();
         if !name.is_empty() {
             if let Some(first) = first_lines.get(&name) {
@@ -87,6 +88,7 @@ fn route(
     raw: raw::Route,
     ix: RouteIx,
     default_timeout: Duration,
+    default_body: Option<u64>,
     claims: &mut Vec<Claim>,
     desk: &mut Desk<'_>,
 ) -> Route {
@@ -169,7 +171,7 @@ fn route(
         tenant,
         limits: Box::default(),
         weight,
-        max_body: max_body.and_then(|size| size.value.0),
+        max_body: max_body.map_or(default_body, |size| size.value.0),
         response_timeout: super::server::lasting(timeout, default_timeout, desk),
         on_revoke: match on_revoke.map(|word| word.value) {
             None => OnRevoke::CutUpgrades,
