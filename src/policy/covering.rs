@@ -10,9 +10,18 @@ use super::snapshot::{RouteIx, Snapshot};
 
 /// Everything that limits this request.
 pub fn asks(snapshot: &Snapshot, permit: &Permit, client: IpAddr) -> Asks {
-    let route = snapshot.route(permit.route);
-    let ask = |ix: &LimitIx| ask(snapshot, *ix, Some(permit.route), permit.caller, client);
-    route.limits.iter().filter_map(ask).collect()
+    covering(snapshot, permit.route, permit.caller, client)
+}
+
+/// Everything that would limit this request, had it been permitted: for what its refusal says of limits.
+pub fn covering(
+    snapshot: &Snapshot,
+    route_ix: RouteIx,
+    caller: Option<Caller>,
+    client: IpAddr,
+) -> Asks {
+    let ask = |ix: &LimitIx| ask(snapshot, *ix, Some(route_ix), caller, client);
+    snapshot.route(route_ix).limits.iter().filter_map(ask).collect()
 }
 
 /// Everything that limits failed authentications from this address.

@@ -209,9 +209,18 @@ fn judge(
         }
     };
     // 6 authorise
-    let permit = authorize(policy, route_ix, caller, facts.client, &head)?;
+    let authorised = authorize(policy, route_ix, caller, facts.client, &head)
+        .and_then(|permit| refuse_large_body(policy, route_ix, &head).map(|()| permit));
+    let permit = match authorised {
+        Ok(permit) => permit,
+        Err(refused) => {
+            // Nothing is taken, but an answer to an authenticated request says how its limits stand.
+            let covering = covering::covering(policy, route_ix, caller, facts.client);
+            facts.readings = covering.iter().map(|ask| at.ledger.peek(now, ask)).collect();
+            return Err(refused.into());
+        }
+    };
     facts.shadowed.clone_from(&permit.shadowed);
-    refuse_large_body(policy, route_ix, &head)?;
     // 7 open
     match at.ledger.open(now, &covering::asks(policy, &permit, facts.client)) {
         Opening::Admitted(reservation, readings) => {
