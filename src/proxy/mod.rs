@@ -18,5 +18,6 @@ pub mod proxy_protocol;
 pub mod tls;
 pub mod tunnel;
 mod upstream;
+mod watch;
 mod wire;
 pub mod worker;
