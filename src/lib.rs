@@ -1,9 +1,12 @@
 //! tollgate: a policy gate in front of an API. `ARCHITECTURE.md` says how the rooms hang together.
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod gate;
+pub mod keyfile;
 pub mod policy;
 pub mod proxy;
 pub mod reload;

@@ -1,0 +1,129 @@
+//! `tollgate check` and its neighbours: the real program, its output and its exit codes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its files cannot go on")]
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const GOOD: &str = "\
+version: 1
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:9
+routes:
+  - { name: ping, match: GET /ping, public: true }
+";
+
+fn with(policy: &str) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("policy.yaml"), policy).unwrap();
+    directory
+}
+
+fn tollgate(directory: &TempDir, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(arguments)
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn a_good_policy_passes_and_says_what_it_holds() {
+    let output = tollgate(&with(GOOD), &["check", "policy.yaml"]);
+    assert_eq!(code(&output), 0, "{}", text(&output));
+    assert!(text(&output).contains("1 route, no limits"), "{}", text(&output));
+    assert!(text(&output).contains("policy.yaml: usable"), "{}", text(&output));
+}
+
+#[test]
+fn every_problem_is_told_at_once_with_its_place() {
+    let bad = GOOD.replace("match:", "mtach:").replace("http://127.0.0.1:9", "ftp://x");
+    let directory = with(&bad);
+    let output = tollgate(&directory, &["check", "policy.yaml"]);
+    assert_eq!(code(&output), 1);
+    let said = text(&output);
+    assert!(said.contains("policy.yaml:3:") && said.contains("policy.yaml:5:"), "{said}");
+    assert!(said.contains("did you mean `match`?"), "{said}");
+    let output = tollgate(&directory, &["check", "--format", "json", "policy.yaml"]);
+    assert_eq!(code(&output), 1);
+    let told: Value = serde_json::from_str(&text(&output)).unwrap();
+    let policy = &told["policies"][0];
+    assert_eq!(policy["usable"], false);
+    assert_eq!(policy["errors"], policy["problems"].as_array().unwrap().len());
+    let output = tollgate(&directory, &["check", "--format", "github", "policy.yaml"]);
+    assert!(text(&output).contains("::error file=policy.yaml,line=5,col="), "{}", text(&output));
+}
+
+#[test]
+fn one_bad_file_among_several_fails_the_check() {
+    let directory = with(GOOD);
+    fs::write(directory.path().join("bad.yaml"), "version: 2\n").unwrap();
+    let output = tollgate(&directory, &["check", "policy.yaml", "bad.yaml", "absent.yaml"]);
+    assert_eq!(code(&output), 1);
+    let said = text(&output);
+    assert!(
+        said.contains("policy.yaml: usable") && said.contains("bad.yaml: not usable"),
+        "{said}"
+    );
+    assert!(said.contains("absent.yaml: not usable"), "{said}");
+}
+
+#[test]
+fn warnings_fail_only_where_they_are_denied() {
+    let directory = with(&GOOD.replace("listen:", "allow: [0.0.0.0/0]\nlisten:"));
+    let output = tollgate(&directory, &["check", "policy.yaml"]);
+    assert_eq!(code(&output), 0, "{}", text(&output));
+    assert!(text(&output).contains("1 warning"), "{}", text(&output));
+    assert_eq!(code(&tollgate(&directory, &["check", "--deny-warnings", "policy.yaml"])), 1);
+}
+
+#[test]
+fn offline_secrets_that_are_not_here_are_warnings() {
+    let upstream = "upstream:\n  url: https://127.0.0.1:9\n  ca: absent.pem\n  \
+                    set_headers: { X-Secret: { env: TOLLGATE_TEST_UNSET } }";
+    let directory = with(&GOOD.replace("upstream: http://127.0.0.1:9", upstream));
+    assert_eq!(code(&tollgate(&directory, &["check", "policy.yaml"])), 1);
+    let output = tollgate(&directory, &["check", "--offline", "policy.yaml"]);
+    assert_eq!(code(&output), 0, "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains("absent.pem") && said.contains("$TOLLGATE_TEST_UNSET"), "{said}");
+    let worse = with(&GOOD.replace("http:", "ftp:").replace("listen:", "lsiten:"));
+    assert_eq!(code(&tollgate(&worse, &["check", "--offline", "policy.yaml"])), 1);
+}
+
+#[test]
+fn a_policy_may_come_through_standard_input() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(["check", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(GOOD.as_bytes()).unwrap();
+    assert!(child.wait_with_output().unwrap().status.success());
+}
+
+#[test]
+fn usage_and_version_are_told() {
+    let directory = with(GOOD);
+    assert_eq!(code(&tollgate(&directory, &[])), 2);
+    assert_eq!(code(&tollgate(&directory, &["chekc"])), 2);
+    assert_eq!(code(&tollgate(&directory, &["help", "keys", "new"])), 0);
+    assert!(text(&tollgate(&directory, &["--version"])).starts_with("tollgate "));
+    let output = tollgate(&directory, &["version", "--json"]);
+    let told: Value = serde_json::from_str(&text(&output)).unwrap();
+    assert_eq!(told["version"], env!("CARGO_PKG_VERSION"));
+}
