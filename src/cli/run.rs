@@ -15,7 +15,7 @@ use super::failure::{Code, Failure};
 use super::signals::{Signals, Wish};
 use super::{environment, notify, tell};
 use crate::clock::Clock;
-use crate::config::Overrides;
+use crate::config::{Overrides, Secrets};
 use crate::gate::{Gate, Options, StartProblem};
 use crate::telemetry::events::{Format, Level, Log};
 
@@ -37,6 +37,7 @@ pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
             upstream: arguments.upstream.clone(),
             admin: arguments.admin.clone(),
             state: arguments.state.clone(),
+            secrets: Secrets::Required,
         },
         clock: Clock::system(),
         env: environment,
