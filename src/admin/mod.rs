@@ -20,6 +20,9 @@ use crate::telemetry::events::{Event, Log};
 use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{ConnectionFigures, Metrics};
 
+/// Threads that resolve the upstream's name at most.
+const RESOLVERS: usize = 2;
+
 /// What the admin listener speaks of.
 #[derive(Clone, Debug)]
 pub struct AdminState {
@@ -63,7 +66,11 @@ pub fn start(address: SocketAddr, state: AdminState) -> io::Result<AdminHandle> 
 pub fn start_on(listener: TcpListener, state: AdminState) -> io::Result<AdminHandle> {
     listener.set_nonblocking(true)?;
     let local_addr = listener.local_addr()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Names are resolved on threads of their own; a resolver that hangs must not gather them.
+        .max_blocking_threads(RESOLVERS)
+        .build()?;
     let end = Arc::new(Notify::new());
     let figures = Arc::new(Connections::default());
     let (watched, ended) = (Arc::clone(&figures), Arc::clone(&end));
@@ -77,6 +84,8 @@ pub fn start_on(listener: TcpListener, state: AdminState) -> io::Result<AdminHan
                 () = ended.notified() => {}
             }
         });
+        // Not waiting for a name that is still being resolved.
+        runtime.shutdown_background();
     })?;
     log.say(clock.now().wall, &Event::Listening { listener: "admin", address: local_addr });
     Ok(AdminHandle { local_addr, end, thread: Some(thread) })

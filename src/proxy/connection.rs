@@ -4,7 +4,9 @@
 //! hyper's deadline for a head also runs while a kept connection is idle, and allocates a timer for every request. Here
 //! a connection has one timer: it is set anew only when a head arrives in pieces; otherwise it ticks, and a tick looks
 //! whether anything has moved. Closing is ours as well: half-close, then read what the client still sends, for a
-//! bounded time, so that a refusal reaches a client that is in the middle of its body. Never decides about a request.
+//! bounded time, so that a refusal reaches a client that is in the middle of its body. A connection on which nothing
+//! happens for a while gives hyper's buffers (16 KiB) back and is only a socket until it stirs. Never decides about a
+//! request.
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,48 +70,56 @@ pub(crate) struct Arrival {
 
 /// Drives a connection to its end.
 pub(crate) async fn drive<H: Handler>(arrival: Arrival, handler: H) {
+    // What comes before HTTP needs three times the room of what follows, for a moment: it gets a place of its own.
+    if let Some((driver, stream, peer)) = Box::pin(arrive(arrival, handler)).await {
+        match peer.http {
+            ClientHttp::Http1 => driver.http1(stream, peer).await,
+            ClientHttp::Http2 => driver.http2(stream, peer).await,
+        }
+    }
+}
+
+/// Takes a connection to where HTTP begins; `None` if it does not get there.
+async fn arrive<H: Handler>(arrival: Arrival, handler: H) -> Option<(Driver<H>, Stream, Rc<Peer>)> {
     let Arrival { tcp, peer: socket, listener, slot, tls, proxy_protocol, drain, counters } =
         arrival;
     // Answers are written whole; waiting for more would only delay them. A failure costs no more than that.
     let _ = tcp.set_nodelay(true);
-    let Ok(local) = tcp.local_addr() else { return };
+    let local = tcp.local_addr().ok()?;
     let bounds = handler.bounds();
+    let driver = Driver { handler, drain, counters, bounds };
     let mut stream = Socket::new(tcp);
     let mut announced = None;
     if proxy_protocol {
-        let believed = handler.trusts(socket.ip());
+        let believed = driver.handler.trusts(socket.ip());
         match read_announced(&mut stream, believed).await {
             Some(Announced::Client(client)) => announced = Some(client.ip()),
             Some(Announced::Own) => {}
-            None => return up(&counters.handshake_failures),
+            None => {
+                up(&driver.counters.handshake_failures);
+                return None;
+            }
         }
     }
-    let mut peer = Peer {
-        socket,
-        announced,
-        local,
-        tls: None,
-        listener,
-        http: ClientHttp::Http1,
-        slot: Some(slot),
-    };
-    let driver = Driver { handler, drain, counters, bounds };
-    if tls {
+    let (stream, tls, http) = if tls {
         let Some((stream, facts, http)) = driver.handshake(stream, listener).await else {
-            return up(&driver.counters.handshake_failures);
+            up(&driver.counters.handshake_failures);
+            return None;
         };
-        peer.tls = Some(facts);
-        peer.http = http;
-        return driver.serve(stream, Rc::new(peer)).await;
-    }
-    match driver.sniff(&mut stream).await {
-        Sniffed::Http(http) => {
-            peer.http = http;
-            driver.serve(Stream::Plain(stream), Rc::new(peer)).await;
+        (stream, Some(facts), http)
+    } else {
+        match driver.sniff(&mut stream).await {
+            Sniffed::Http(http) => (Stream::Plain(stream), None, http),
+            Sniffed::Nothing => return None,
+            Sniffed::Slow => {
+                driver.refuse(Stream::Plain(stream), 408).await;
+                return None;
+            }
         }
-        Sniffed::Slow => driver.refuse(Stream::Plain(stream), 408).await,
-        Sniffed::Nothing => {}
-    }
+    };
+    let slot = Some(slot);
+    let peer = Peer { socket, announced, local, tls, listener, http, slot };
+    Some((driver, stream, Rc::new(peer)))
 }
 
 async fn read_announced(stream: &mut Socket, believed: bool) -> Option<Announced> {
@@ -132,6 +142,8 @@ enum Over {
     SlowHead,
     /// No request came.
     Idle,
+    /// No request came for a while: hyper's buffers can go, the connection stays (HTTP/1).
+    Quiet,
     /// The client does not read.
     Stalled,
 }
@@ -193,14 +205,7 @@ impl<H: Handler> Driver<H> {
         }
     }
 
-    async fn serve(self, stream: Stream, peer: Rc<Peer>) {
-        match peer.http {
-            ClientHttp::Http1 => self.http1(stream, peer).await,
-            ClientHttp::Http2 => self.http2(stream, peer).await,
-        }
-    }
-
-    async fn http1(self, stream: Stream, peer: Rc<Peer>) {
+    async fn http1(self, mut stream: Stream, peer: Rc<Peer>) {
         let wire = Arc::new(Wire::default());
         let mut builder = http1::Builder::new();
         builder
@@ -210,43 +215,66 @@ impl<H: Handler> Driver<H> {
         if self.bounds.fields != FIELDS_FOR_FREE {
             builder.max_headers(self.bounds.fields);
         }
-        let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire)));
         let serving = self.serving(&wire, peer);
-        let service = service_fn(move |request| Rc::clone(&serving).answer(request));
-        let mut connection = builder.serve_connection(io, service).with_upgrades();
         let _listening = self.listen().await;
         let mut timer = std::pin::pin!(sleep(self.bounds.head_timeout));
         let mut watch = Watch::new(&self.bounds, Pieces::Heads);
-        let over = std::future::poll_fn(|cx| {
-            loop {
-                if self.drain.phase() == DrainPhase::Closing && wire.stage() == Stage::Idle {
-                    Pin::new(&mut connection).graceful_shutdown();
+        let mut replay = Bytes::new();
+        let over = loop {
+            let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire), replay));
+            let serving = Rc::clone(&serving);
+            let service = service_fn(move |request| Rc::clone(&serving).answer(request));
+            let mut connection = builder.serve_connection(io, service).with_upgrades();
+            let over = std::future::poll_fn(|cx| {
+                loop {
+                    if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                        return Poll::Ready(Over::Done(result));
+                    }
+                    // Only now: a request that had arrived is being answered, and says that it is the last.
+                    if self.drain.phase() == DrainPhase::Closing && wire.stage() == Stage::Idle {
+                        return Poll::Ready(Over::Idle);
+                    }
+                    match watch.poll(timer.as_mut(), &wire, cx) {
+                        Poll::Ready(Some(over)) => return Poll::Ready(over),
+                        Poll::Ready(None) => {}
+                        Poll::Pending => return Poll::Pending,
+                    }
                 }
-                if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-                    return Poll::Ready(Over::Done(result));
-                }
-                match watch.poll(timer.as_mut(), &wire, cx) {
-                    Poll::Ready(Some(over)) => return Poll::Ready(over),
-                    Poll::Ready(None) => {}
-                    Poll::Pending => return Poll::Pending,
-                }
+            })
+            .await;
+            // The bytes of an upgraded connection are with whoever asked for them.
+            let Some(parts) = connection.into_parts() else { return wire.is_left_to_hyper() };
+            stream = parts.io.into_inner().into_stream();
+            replay = parts.read_buf;
+            if !matches!(over, Over::Quiet) {
+                break over;
             }
-        })
-        .await;
-        // The bytes of an upgraded connection are with whoever asked for them.
-        let Some(parts) = connection.into_parts() else { return wire.is_left_to_hyper() };
-        let stream = parts.io.into_inner().into_stream();
-        drop(parts.service);
+            if replay.is_empty() && !self.stirs(&stream, watch.rest(), timer.as_mut()).await {
+                break Over::Idle;
+            }
+            watch.resume(timer.as_mut());
+        };
         match over {
             Over::SlowHead => self.refuse(stream, 408).await,
             Over::Stalled => reset(&stream),
             Over::Done(Err(error)) if error.is_user() && wire.is_old() => reset(&stream),
-            Over::Done(_) | Over::Idle => match wire.kept_back() {
+            Over::Done(_) | Over::Idle | Over::Quiet => match wire.kept_back() {
                 Some(status) => self.refuse(stream, status).await,
                 None if wire.ended() => {}
                 None => close(stream, &[]).await,
             },
         }
+    }
+
+    /// Waits, holding nothing but the socket, for a quiet connection to be readable; `false` when it is to be closed.
+    async fn stirs(&self, stream: &Stream, rest: Duration, mut timer: Pin<&mut Sleep>) -> bool {
+        timer.set(sleep(rest));
+        std::future::poll_fn(|cx| match stream.tcp().poll_read_ready(cx) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending if self.drain.phase() == DrainPhase::Closing => Poll::Ready(false),
+            Poll::Pending => timer.as_mut().poll(cx).map(|()| false),
+        })
+        .await
     }
 
     async fn http2(self, stream: Stream, peer: Rc<Peer>) {
@@ -263,7 +291,7 @@ impl<H: Handler> Driver<H> {
             .max_local_error_reset_streams(ERROR_RESETS)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WITHIN);
-        let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire)));
+        let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire), Bytes::new()));
         let serving = self.serving(&wire, peer);
         let service = service_fn(move |request| Rc::clone(&serving).answer(request));
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
@@ -336,19 +364,17 @@ impl<H: Handler> Serving<H> {
         self: Rc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Answer<H::End>>, Infallible> {
-        let owed = Owed::new(&self.wire, request.version() == Version::HTTP_10);
+        let bodied = !http_body::Body::is_end_stream(request.body());
+        let owed = Owed::new(&self.wire, request.version() == Version::HTTP_10, bodied);
         let handler = self.handler.clone();
         let peer = Rc::clone(&self.peer);
         let mut work = std::pin::pin!(async move { handler.handle(peer, request).await });
         let mut response = std::future::poll_fn(|cx| {
             // What a panicking request leaves behind is its own: shared cells are never borrowed across an await.
-            match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-                Ok(polled) => polled,
-                Err(_) => {
-                    up(&self.counters.panics);
-                    Poll::Ready(self.handler.panicked())
-                }
-            }
+            catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))).unwrap_or_else(|_| {
+                up(&self.counters.panics);
+                Poll::Ready(self.handler.panicked())
+            })
         })
         .await;
         let announces = self.drain.phase() >= DrainPhase::Announcing
@@ -472,9 +498,22 @@ impl Watch {
             Some(Over::Stalled)
         } else if self.idle >= self.idle_steps {
             Some(Over::Idle)
+        } else if self.idle > 0 && self.pieces == Pieces::Heads && wire.may_be_left() {
+            Some(Over::Quiet)
         } else {
             None
         })
+    }
+
+    /// What is left of the idle time.
+    fn rest(&self) -> Duration {
+        self.step * self.idle_steps.saturating_sub(self.idle)
+    }
+
+    /// Ticks again after a pause.
+    fn resume(&mut self, mut timer: Pin<&mut Sleep>) {
+        (self.idle, self.awaits_head, self.registered) = (0, false, false);
+        timer.set(sleep(self.step));
     }
 }
 

@@ -17,7 +17,7 @@ use crate::clock::{Now, Steady};
 use crate::policy::limit::{LimitIx, Mode};
 use crate::policy::outcome::Outcome as Processed;
 use crate::policy::refusal::{Blame, Refusal, Refused};
-use crate::policy::snapshot::{RouteIx, Snapshot};
+use crate::policy::snapshot::Snapshot;
 use crate::store::Reservation;
 use crate::telemetry::metrics::Outcome;
 use crate::telemetry::record::{Closing, Draft, End, LimitLine, Opening, RefusalLine};

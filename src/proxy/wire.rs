@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::io::Stream;
@@ -40,6 +41,7 @@ pub(crate) struct Wire {
     ended: AtomicBool,
     left: AtomicBool,
     old: AtomicBool,
+    bodied: AtomicBool,
     requests: AtomicU64,
     open: AtomicU64,
     kept_back: AtomicU16,
@@ -73,6 +75,12 @@ impl Wire {
     /// Requests whose answer is not over.
     pub(crate) fn open(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Whether hyper holds nothing about this connection that matters: all is said, and the last request had no body
+    /// whose rest could be taken for a head by a new parser.
+    pub(crate) fn may_be_left(&self) -> bool {
+        self.stage() == Stage::Idle && self.open() == 0 && !self.bodied.load(Ordering::Relaxed)
     }
 
     /// Whether the client speaks HTTP/1.0, where the end of the connection may be the end of an answer.
@@ -116,8 +124,9 @@ pub(crate) struct Owed(Arc<Wire>);
 
 impl Owed {
     /// A request was handed to the handler.
-    pub(crate) fn new(wire: &Arc<Wire>, old: bool) -> Owed {
+    pub(crate) fn new(wire: &Arc<Wire>, old: bool, bodied: bool) -> Owed {
         wire.set(Stage::Owed);
+        wire.bodied.store(bodied, Ordering::Relaxed);
         wire.old.store(old, Ordering::Relaxed);
         wire.requests.store(wire.requests() + 1, Ordering::Relaxed);
         wire.open.store(wire.open() + 1, Ordering::Relaxed);
@@ -139,12 +148,13 @@ impl Drop for Owed {
 pub(crate) struct ClientIo {
     stream: Stream,
     wire: Arc<Wire>,
+    replay: Bytes,
 }
 
 impl ClientIo {
-    /// Wraps a stream that is ready for HTTP.
-    pub(crate) fn new(stream: Stream, wire: Arc<Wire>) -> ClientIo {
-        ClientIo { stream, wire }
+    /// Wraps a stream that is ready for HTTP; `replay` is what an earlier reader left.
+    pub(crate) fn new(stream: Stream, wire: Arc<Wire>, replay: Bytes) -> ClientIo {
+        ClientIo { stream, wire, replay }
     }
 
     /// The stream, to close it by hand.
@@ -189,7 +199,13 @@ impl AsyncRead for ClientIo {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
-        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, into));
+        let result = if self.replay.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, into))
+        } else {
+            let some = self.replay.len().min(into.remaining());
+            into.put_slice(&self.replay.split_to(some));
+            Ok(())
+        };
         self.wire.moves();
         if result.is_err() || into.filled().len() == before {
             self.wire.ended.store(true, Ordering::Relaxed);

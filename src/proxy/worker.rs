@@ -237,19 +237,22 @@ impl<H: Handler> Worker<H> {
             }
         };
         self.drain.advance(DrainPhase::Announcing);
-        while let Some(times) = self.take_for(&mut receiver, delay, Until::Time).await {
+        while let Waited::Again(times) = self.take_for(&mut receiver, delay, Until::Time).await {
             (delay, deadline) = times;
         }
         for task in accepting {
             task.abort();
         }
         self.drain.advance(DrainPhase::Closing);
-        while let Some((_, sooner)) = self.take_for(&mut receiver, deadline, Until::Empty).await {
-            deadline = sooner;
+        loop {
+            match self.take_for(&mut receiver, deadline, Until::Empty).await {
+                Waited::Again((_, other)) => deadline = other,
+                Waited::Time => return,
+                Waited::Empty if receiver.is_closed() => return,
+                // What another worker has handed over is still served; what comes later stays with its sender.
+                Waited::Empty => receiver.close(),
+            }
         }
-        // What another worker handed over meanwhile is still served; what comes later stays with its sender.
-        receiver.close();
-        let _ = self.take_for(&mut receiver, deadline, Until::Empty).await;
     }
 
     /// Takes messages for that long, or until no connection is left; ends early with the times of another drain.
@@ -258,23 +261,25 @@ impl<H: Handler> Worker<H> {
         receiver: &mut UnboundedReceiver<Message>,
         longest: Duration,
         until: Until,
-    ) -> Option<(Duration, Duration)> {
+    ) -> Waited {
         let mut over = std::pin::pin!(sleep(longest));
         loop {
             while let Ok(message) = receiver.try_recv() {
                 match message {
-                    Message::Drain { delay, deadline } => return Some((delay, deadline)),
+                    Message::Drain { delay, deadline } => return Waited::Again((delay, deadline)),
                     message => self.take(message),
                 }
             }
             if until == Until::Empty && self.load().0.load(Ordering::Relaxed) == 0 {
-                return None;
+                return Waited::Empty;
             }
             tokio::select! {
-                () = &mut over => return None,
+                () = &mut over => return Waited::Time,
                 () = self.released.notified() => {}
                 message = receiver.recv(), if !receiver.is_closed() => match message {
-                    Some(Message::Drain { delay, deadline }) => return Some((delay, deadline)),
+                    Some(Message::Drain { delay, deadline }) => {
+                        return Waited::Again((delay, deadline));
+                    }
                     Some(message) => self.take(message),
                     None => {}
                 },
@@ -305,6 +310,8 @@ impl<H: Handler> Worker<H> {
         loop {
             match socket.accept().await {
                 Ok((tcp, peer)) => self.place(tcp, peer, listener),
+                // That connection was gone before it was taken; the next one may be there already.
+                Err(gone) if gone.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(_) => {
                     up(&self.shared.counters.accept_errors);
                     sleep(ACCEPT_PAUSE).await;
@@ -377,4 +384,13 @@ enum Until {
     Time,
     /// The time is over, or no connection is left.
     Empty,
+}
+
+enum Waited {
+    /// The time is over.
+    Time,
+    /// No connection is left.
+    Empty,
+    /// Another drain was asked for, with these times.
+    Again((Duration, Duration)),
 }

@@ -30,8 +30,11 @@ const QUIET: Duration = Duration::from_millis(50);
 const MOST_QUIETS: u32 = 6;
 /// Time after which files that were refused are looked at once more, before anyone is told.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
-/// Polls between two looks at refused files that did not change: what they name (a directory, a secret) may have.
-const MOST_PATIENCE: u32 = 10;
+/// Refused files that did not change are looked at again, because what they name (a key file, a secret) may have: after
+/// as many times as long as the load took, so that this costs at most a tenth of a core, in polls.
+const IDLE_SHARE: u64 = 10;
+/// The most polls between two such looks.
+const MOST_PATIENCE: u64 = 20;
 /// How often a replaced policy is asked whether anyone still holds it.
 const RETIRE: Duration = Duration::from_millis(20);
 /// Niceness of the thread: a reload of a million keys leaves the cores to the workers.
@@ -197,25 +200,28 @@ struct Running<P> {
     stamps: Stamps,
     /// Files that were refused: why, and the polls left until they are looked at again.
     refused: Option<Refusal>,
+    /// Nanoseconds that the last load took.
+    took: u64,
     /// Replaced policies that someone may still hold.
     retired: Vec<Arc<P>>,
 }
 
 struct Refusal {
     problems: String,
-    patience: u32,
-    polls_left: u32,
+    polls_left: u64,
 }
 
 impl<P: Send + Sync + 'static> Running<P> {
     fn new(mut it: Reloader<P>, bell: Arc<Bell>, mut watch: Watch) -> Running<P> {
+        it.files.sort_unstable();
+        it.files.dedup();
         watch.follow(&it.files);
         // Taken after the watch began, so that no change falls between the two.
         let stamps = Stamps::after_reading(&it.files, it.since, it.clock.now().wall);
         if let Some(why) = watch.unavailable() {
             (it.tell)(Told::WatchUnavailable { why });
         }
-        Running { it, bell, watch, stamps, refused: None, retired: Vec::new() }
+        Running { it, bell, watch, stamps, refused: None, took: 0, retired: Vec::new() }
     }
 
     fn run(mut self) {
@@ -292,13 +298,17 @@ impl<P: Send + Sync + 'static> Running<P> {
 
     /// The stamps are taken before the files are read, so that a change in between is found by the next poll.
     fn load(&mut self) -> Result<Loaded<P>, String> {
-        let began = self.it.clock.now().wall;
+        let start = self.it.clock.now();
+        let began = start.wall;
         self.stamps = Stamps::before_reading(&self.it.files, began);
         let current = self.it.current.load_full();
         let load = &mut self.it.load;
-        let loaded = catch_unwind(AssertUnwindSafe(|| load(&current))).unwrap_or_else(|_| {
-            Err("the loader met a bug of its own; nothing was changed".into())
-        })?;
+        let loaded = catch_unwind(AssertUnwindSafe(|| load(&current)))
+            .unwrap_or_else(|_| Err("the loader met a bug of its own; nothing was changed".into()));
+        self.took = self.it.clock.now().steady.since(start.steady);
+        let mut loaded = loaded?;
+        loaded.files.sort_unstable();
+        loaded.files.dedup();
         if loaded.files != self.it.files {
             self.it.files.clone_from(&loaded.files);
             self.stamps = Stamps::after_reading(&self.it.files, began, self.it.clock.now().wall);
@@ -322,14 +332,12 @@ impl<P: Send + Sync + 'static> Running<P> {
     }
 
     fn refuse(&mut self, problems: String) {
-        let patience = match &self.refused {
-            Some(before) if before.problems == problems => (before.patience * 2).min(MOST_PATIENCE),
-            _ => {
-                (self.it.tell)(Told::Refused { problems: &problems });
-                1
-            }
-        };
-        self.refused = Some(Refusal { problems, patience, polls_left: patience });
+        if self.refused.as_ref().is_none_or(|before| before.problems != problems) {
+            (self.it.tell)(Told::Refused { problems: &problems });
+        }
+        let poll = u64::try_from(POLL.as_nanos()).unwrap_or(u64::MAX);
+        let polls_left = (self.took.saturating_mul(IDLE_SHARE) / poll).clamp(1, MOST_PATIENCE);
+        self.refused = Some(Refusal { problems, polls_left });
     }
 
     /// Drops the replaced policies that nobody else holds any more, here and not on a worker: dropping a million keys

@@ -135,13 +135,12 @@ impl Teller {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fixed {
     server: Server,
-    records: bool,
+    records: RecordSink,
 }
 
 impl Fixed {
     fn of(policy: &Snapshot) -> Fixed {
-        let records = policy.record.to != RecordSink::Off;
-        Fixed { server: policy.server.clone(), records }
+        Fixed { server: policy.server.clone(), records: policy.record.to.clone() }
     }
 
     /// The names, in the policy, of the settings that differ.
@@ -207,7 +206,7 @@ mod tests {
                 workers: Some(2),
                 state: StateAt::Memory,
             },
-            records: true,
+            records: RecordSink::Stdout,
         }
     }
 
@@ -225,7 +224,7 @@ mod tests {
         new.server.state = StateAt::Directory("state".into());
         new.server.listeners[0].tls = Some(tls(b"a"));
         new.server.listeners[0].proxy_protocol = true;
-        new.records = false;
+        new.records = RecordSink::Off;
         assert_eq!(
             old.differences(&new),
             ["tls", "proxy_protocol", "admin", "workers", "state", "record"]

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::Mutex;
 
@@ -106,15 +106,20 @@ fn matters(event: &Event, paths: &BTreeSet<PathBuf>) -> bool {
         | EventKind::Remove(_)
         | EventKind::Other => true,
     };
+    // Of a directory that is named itself the names matter; a log that is written in it does not.
+    let names = matches!(
+        event.kind,
+        EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+    );
     let ours = |path: &PathBuf| {
-        paths.contains(path) || path.parent().is_some_and(|parent| paths.contains(parent))
+        paths.contains(path) || names && path.parent().is_some_and(|parent| paths.contains(parent))
     };
     changes && (event.paths.is_empty() || event.need_rescan() || event.paths.iter().any(ours))
 }
 
 #[cfg(test)]
 mod tests {
-    use notify::event::{CreateKind, ModifyKind};
+    use notify::event::{CreateKind, DataChange};
 
     use super::*;
 
@@ -138,6 +143,8 @@ mod tests {
     fn a_newcomer_in_a_directory_that_is_itself_named_matters() {
         let paths = BTreeSet::from([PathBuf::from("/etc/gate/keys")]);
         let created = EventKind::Create(CreateKind::File);
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
         assert!(matters(&event(created, "/etc/gate/keys/new.keys.yaml"), &paths));
+        assert!(!matters(&event(written, "/etc/gate/keys/access.log"), &paths));
     }
 }

@@ -368,11 +368,11 @@ fn a_cell_is_two_cache_lines_and_a_reservation_is_cheap_to_move() {
 
 #[test]
 fn a_cell_that_is_swept_while_it_is_looked_up_is_never_charged() {
-    const THREADS: u64 = 3;
+    const THREADS: usize = 3;
     let ledger = ledger();
     let one = ask(0, 1, Window::Sliding, 1);
     let admitted = AtomicU64::new(0);
-    let (start, end) = (Barrier::new(THREADS as usize + 1), Barrier::new(THREADS as usize + 1));
+    let (start, end) = (Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             let (ledger, admitted, start, end) = (&ledger, &admitted, &start, &end);

@@ -1,6 +1,6 @@
 //! `credentials:`: where keys stand in a request, what they look like, and which files hold them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::problem::{At, Span, did_you_mean};
 use super::super::raw::{self, Or};
@@ -210,6 +210,9 @@ fn expand(pattern: &At<String>, out: &mut Vec<(PathBuf, Span)>, desk: &mut Desk<
         }
         return;
     }
+    // Watched itself: a file that comes later may match.
+    let watched = if parent.as_os_str().is_empty() { Path::new(".") } else { &parent };
+    desk.files.push(watched.to_owned());
     let listed = match (desk.sources.list)(&parent) {
         Ok(listed) => listed,
         Err(error) => {
