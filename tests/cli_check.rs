@@ -99,7 +99,7 @@ fn offline_secrets_that_are_not_here_are_warnings() {
     let output = tollgate(&directory, &["check", "--offline", "policy.yaml"]);
     assert_eq!(code(&output), 0, "{}", text(&output));
     let said = text(&output);
-    assert!(said.contains("absent.pem") && said.contains("$TOLLGATE_TEST_UNSET"), "{said}");
+    assert!(said.contains("absent.pem") && said.contains("TOLLGATE_TEST_UNSET"), "{said}");
     let worse = with(&GOOD.replace("http:", "ftp:").replace("listen:", "lsiten:"));
     assert_eq!(code(&tollgate(&worse, &["check", "--offline", "policy.yaml"])), 1);
 }
@@ -117,7 +117,7 @@ fn a_policy_may_come_through_standard_input() {
 }
 
 #[test]
-fn usage_and_version_are_told() {
+fn usage_version_and_schema_are_told() {
     let directory = with(GOOD);
     assert_eq!(code(&tollgate(&directory, &[])), 2);
     assert_eq!(code(&tollgate(&directory, &["chekc"])), 2);
@@ -126,4 +126,16 @@ fn usage_and_version_are_told() {
     let output = tollgate(&directory, &["version", "--json"]);
     let told: Value = serde_json::from_str(&text(&output)).unwrap();
     assert_eq!(told["version"], env!("CARGO_PKG_VERSION"));
+    let output = tollgate(&directory, &["schema"]);
+    let schema: Value = serde_json::from_str(&text(&output)).unwrap();
+    assert!(schema["properties"]["routes"].is_object());
+}
+
+#[test]
+fn show_tells_what_is_in_force() {
+    let directory = with(GOOD);
+    let output = tollgate(&directory, &["show", "policy.yaml", "--route", "ping"]);
+    assert_eq!(code(&output), 0, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text(&output).contains("ping"), "{}", text(&output));
+    assert_eq!(code(&tollgate(&directory, &["show", "policy.yaml", "--route", "pong"])), 1);
 }

@@ -39,8 +39,12 @@ pub(super) enum Command {
     Demo(Demo),
     /// Tell every problem of a policy, with file, line and remedy.
     Check(Check),
+    /// Print what is in force after all overrides, and the line that each value comes from.
+    Show(Show),
     /// Make, list, rotate and revoke keys in the key files of a policy.
     Keys(Keys),
+    /// Print the JSON Schema of the policy file, for editors.
+    Schema,
     /// Print the version.
     Version(Version),
 }
@@ -121,6 +125,27 @@ pub(super) enum CheckFormat {
     Json,
     /// Annotations of GitHub Actions.
     Github,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tollgate show tollgate.yaml
+  tollgate show tollgate.yaml --key acme-live
+  tollgate show tollgate.yaml --route sms-send")]
+pub(super) struct Show {
+    /// The policy.
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// Only what is in force for the key with this id.
+    #[arg(long, value_name = "ID", group = "one")]
+    pub(super) key: Option<String>,
+    /// Only what is in force for this tenant.
+    #[arg(long, value_name = "TENANT", group = "one")]
+    pub(super) tenant: Option<String>,
+    /// Only this route.
+    #[arg(long, value_name = "ROUTE", group = "one")]
+    pub(super) route: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,8 +1,6 @@
 //! `tollgate check`: the loader's own code, and every problem at once.
 
-use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -12,7 +10,7 @@ use super::failure::{Code, Failure};
 use super::policy::{list_directory, read_file};
 use super::{environment, print};
 use crate::clock::{Clock, Wall};
-use crate::config::{self, Overrides, Problem, Severity, Sources};
+use crate::config::{self, Overrides, Problem, Secrets, Severity, Sources};
 
 /// What one policy came to.
 struct Report {
@@ -38,8 +36,9 @@ impl Report {
 
 pub(super) fn check(arguments: &Check) -> Result<(), Failure> {
     let now = Clock::system().now().wall;
+    let secrets = if arguments.offline { Secrets::Optional } else { Secrets::Required };
     let reports: Vec<Report> =
-        arguments.files.iter().map(|file| examine(file, arguments.offline, now)).collect();
+        arguments.files.iter().map(|file| examine(file, secrets, now)).collect();
     print(&match arguments.format {
         CheckFormat::Human => human(&reports),
         CheckFormat::Json => as_json(&reports),
@@ -53,32 +52,11 @@ pub(super) fn check(arguments: &Check) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What stands in for a secret that is not here: long enough for a pepper, and plain text for a header.
-const STAND_IN: &str = "a-secret-that-is-not-here-0123456789";
-
-fn examine(file: &Path, offline: bool, now: Wall) -> Report {
-    let absent: RefCell<Vec<String>> = RefCell::default();
-    let read = |path: &Path| {
-        let read = read_file(path);
-        if let Err(error) = &read
-            && error.kind() == io::ErrorKind::NotFound
-            && path != file
-        {
-            absent.borrow_mut().push(path.display().to_string());
-        }
-        read
-    };
-    let env = |name: &str| {
-        environment(name).or_else(|| {
-            offline.then(|| {
-                absent.borrow_mut().push(format!("${name}"));
-                STAND_IN.to_owned()
-            })
-        })
-    };
-    let sources = Sources { read: &read, list: &list_directory, env: &env };
-    let loaded = config::load(file, &Overrides::default(), &sources, now, None);
-    let (mut problems, notes) = match loaded {
+fn examine(file: &Path, secrets: Secrets, now: Wall) -> Report {
+    let sources = Sources { read: &read_file, list: &list_directory, env: &environment };
+    let overrides = Overrides { secrets, ..Overrides::default() };
+    let loaded = config::load(file, &overrides, &sources, now, None);
+    let (problems, notes) = match loaded {
         Ok(loaded) => {
             let policy = &loaded.snapshot;
             let counts = [
@@ -94,33 +72,7 @@ fn examine(file: &Path, offline: bool, now: Wall) -> Report {
         }
         Err(problems) => (problems.0, Vec::new()),
     };
-    if offline {
-        let absent = absent.into_inner();
-        soften(&mut problems, &absent);
-        problems.extend(absent.iter().filter(|name| name.starts_with('$')).map(|name| Problem {
-            severity: Severity::Warning,
-            file: file.to_owned(),
-            line: 0,
-            column: 0,
-            width: 1,
-            source: String::new(),
-            message: format!("{name} is not set here; a stand-in was checked instead"),
-            remedy: None,
-        }));
-    }
     Report { file: file.to_owned(), problems, notes }
-}
-
-/// Makes warnings of the problems that are about files which are not here.
-fn soften(problems: &mut [Problem], absent: &[String]) {
-    for problem in problems {
-        let about_absent = absent.iter().any(|path| {
-            problem.message.starts_with(path.as_str()) || problem.file == Path::new(path.as_str())
-        });
-        if about_absent {
-            problem.severity = Severity::Warning;
-        }
-    }
 }
 
 fn human(reports: &[Report]) -> String {

@@ -9,6 +9,8 @@ mod keys;
 mod notify;
 mod policy;
 mod run;
+mod schema;
+mod show;
 mod signals;
 mod suggest;
 mod version;
@@ -29,6 +31,8 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Check(arguments) => check::check(&arguments),
+        Command::Show(arguments) => show::show(&arguments),
+        Command::Schema => schema::schema(),
         Command::Version(arguments) => version::version(&arguments),
         Command::Keys(arguments) => keys::keys(arguments),
     };

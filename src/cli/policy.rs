@@ -6,7 +6,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::clock::Wall;
-use crate::config::{self, Loaded, Overrides, Problems, Sources};
+use crate::config::{self, Loaded, Overrides, Problems, Secrets, Sources};
 
 /// The text that a key file is about to have.
 #[derive(Clone, Copy, Debug)]
@@ -17,10 +17,12 @@ pub(super) struct Draft<'a> {
     pub(super) text: &'a str,
 }
 
-/// Loads a policy for the sake of its keys: a key file that does not exist yet is an empty one.
+/// Loads a policy for the sake of its keys: a key file that does not exist yet is an empty one. Secrets are required
+/// where a digest is made, which may need a pepper.
 pub(super) fn load_for_keys(
     path: &Path,
     draft: Option<Draft<'_>>,
+    secrets: Secrets,
     now: Wall,
 ) -> Result<Loaded, Problems> {
     let read = |file: &Path| match draft {
@@ -47,7 +49,8 @@ pub(super) fn load_for_keys(
         Ok(files)
     };
     let sources = Sources { read: &read, list: &list, env: &super::environment };
-    config::load(path, &Overrides::default(), &sources, now, None)
+    let overrides = Overrides { secrets, ..Overrides::default() };
+    config::load(path, &overrides, &sources, now, None)
 }
 
 /// Reads a file; `-` is standard input.

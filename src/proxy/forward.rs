@@ -351,17 +351,13 @@ fn target(uri: &Uri, policy: &Snapshot) -> Result<PathAndQuery, Refused> {
 }
 
 /// Whether the client's parameter may reach the backend. Names are compared decoded, without case and without what no
-/// name has in it, and once more up to a zero byte, where C ends its strings: it is not known how the backend compares.
+/// name has in it, because it is not known how the backend compares them.
 fn may_stay(pair: &str, policy: &Snapshot) -> bool {
     let (name, _) = pair.split_once('=').unwrap_or((pair, ""));
     let decoded = form_decoded(name);
-    let bare =
-        |name: &[u8]| -> Vec<u8> { name.iter().copied().filter(u8::is_ascii_graphic).collect() };
-    let whole = bare(&decoded);
-    let cut = bare(decoded.split(|byte| *byte == 0).next().unwrap_or_default());
-    let removed = policy.upstream.remove_query.iter().any(|gone| {
-        whole.eq_ignore_ascii_case(gone.as_bytes()) || cut.eq_ignore_ascii_case(gone.as_bytes())
-    });
+    let bare: Vec<u8> = decoded.iter().copied().filter(u8::is_ascii_graphic).collect();
+    let removed =
+        policy.upstream.remove_query.iter().any(|gone| bare.eq_ignore_ascii_case(gone.as_bytes()));
     let credential = policy.credentials.places.iter().any(
         |place| matches!(place, Place::Query(place) if decoded.eq_ignore_ascii_case(place.as_bytes())),
     );

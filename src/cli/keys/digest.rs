@@ -6,6 +6,7 @@ use super::super::args::Digest;
 use super::super::failure::Failure;
 use super::super::{print, tell};
 use super::Policy;
+use crate::config::Secrets;
 use crate::keyfile::digest_lines;
 use crate::keyfile::secret::Secret;
 
@@ -13,7 +14,8 @@ use crate::keyfile::secret::Secret;
 const MOST: u64 = 4096;
 
 pub(super) fn digest(arguments: &Digest) -> Result<(), Failure> {
-    let policy = arguments.config.as_deref().map(Policy::load).transpose()?;
+    let policy = arguments.config.as_deref();
+    let policy = policy.map(|path| Policy::load(path, Secrets::Required)).transpose()?;
     let mut text = String::new();
     io::stdin()
         .lock()

@@ -16,7 +16,7 @@ use super::policy::{Draft, load_for_keys, same_file};
 use super::suggest::nearest;
 use super::{print, tell};
 use crate::clock::{Clock, Wall};
-use crate::config::{Loaded, Problems};
+use crate::config::{Loaded, Problems, Secrets};
 use crate::keyfile::secret::{NoRandomness, Secret};
 use crate::keyfile::write::{Held, WriteProblem, write_private};
 use crate::keyfile::{EditProblem, Format, Listed, list as list_keys};
@@ -36,20 +36,22 @@ pub(super) fn keys(keys: Keys) -> Result<(), Failure> {
 struct Policy<'a> {
     path: &'a Path,
     loaded: Loaded,
+    secrets: Secrets,
     now: Wall,
 }
 
 impl<'a> Policy<'a> {
-    fn load(path: &'a Path) -> Result<Policy<'a>, Failure> {
+    fn load(path: &'a Path, secrets: Secrets) -> Result<Policy<'a>, Failure> {
         let now = Clock::system().now().wall;
-        let loaded =
-            load_for_keys(path, None, now).map_err(|problems| Failure::problems(&problems))?;
-        Ok(Policy { path, loaded, now })
+        let loaded = load_for_keys(path, None, secrets, now)
+            .map_err(|problems| Failure::problems(&problems))?;
+        Ok(Policy { path, loaded, secrets, now })
     }
 
     /// The policy as it would be with this text in this key file.
     fn with(&self, path: &Path, text: &str) -> Result<Loaded, Failure> {
-        load_with(self.path, path, text, self.now).map_err(|problems| unchanged(&problems))
+        load_with(self.path, path, text, self.secrets, self.now)
+            .map_err(|problems| unchanged(&problems))
     }
 
     /// The prefix of a new secret: the one asked for, if the policy has it, or the first.
@@ -104,8 +106,14 @@ impl<'a> Policy<'a> {
     }
 }
 
-fn load_with(policy: &Path, path: &Path, text: &str, now: Wall) -> Result<Loaded, Problems> {
-    load_for_keys(policy, Some(Draft { path, text }), now)
+fn load_with(
+    policy: &Path,
+    path: &Path,
+    text: &str,
+    secrets: Secrets,
+    now: Wall,
+) -> Result<Loaded, Problems> {
+    load_for_keys(policy, Some(Draft { path, text }), secrets, now)
 }
 
 /// The keys in a file; one that does not exist yet has none.

@@ -46,7 +46,6 @@ type Claim = (MethodMatch, Pattern, RouteIx, Span);
 pub(super) fn routes(
     raw: Option<Items<raw::Route>>,
     timeout: Duration,
-    body: Option<u64>,
     desk: &mut Desk<'_>,
 ) -> Routes {
     let mut out = Routes {
@@ -61,7 +60,7 @@ pub(super) fn routes(
     for (ix, route) in (0..).map(RouteIx).zip(raw) {
         let name_at = route.name.as_ref().map_or(route.at, |name| name.at);
         let weight_at = route.weight.as_ref().map_or(name_at, |weight| weight.at);
-        let compiled = self::route(route, ix, timeout, body, &mut claims, desk);
+        let compiled = self::route(route, ix, timeout, &mut claims, desk);
         let name = compiled.name.to_string();
         if !name.is_empty() {
             if let Some(first) = first_lines.get(&name) {
@@ -88,7 +87,6 @@ fn route(
     raw: raw::Route,
     ix: RouteIx,
     default_timeout: Duration,
-    default_body: Option<u64>,
     claims: &mut Vec<Claim>,
     desk: &mut Desk<'_>,
 ) -> Route {
@@ -108,13 +106,10 @@ fn route(
         on_revoke,
         answer,
     } = raw;
-    let name: Name = match name {
-        Some(At { value: GivenName(name), .. }) => name.into(),
-        None => {
-            desk.findings.missing(at, "this route has no usable `name`", "add `name: …`");
-            "".into()
-        }
-    };
+    if name.is_none() {
+        desk.findings.missing(at, "this route has no usable `name`", "add `name: …`");
+    }
+    let name: Name = name.map_or_else(|| "".into(), |name| name.value.0.into());
     let before = claims.len();
     let written = matches.iter().flat_map(|matches| &matches.items);
     let written = written.map(|Match(text)| text.value.clone()).collect();
@@ -171,7 +166,7 @@ fn route(
         tenant,
         limits: Box::default(),
         weight,
-        max_body: max_body.map_or(default_body, |size| size.value.0),
+        max_body: max_body.and_then(|size| size.value.0),
         response_timeout: super::server::lasting(timeout, default_timeout, desk),
         on_revoke: match on_revoke.map(|word| word.value) {
             None => OnRevoke::CutUpgrades,
@@ -299,7 +294,7 @@ fn router(claims: Vec<Claim>, routes: &[Route], desk: &mut Desk<'_>) -> Router {
     let built =
         Router::build(claims.into_iter().map(|(method, pattern, ix, _)| (method, pattern, ix)));
     let conflicts = match built {
-        Ok(router) => return router,
+        Ok(built) => return built,
         Err(conflicts) => conflicts,
     };
     for (place, (second, at, method, pattern)) in spans.iter().enumerate() {
