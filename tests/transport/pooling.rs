@@ -127,3 +127,22 @@ fn a_head_request_and_a_304_free_their_connection() {
     assert_eq!(gate.workers.counters()[0].upstream_connects.load(Ordering::Relaxed), 1);
     gate.stop();
 }
+
+#[test]
+fn another_upstream_closes_the_formers_idle_connections() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let former = backend(move |mut stream, _| {
+        head(&mut stream);
+        stream.write_all(HELLO.as_bytes()).unwrap();
+        tell.send(rest(&mut stream)).unwrap();
+    });
+    let mut setup = Setup::before(former);
+    setup.other = Some(Arc::new(upstream(answering(HELLO))));
+    let gate = setup.start();
+    assert!(gate.ask(GET).ends_with("hello"));
+    assert!(told.try_recv().is_err(), "it is kept as long as its upstream is in force");
+    assert!(gate.ask(&GET.replace(" / ", " /other ")).ends_with("hello"));
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "");
+    assert_eq!(gate.workers.counters()[0].upstream_idle.load(Ordering::Relaxed), 1);
+    gate.stop();
+}

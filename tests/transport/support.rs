@@ -94,6 +94,8 @@ struct State {
 /// A gate under test, before it starts.
 pub struct Setup {
     pub upstream: Arc<Upstream>,
+    /// Where requests for `/other` go.
+    pub other: Option<Arc<Upstream>>,
     pub bounds: Bounds,
     pub max_body: Option<u64>,
     pub response_timeout: Duration,
@@ -116,6 +118,7 @@ impl Setup {
     pub fn of(upstream: Upstream) -> Setup {
         Setup {
             upstream: Arc::new(upstream),
+            other: None,
             bounds: bounds(),
             max_body: None,
             response_timeout: Duration::from_secs(5),
@@ -262,7 +265,9 @@ impl PassOn {
         }
         let body = RequestBody::new(incoming, setup.max_body, setup.bounds.body_idle);
         let watch = body.watch();
-        let pool = pools.of(&setup.upstream).unwrap();
+        let to_other = head.uri.path() == "/other";
+        let upstream = setup.other.as_ref().filter(|_| to_other).unwrap_or(&setup.upstream);
+        let pool = pools.of(upstream).unwrap();
         match pool.send(Request::from_parts(head, body), setup.response_timeout).await {
             Ok(mut answer) => {
                 if answer.status() == StatusCode::SWITCHING_PROTOCOLS
