@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::cut::Cut;
 use super::deadline::Silence;
 use super::pool::Lease;
 
@@ -178,6 +179,8 @@ pub enum BodyEnd {
     Clean,
     /// The upstream broke it off, or fell silent; the client's message breaks too.
     Broke,
+    /// It was cut from outside ([`Cut`]); the client's message breaks.
+    Cut,
     /// Nobody wants the rest: the client has left, or the worker ends.
     Dropped,
 }
@@ -200,6 +203,8 @@ pub enum AnswerError {
     Upstream(hyper::Error),
     /// The upstream was silent for too long.
     Silent,
+    /// It was cut from outside.
+    Cut,
 }
 
 impl fmt::Display for AnswerError {
@@ -207,6 +212,7 @@ impl fmt::Display for AnswerError {
         f.write_str(match self {
             AnswerError::Upstream(_) => "the upstream broke its answer off",
             AnswerError::Silent => "the upstream was silent in the middle of its answer",
+            AnswerError::Cut => "the exchange is no longer admitted",
         })
     }
 }
@@ -215,7 +221,7 @@ impl std::error::Error for AnswerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             AnswerError::Upstream(error) => Some(error),
-            AnswerError::Silent => None,
+            AnswerError::Silent | AnswerError::Cut => None,
         }
     }
 }
@@ -298,25 +304,26 @@ enum Source {
 pub struct Body<E: OnEnd = ()> {
     source: Source,
     on_end: Option<E>,
+    cut: Option<Cut>,
     bytes: u64,
 }
 
 impl<E: OnEnd> Body<E> {
     /// No body.
     pub fn empty() -> Body<E> {
-        Body { source: Source::Empty, on_end: None, bytes: 0 }
+        Body { source: Source::Empty, on_end: None, cut: None, bytes: 0 }
     }
 
     /// These bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Body<E> {
         let bytes = bytes.into();
         let source = if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) };
-        Body { source, on_end: None, bytes: 0 }
+        Body { source, on_end: None, cut: None, bytes: 0 }
     }
 
     /// The upstream's body, as it arrives.
     pub fn upstream(body: UpstreamBody) -> Body<E> {
-        Body { source: Source::Upstream(body), on_end: None, bytes: 0 }
+        Body { source: Source::Upstream(body), on_end: None, cut: None, bytes: 0 }
     }
 
     /// Hangs something on the end of the body. It is told when the last frame was handed to the client's connection, or
@@ -324,6 +331,13 @@ impl<E: OnEnd> Body<E> {
     #[must_use]
     pub fn on_end(mut self, guard: E) -> Body<E> {
         self.on_end = Some(guard);
+        self
+    }
+
+    /// Lets `cut` break the body off while it streams.
+    #[must_use]
+    pub fn cut_by(mut self, cut: Cut) -> Body<E> {
+        self.cut = Some(cut);
         self
     }
 
@@ -354,6 +368,12 @@ impl<E: OnEnd> http_body::Body for Body<E> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let body = &mut *self;
+        if body.cut.as_ref().is_some_and(|cut| cut.poll(cx).is_ready()) {
+            // With the source goes the lease: the upstream's connection closes as well.
+            body.source = Source::Empty;
+            body.end(BodyEnd::Cut);
+            return Poll::Ready(Some(Err(AnswerError::Cut)));
+        }
         let frame = match &mut body.source {
             Source::Empty => None,
             Source::Full(bytes) => {

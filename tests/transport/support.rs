@@ -15,10 +15,11 @@ use tollgate::policy::snapshot::{
     Bounds, HostRule, Listener, Scheme, Upstream, UpstreamProtocol, UpstreamTls,
 };
 use tollgate::proxy::body::{Body, BodyEnd, BodyFate, OnEnd, RequestBody};
+use tollgate::proxy::cut::Cut;
 use tollgate::proxy::listen::Listeners;
 use tollgate::proxy::peer::{Handler, Peer};
 use tollgate::proxy::pool::{Pools, SendFailure};
-use tollgate::proxy::tunnel::{Cut, Tunnelled, carry};
+use tollgate::proxy::tunnel::{Tunnelled, carry};
 use tollgate::proxy::worker::{WorkerParts, Workers};
 
 /// Longest that any test waits for anything.
@@ -281,7 +282,9 @@ impl PassOn {
                         let _ = events.send(Event::Tunnel(carried));
                     });
                 }
-                answer.map(|body| Body::upstream(body).on_end(Note(events.clone())))
+                answer.map(|body| {
+                    Body::upstream(body).on_end(Note(events.clone())).cut_by(cut.clone())
+                })
             }
             Err(failure) => {
                 let _ = events.send(Event::Failed(failure, watch.fate()));
@@ -319,6 +322,19 @@ pub fn until(stream: &mut TcpStream, end: &str) -> String {
         all.push(one[0]);
     }
     String::from_utf8_lossy(&all).into_owned()
+}
+
+/// Waits until a counter reads `wanted`: it is written by the worker, a moment after a client can see why.
+pub fn reads(counter: &std::sync::atomic::AtomicU64, wanted: u64) {
+    let mut read = 0;
+    for _ in 0..200 {
+        read = counter.load(std::sync::atomic::Ordering::Relaxed);
+        if read == wanted {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the counter reads {read}, not {wanted}");
 }
 
 /// Reads one head.
