@@ -165,6 +165,24 @@ fn an_expectation_is_refused_without_a_100() {
 }
 
 #[test]
+fn an_expectation_is_met_when_the_upstream_wants_the_body() {
+    let address = backend(|mut stream, _| {
+        let asked = until(&mut stream, "nine byte");
+        assert!(!asked.to_lowercase().contains("expect"), "{asked}");
+        stream.write_all(HELLO.as_bytes()).unwrap();
+    });
+    let gate = Setup::before(address).start();
+    let mut client = gate.client();
+    let head_only =
+        "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n";
+    client.write_all(head_only.as_bytes()).unwrap();
+    assert_eq!(head(&mut client), "HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(b"nine byte").unwrap();
+    assert!(until(&mut client, "hello").starts_with("HTTP/1.1 200"));
+    gate.stop();
+}
+
+#[test]
 fn a_panic_is_a_500_for_its_request_alone() {
     let gate = Setup::before(answering(HELLO)).start();
     let mut client = gate.client();
