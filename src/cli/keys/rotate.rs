@@ -7,12 +7,11 @@ use super::super::failure::Failure;
 use super::super::tell;
 use super::super::when::later;
 use super::{Delivery, Policy, could_not_write, edit_failed, hold, unknown};
-use crate::config::Secrets;
 use crate::keyfile::entry::instant;
 use crate::keyfile::{self, EditProblem, Format, Overlap};
 
 pub(super) fn rotate(arguments: &Rotate) -> Result<(), Failure> {
-    let policy = Policy::load(&arguments.config, Secrets::Required)?;
+    let policy = Policy::load(&arguments.config)?;
     let file = policy.file_of(&arguments.id)?;
     let format = Format::of(&file);
     let (secret, digest) = policy.secret(arguments.prefix.as_deref())?;
