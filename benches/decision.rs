@@ -102,7 +102,7 @@ fn decide(
     let caller = authenticate(snapshot, &head, now.wall).expect("a good key");
     let permit = authorize(snapshot, route, Some(caller), client, &head).expect("a permit");
     let Opening::Admitted(reservation, readings) =
-        ledger.open(now, &covering::asks(snapshot, &permit, client))
+        ledger.open(now, &covering::asks(snapshot, route, permit.caller, client))
     else {
         panic!("admitted")
     };

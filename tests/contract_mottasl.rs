@@ -128,7 +128,7 @@ fn what_the_account_loses_its_keys_lose_at_once() {
     assert_eq!(gate.send(&signed(("GET", "/agents/7"), &whole)).status, 200);
     assert_eq!(gate.send(&signed(write, &other)).status, 200, "another account's keys are theirs");
 
-    gate.policy.replace("scopes: [read]", "scopes: [read, write]");
+    gate.policy.replace("{ scopes: [read] } }", "{ scopes: [read, write] } }");
     assert!(gate.soon(&signed(write, &whole), 200), "the account has it again, the key lacks it");
 }
 

@@ -2,6 +2,7 @@
 //! policies that must load. `BLESS=1` writes what was found instead of comparing.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,12 @@ fn load_texts(files: &[(&str, &str)]) -> Result<Loaded, Problems> {
     load(Path::new("policy.yaml"), &Overrides::default(), &sources, NOW, None)
 }
 
+/// A YAML file that is no key file.
+fn is_policy(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml")
+        && !path.to_string_lossy().ends_with(".keys.yaml")
+}
+
 const EXAMPLE: &str = include_str!("problems/example.policy");
 
 #[test]
@@ -60,13 +67,12 @@ fn every_shipped_policy_loads() {
         let Ok(entries) = std::fs::read_dir(&directory) else { continue };
         for entry in entries {
             let path = entry.unwrap().path();
-            let name = path.to_string_lossy().into_owned();
             if path.is_dir() {
                 stack.push(path);
-            } else if name.ends_with(".yaml") && !name.ends_with(".keys.yaml") {
-                if let Err(found) = load_disk(&path) {
-                    problems.push_str(&found.to_string());
-                }
+            } else if is_policy(&path)
+                && let Err(found) = load_disk(&path)
+            {
+                problems.push_str(&found.to_string());
             }
         }
     }
@@ -80,10 +86,7 @@ fn each_fault_yields_exactly_its_problems() {
     let mut faults: Vec<PathBuf> = std::fs::read_dir(&directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            let name = path.to_string_lossy().into_owned();
-            name.ends_with(".yaml") && !name.ends_with(".keys.yaml")
-        })
+        .filter(|path| is_policy(path))
         .collect();
     faults.sort();
     let mut wrong = String::new();
@@ -96,7 +99,7 @@ fn each_fault_yields_exactly_its_problems() {
         let prefix = format!("{}/", directory.display());
         let mut found = problems.to_string().replace(&prefix, "");
         for note in notes {
-            found.push_str(&format!("note: {note}\n"));
+            writeln!(found, "note: {note}").unwrap();
         }
         let expected_path = fault.with_extension("txt");
         if bless {
@@ -104,10 +107,8 @@ fn each_fault_yields_exactly_its_problems() {
         }
         let expected = std::fs::read_to_string(&expected_path).unwrap_or_default();
         if found != expected {
-            wrong.push_str(&format!(
-                "==== {}\n{found}\n---- expected\n{expected}\n",
-                fault.display()
-            ));
+            let fault = fault.display();
+            write!(wrong, "==== {fault}\n{found}\n---- expected\n{expected}\n").unwrap();
         }
     }
     assert!(wrong.is_empty(), "{wrong}");

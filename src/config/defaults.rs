@@ -37,11 +37,11 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// What most clients wait themselves.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Server-sent events are kept alive every 15 s to 2 min by their senders.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// As many as a worker has requests open under load; idle ones beyond cost the backend only.
 pub(super) const POOL_SIZE: usize = 512;
 /// Under the 65 s to 75 s after which common backends close idle connections.
-pub(super) const POOL_IDLE: Duration = Duration::from_secs(60);
+pub(super) const POOL_IDLE: Duration = Duration::from_mins(1);
 
 /// Time for a balancer's next readiness probe, at the common 5 s.
 pub(super) const DRAIN_DELAY: Duration = Duration::from_secs(5);

@@ -69,7 +69,7 @@ impl Owned<'_> {
         Entry {
             at: self.at,
             id: &id.0,
-            tenant: (&tenant.0, self.at),
+            tenant: &tenant.0,
             digests: self.digests.clone(),
             scopes: scopes
                 .as_ref()
@@ -115,9 +115,8 @@ fn parse(text: &str, at: Span) -> Result<Owned<'_>, Wrong> {
     let mut digests = Vec::with_capacity(1);
     for digest in line.digest.iter().chain(line.digests.iter().flatten()) {
         let until = digest.until.as_ref().map(time).transpose()?;
-        let hex = match (&digest.sha256, &digest.hmac) {
-            (Some(one), None) | (None, Some(one)) => one,
-            _ => return Err(wrong("a digest is `sha256` or `hmac`".to_owned())),
+        let ((Some(hex), None) | (None, Some(hex))) = (&digest.sha256, &digest.hmac) else {
+            return Err(wrong("a digest is `sha256` or `hmac`".to_owned()));
         };
         let digest =
             secret_digest(&hex.0).ok_or_else(|| wrong("a digest is 64 hex digits".to_owned()))?;

@@ -19,6 +19,7 @@ mod schema;
 mod show;
 mod template;
 mod tree;
+mod yaml_keys;
 
 use std::io;
 use std::net::SocketAddr;

@@ -137,7 +137,7 @@ pub(super) struct Span {
 }
 
 /// A value and where it stands.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct At<T> {
     pub(super) value: T,
     pub(super) at: Span,

@@ -41,32 +41,22 @@ pub fn show(loaded: &Loaded, what: &Show) -> Result<String, String> {
     match what {
         Show::All => page.all(),
         Show::Key(id) => {
-            let found =
-                (0..).map(KeyIx).zip(&loaded.snapshot.keys).find(|(_, key)| *key.id == **id);
-            match found {
-                Some((ix, key)) => page.key(ix, key),
-                None => return Err(unknown("key", id, None)),
-            }
+            let mut keys = (0..).map(KeyIx).zip(&loaded.snapshot.keys);
+            let (ix, key) =
+                keys.find(|(_, key)| *key.id == **id).ok_or_else(|| unknown("key", id, None))?;
+            page.key(ix, key);
         }
         Show::Tenant(name) => {
             let tenants = loaded.snapshot.tenants_by_name();
-            match tenants.get(name.as_str()) {
-                Some(ix) => page.tenant(*ix),
-                None => {
-                    let near = did_you_mean(name, tenants.keys().copied());
-                    return Err(unknown("tenant", name, near));
-                }
-            }
+            let near = || did_you_mean(name, tenants.keys().copied());
+            let ix = tenants.get(name.as_str()).ok_or_else(|| unknown("tenant", name, near()))?;
+            page.tenant(*ix);
         }
         Show::Route(name) => {
-            let found = loaded.snapshot.routes.iter().position(|route| *route.name == **name);
-            match found {
-                Some(place) => page.route(&loaded.snapshot.routes[place]),
-                None => {
-                    let names = loaded.snapshot.routes.iter().map(|route| &*route.name);
-                    return Err(unknown("route", name, did_you_mean(name, names)));
-                }
-            }
+            let routes = &loaded.snapshot.routes;
+            let near = || did_you_mean(name, routes.iter().map(|route| &*route.name));
+            let route = routes.iter().find(|route| *route.name == **name);
+            page.route(route.ok_or_else(|| unknown("route", name, near()))?);
         }
     }
     Ok(page.out)

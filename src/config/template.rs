@@ -149,7 +149,7 @@ impl Builder {
         match escape {
             Escape::JsonString | Escape::JsonValue => escape_json(&mut self.literal, text),
             Escape::Plain => {
-                self.literal.extend(text.chars().filter(|c| !c.is_control() || *c == '\n'))
+                self.literal.extend(text.chars().filter(|c| !c.is_control() || *c == '\n'));
             }
         }
     }

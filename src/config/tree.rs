@@ -171,14 +171,13 @@ fn unquoted_placeholder(text: &str, line: usize) -> Option<(usize, usize)> {
         let mut quote = None;
         let mut item = None;
         for (at, c) in line.char_indices() {
-            match (quote, c) {
-                (Some(open), c) if c == open => quote = None,
-                (Some(_), _) => {}
-                (None, '"' | '\'') if item.is_none() => quote = Some(c),
-                (None, '[' | ',' | ':') => {
-                    item = None;
-                }
-                (None, '{') if item.is_some() && !line[..at].ends_with(' ') => {
+            if let Some(open) = quote {
+                quote = (c != open).then_some(open);
+                continue;
+            }
+            match c {
+                '"' | '\'' if item.is_none() => quote = Some(c),
+                '{' if item.is_some() && !line[..at].ends_with(' ') => {
                     let from = item?;
                     let close = line[at..].find('}').map(|length| at + length + 1)?;
                     let rest: usize = line[close..]
@@ -186,10 +185,10 @@ fn unquoted_placeholder(text: &str, line: usize) -> Option<(usize, usize)> {
                         .unwrap_or(line[close..].trim_end().len());
                     return Some((start + from, start + close + rest));
                 }
-                (None, '#') if line[..at].ends_with(' ') => break,
-                (None, '{' | '}' | ']') => item = None,
-                (None, c) if !c.is_whitespace() && item.is_none() => item = Some(at),
-                (None, _) => {}
+                '#' if line[..at].ends_with(' ') => break,
+                '[' | ']' | '{' | '}' | ',' | ':' => item = None,
+                c if !c.is_whitespace() && item.is_none() => item = Some(at),
+                _ => {}
             }
         }
         None
@@ -353,12 +352,11 @@ impl Placing<'_> {
                 }
             };
             let key = Key { text, at: key.at };
-            match seen.get(&key.text) {
-                Some(first) => self.duplicates.push((key, *first)),
-                None => {
-                    seen.insert(key.text.clone(), key.at);
-                    out.push((key, value));
-                }
+            if let Some(first) = seen.get(&key.text) {
+                self.duplicates.push((key, *first));
+            } else {
+                seen.insert(key.text.clone(), key.at);
+                out.push((key, value));
             }
         }
         out

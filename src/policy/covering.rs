@@ -3,16 +3,14 @@
 use std::net::IpAddr;
 
 use super::authenticate::Caller;
-use super::authorize::Permit;
 use super::limit::{Limit, LimitIx, LimitKind, SubjectKey};
 use super::order::{Ask, Asks};
 use super::snapshot::{RouteIx, Snapshot};
 
-/// Everything that limits this request.
-pub fn asks(snapshot: &Snapshot, permit: &Permit, client: IpAddr) -> Asks {
-    let route = snapshot.route(permit.route);
-    let ask = |ix: &LimitIx| ask(snapshot, *ix, Some(permit.route), permit.caller, client);
-    route.limits.iter().filter_map(ask).collect()
+/// Everything that limits this caller on this route.
+pub fn asks(snapshot: &Snapshot, route: RouteIx, caller: Option<Caller>, client: IpAddr) -> Asks {
+    let ask = |ix: &LimitIx| ask(snapshot, *ix, Some(route), caller, client);
+    snapshot.route(route).limits.iter().filter_map(ask).collect()
 }
 
 /// Everything that limits failed authentications from this address.

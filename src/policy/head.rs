@@ -56,6 +56,9 @@ impl<'a> Head<'a> {
         {
             return bad("a byte in the query that is not printable ASCII");
         }
+        if uri.query().is_some_and(names_a_control_character) {
+            return bad("an encoded control character in the name of a query parameter");
+        }
         Ok(Head { method, path: uri.path(), query: uri.query(), headers })
     }
 
@@ -228,6 +231,16 @@ pub fn percent_decoded(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Whether a parameter's *name* hides a control character: where a backend's strings end at a zero byte, `user%00x`
+/// is `user`. Values may hold any byte: messages do.
+fn names_a_control_character(query: &str) -> bool {
+    query.contains('%')
+        && query.split('&').any(|pair| {
+            let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+            name.contains('%') && form_decoded(name).iter().any(u8::is_ascii_control)
+        })
+}
+
 /// The parameters of a query: name and value, both decoded, `+` as a space.
 pub fn query_parameters(query: &str) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + '_ {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
@@ -291,6 +304,16 @@ mod tests {
         }
         for host in ["a", "a.example:8080", "127.0.0.1", "[::1]:80", "xn--bcher-kva.example"] {
             assert!(is_host(host.as_bytes()), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_control_character_may_stand_in_a_value_and_not_in_a_name() {
+        for query in ["user%00=x", "a=b&%0auser=x", "us%7fer"] {
+            assert!(names_a_control_character(query), "{query}");
+        }
+        for query in ["text=a%0ab%00", "us%20er=x", "a&b=c"] {
+            assert!(!names_a_control_character(query), "{query}");
         }
     }
 

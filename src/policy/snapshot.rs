@@ -120,7 +120,7 @@ pub struct Route {
     pub limits: Box<[LimitIx]>,
     /// Units it takes from `rate` (and later `quota`) limits.
     pub weight: u64,
-    /// Largest request body in bytes; `None`: no bound.
+    /// Largest request body in bytes; `None`: as `bounds.body` says.
     pub max_body: Option<u64>,
     /// Time to the head of the upstream's answer.
     pub response_timeout: Duration,
@@ -426,6 +426,11 @@ impl Snapshot {
     /// The route at `ix`.
     pub fn route(&self, ix: RouteIx) -> &Route {
         &self.routes[ix.0 as usize]
+    }
+
+    /// Largest request body of a route in bytes; `None`: no bound.
+    pub fn body_bound(&self, ix: RouteIx) -> Option<u64> {
+        self.route(ix).max_body.or(self.bounds.body)
     }
 
     /// The limit at `ix`.

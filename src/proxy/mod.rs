@@ -27,6 +27,7 @@ pub mod served_tls;
 pub mod tls;
 pub mod tunnel;
 mod upstream;
+mod watch;
 mod wire;
 pub mod worker;
 

@@ -79,6 +79,7 @@ pub(super) struct Facts {
     pub(super) client: IpAddr,
     pub(super) route: Option<RouteIx>,
     pub(super) key: Option<KeyIx>,
+    caller: Option<Caller>,
     pub(super) readings: Readings,
     pub(super) shadowed: SmallVec<[Refusal; 2]>,
     allow: Option<String>,
@@ -98,6 +99,7 @@ fn decide(
         client: announced(peer),
         route: None,
         key: None,
+        caller: None,
         readings: Readings::new(),
         shadowed: SmallVec::new(),
         allow: None,
@@ -108,6 +110,9 @@ fn decide(
     let request_id = head.headers.get(&X_REQUEST_ID).filter(|_| trusted).cloned().unwrap_or(made);
 
     let judged = judge(at, &policy, peer, head, now, &mut facts);
+    if judged.is_err() && facts.readings.is_empty() {
+        facts.readings = untaken(at, &policy, &facts, now);
+    }
     let fields = LimitFields::new(&policy, &facts.readings, now.wall);
     let decided = Decided { id, request_id: &request_id, parts: head, fields: &fields, reads };
     exchange.decided(&policy, peer, &decided, &facts);
@@ -211,9 +216,9 @@ fn judge(
     // 6 authorise
     let permit = authorize(policy, route_ix, caller, facts.client, &head)?;
     facts.shadowed.clone_from(&permit.shadowed);
-    refuse_large_body(policy, route_ix, &head)?;
+    refuse_large_body(policy.body_bound(route_ix), &head)?;
     // 7 open
-    match at.ledger.open(now, &covering::asks(policy, &permit, facts.client)) {
+    match at.ledger.open(now, &covering::asks(policy, route_ix, permit.caller, facts.client)) {
         Opening::Admitted(reservation, readings) => {
             facts.readings = readings;
             Ok(Admitted { permit, reservation })
@@ -229,6 +234,18 @@ fn judge(
 /// The connection's other end, as its PROXY header says it where a trusted proxy sent one.
 fn announced(peer: &Peer) -> IpAddr {
     peer.announced.unwrap_or(peer.socket.ip())
+}
+
+/// What the limits say to a caller who was refused before they were asked: every answer to an authenticated request
+/// shows them, and a refused request spends nothing.
+fn untaken(at: &WorkerContext, policy: &Snapshot, facts: &Facts, now: Now) -> Readings {
+    match (facts.route, facts.caller) {
+        (Some(route), Some(caller)) => {
+            let asks = covering::asks(policy, route, Some(caller), facts.client);
+            asks.iter().map(|ask| at.ledger.peek(now, ask)).collect()
+        }
+        _ => Readings::new(),
+    }
 }
 
 /// Step 5. A public route asks nobody; a path of no route asks, unless there is nothing here that needs a key.
@@ -251,7 +268,7 @@ fn identify(
     }
     match authenticate(policy, head, now.wall) {
         Ok(caller) => {
-            facts.key = Some(caller.key);
+            (facts.key, facts.caller) = (Some(caller.key), Some(caller));
             Ok(Some(caller))
         }
         Err(stranger) => {
@@ -287,10 +304,10 @@ fn guessed(
 }
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.
-fn refuse_large_body(policy: &Snapshot, route: RouteIx, head: &Head<'_>) -> Result<(), Refused> {
+fn refuse_large_body(most: Option<u64>, head: &Head<'_>) -> Result<(), Refused> {
     let length =
         head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match (length, policy.route(route).max_body) {
+    match (length, most) {
         (Some(length), Some(most)) if length > most => {
             Err(Refused::because(Refusal::BodyTooLarge, "Content-Length is over the route's bound"))
         }
@@ -348,7 +365,7 @@ fn ready_to_leave(
         wish,
         response_timeout: route.response_timeout,
         body_idle: policy.bounds.body_idle,
-        max_body: route.max_body,
+        max_body: policy.body_bound(permit.route),
         on_revoke: route.on_revoke,
         caller: permit.caller,
         client: facts.client,

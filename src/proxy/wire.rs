@@ -44,6 +44,8 @@ pub(crate) struct Wire {
     bodied: AtomicBool,
     requests: AtomicU64,
     open: AtomicU64,
+    held_up: AtomicU64,
+    frames: AtomicU64,
     kept_back: AtomicU16,
 }
 
@@ -77,6 +79,16 @@ impl Wire {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// Whether every open answer waits for the client to take what there is.
+    pub(crate) fn all_held_up(&self) -> bool {
+        self.open() > 0 && self.held_up.load(Ordering::Relaxed) == self.open()
+    }
+
+    /// Frames that answers gave, ever.
+    pub(crate) fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
     /// Whether hyper holds nothing about this connection that matters: all is said, and the last request had no body
     /// whose rest could be taken for a head by a new parser.
     pub(crate) fn may_be_left(&self) -> bool {
@@ -94,7 +106,7 @@ impl Wire {
     }
 
     fn moves(&self) {
-        self.moved.store(self.moved().wrapping_add(1), Ordering::Relaxed);
+        add(&self.moved);
     }
 
     /// Whether bytes wait because the client does not read.
@@ -120,7 +132,10 @@ impl Wire {
 
 /// One request whose answer is not over. Dropped with the answer's body, or with the request.
 #[derive(Debug)]
-pub(crate) struct Owed(Arc<Wire>);
+pub(crate) struct Owed {
+    wire: Arc<Wire>,
+    held_up: bool,
+}
 
 impl Owed {
     /// A request was handed to the handler.
@@ -128,19 +143,43 @@ impl Owed {
         wire.set(Stage::Owed);
         wire.bodied.store(bodied, Ordering::Relaxed);
         wire.old.store(old, Ordering::Relaxed);
-        wire.requests.store(wire.requests() + 1, Ordering::Relaxed);
-        wire.open.store(wire.open() + 1, Ordering::Relaxed);
-        Owed(Arc::clone(wire))
+        add(&wire.requests);
+        add(&wire.open);
+        Owed { wire: Arc::clone(wire), held_up: false }
+    }
+
+    /// More is wanted of the answer: now it waits for us.
+    pub(crate) fn asked(&mut self) {
+        if std::mem::take(&mut self.held_up) {
+            take(&self.wire.held_up);
+        }
+    }
+
+    /// A frame was given: until more is wanted, it waits for the client.
+    pub(crate) fn gave(&mut self) {
+        add(&self.wire.frames);
+        if !std::mem::replace(&mut self.held_up, true) {
+            add(&self.wire.held_up);
+        }
     }
 }
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        self.0.open.store(self.0.open().saturating_sub(1), Ordering::Relaxed);
-        if self.0.stage() == Stage::Owed {
-            self.0.set(Stage::Said);
+        self.asked();
+        take(&self.wire.open);
+        if self.wire.stage() == Stage::Owed {
+            self.wire.set(Stage::Said);
         }
     }
+}
+
+fn add(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+fn take(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
 }
 
 /// The client's stream as hyper's HTTP/1 and HTTP/2 servers see it.

@@ -35,6 +35,7 @@ impl Inside {
                 admin: Some("127.0.0.1:0".to_owned()),
                 upstream: Some(backend.url()),
                 state: Some("memory".to_owned()),
+                ..Overrides::default()
             },
             clock: Clock::Manual(Arc::clone(&clock)),
             env: |_| None,

@@ -83,7 +83,7 @@ fn a_kept_connection_outlives_the_heads_deadline_and_ends_at_its_own() {
 #[test]
 fn a_quiet_connection_is_put_aside_and_wakes_unharmed() {
     let mut setup = Setup::before(answering(HELLO));
-    setup.bounds.keep_alive = Duration::from_millis(2000);
+    setup.bounds.keep_alive = Duration::from_secs(2);
     setup.bounds.body_idle = Duration::from_millis(100);
     setup.bounds.head_timeout = Duration::from_millis(300);
     let gate = setup.start();
@@ -112,7 +112,7 @@ fn the_rest_of_a_body_is_never_read_as_a_head_after_a_quiet_time() {
         std::thread::sleep(PATIENCE);
     }));
     setup.bounds.body_idle = Duration::from_millis(100);
-    setup.bounds.keep_alive = Duration::from_millis(1000);
+    setup.bounds.keep_alive = Duration::from_secs(1);
     let gate = setup.start();
     let mut client = gate.client();
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nab").unwrap();

@@ -10,6 +10,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tollgate::policy::snapshot::UpstreamProtocol;
+use tollgate::proxy::body::BodyEnd;
 use tollgate::proxy::pool::Processed;
 
 use crate::passing::runtime;
@@ -188,5 +189,30 @@ fn a_client_that_resets_in_a_hurry_loses_its_connection() {
     });
     ended.expect("it ends in time").unwrap().expect_err("it does not end well");
     assert!(gate.ask(GET).starts_with("HTTP/1.1 200"), "others are served");
+    gate.stop();
+}
+
+#[test]
+fn a_client_that_opens_no_window_is_cut() {
+    let address = backend(|mut stream, _| {
+        head(&mut stream);
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 10485760\r\n\r\n";
+        let _ = std::io::Write::write_all(&mut stream, head);
+        let _ = std::io::Write::write_all(&mut stream, &vec![7; 10_485_760]);
+    });
+    let mut setup = Setup::before(address);
+    setup.bounds.body_idle = Duration::from_millis(300);
+    let gate = setup.start();
+    runtime().block_on(async {
+        let tcp = tokio::net::TcpStream::connect(gate.address).await.unwrap();
+        let (send, connection) = h2::client::handshake(tcp).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let mut send = send.ready().await.unwrap();
+        let request = Request::get("http://gate/").body(()).unwrap();
+        let (answer, _) = send.send_request(request, true).unwrap();
+        let _answer = answer.await.unwrap();
+        let _ = tokio::time::timeout(PATIENCE, connection).await.expect("it ends in time");
+    });
+    assert!(matches!(gate.event(), Event::Ended(BodyEnd::Dropped, 1..)));
     gate.stop();
 }

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use super::super::origin::Origins;
 use super::super::problem::{At, Span, did_you_mean};
-use super::super::raw::{self, Override};
+use super::super::raw;
 use super::super::read::{Many, Named};
 use super::super::scalar::{GivenName, UnlistedWord, name_complaint};
 use super::Desk;
-use super::limits::{Amounts, Holder, Limits};
+use super::limits::Limits;
+use super::overrides::{Holder, overrides as checked};
 use crate::policy::Name;
 use crate::policy::limit::{Ceiling, LimitIx, SubjectKey};
 use crate::policy::snapshot::{Plan, PlanIx, ScopeIx, Standing, Tenant, TenantIx};
@@ -95,13 +96,11 @@ pub(super) fn callers(
     let mut listed = plans.unwrap_or_default().entries;
     // The default plan comes first, whether it is listed or not.
     let default = listed.iter().position(|(key, _)| key.text == DEFAULT);
-    match default.map(|place| listed.remove(place)) {
-        Some((key, default)) => plan(DEFAULT, Some(key.at), default, &mut callers, limits, desk),
-        None => {
-            let absent = raw::Plan::absent(Span { file: 0, start: 0, end: 0 });
-            plan(DEFAULT, None, absent, &mut callers, limits, desk);
-        }
-    }
+    let (at, default) = match default.map(|place| listed.remove(place)) {
+        Some((key, default)) => (Some(key.at), default),
+        None => (None, raw::Plan::absent(Span { file: 0, start: 0, end: 0 })),
+    };
+    plan(DEFAULT, at, default, &mut callers, limits, desk);
     for (key, listed) in listed {
         if let Some(complaint) = name_complaint(&key.text) {
             desk.findings.error(key.at, complaint);
@@ -131,7 +130,7 @@ fn plan(
 ) {
     let raw::Plan { at: _, limits: overrides, scopes, allow } = raw;
     let ix = PlanIx(u32::try_from(callers.plans.len()).unwrap_or(u32::MAX));
-    let overrides = self::overrides(overrides, Holder::Plan, limits, desk);
+    let overrides = checked(overrides, Holder::Plan, limits, desk);
     for (limit, ceiling, at) in &overrides {
         let place = Origins::place(&desk.findings, *at);
         desk.origins.plan_overrides.insert((ix, *limit), (*ceiling, place));
@@ -170,7 +169,7 @@ fn tenant(
         }),
     };
     let ix = TenantIx(u32::try_from(callers.tenants.len()).unwrap_or(u32::MAX));
-    let overrides = self::overrides(overrides, Holder::Tenant, limits, desk);
+    let overrides = checked(overrides, Holder::Tenant, limits, desk);
     for (limit, ceiling, at) in &overrides {
         let place = Origins::place(&desk.findings, *at);
         desk.origins.tenant_overrides.insert((ix, *limit), (*ceiling, place));
@@ -204,29 +203,4 @@ fn sets(
     });
     let ceilings = overrides.into_iter().map(|(ix, ceiling, _)| (ix, ceiling)).collect();
     Sets { ceilings, scopes, scopes_at }
-}
-
-/// Overrides of a plan, tenant or YAML key, each checked.
-pub(super) fn overrides(
-    raw: Option<Named<Override>>,
-    holder: Holder,
-    limits: &Limits,
-    desk: &mut Desk<'_>,
-) -> Vec<(LimitIx, Option<Ceiling>, Span)> {
-    let mut out = Vec::new();
-    for (key, value) in raw.unwrap_or_default().entries {
-        let at = match &value {
-            Override::One(amount) => amount.at,
-            Override::Map(map) => map.at,
-        };
-        match limits.overridden(&key.text, &Amounts::of(&value), holder) {
-            Ok(Some((ix, ceiling))) => out.push((ix, ceiling, key.at)),
-            Ok(None) => {}
-            Err((message, remedy)) => {
-                let names_it = limits.named(&key.text).is_none();
-                desk.findings.error_with(if names_it { key.at } else { at }, message, remedy);
-            }
-        }
-    }
-    out
 }

@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use sha2::Digest;
 
-use super::super::json_keys;
-use super::super::problem::{At, Span, did_you_mean};
-use super::super::raw::{self, Or};
-use super::super::read::{Items, Read, clip};
-use super::super::scalar::{GivenName, moment, secret_digest};
-use super::super::tree::{self, Node, Value};
+use super::super::problem::{Span, did_you_mean};
+use super::super::read::clip;
+use super::super::{json_keys, yaml_keys};
 use super::Desk;
 use super::callers::{Callers, Sets};
-use super::limits::{Amounts, Holder, Limits};
+use super::limits::Limits;
+use super::overrides::{Amounts, Holder};
 use crate::clock::Wall;
 use crate::policy::address::Nets;
 use crate::policy::keys::{Key, KeyIx, KeyStatus, Keys, SecretDigest, SharedSecret};
@@ -24,9 +22,6 @@ use crate::policy::snapshot::{
     AddressRule, Grant, GrantIx, Plan, PlanIx, ScopeIx, Tenant, TenantIx, TermsIx,
 };
 use crate::policy::subject::SubjectKind;
-
-/// Most keys of a YAML file: a person's file stays readable, a reload stays within its second.
-const MOST_YAML_KEYS: usize = 20_000;
 
 pub(super) struct Compiled {
     pub(super) keys: Keys,
@@ -42,7 +37,7 @@ pub(super) struct Compiled {
 pub(in crate::config) struct Entry<'a> {
     pub(in crate::config) at: Span,
     pub(in crate::config) id: &'a str,
-    pub(in crate::config) tenant: (&'a str, Span),
+    pub(in crate::config) tenant: &'a str,
     pub(in crate::config) digests: Vec<(SecretDigest, Option<Wall>)>,
     pub(in crate::config) scopes: Option<Vec<(&'a str, Span)>>,
     pub(in crate::config) plan: Option<(&'a str, Span)>,
@@ -53,12 +48,15 @@ pub(in crate::config) struct Entry<'a> {
     pub(in crate::config) status: KeyStatus,
 }
 
+/// A key, and its digests with the end of each one's overlap.
+type Row = (Key, Vec<(SecretDigest, Option<Wall>)>);
+
 /// Collects the keys of all files.
 pub(in crate::config) struct Collector<'d, 'a> {
     pub(in crate::config) desk: &'d mut Desk<'a>,
     limits: &'d Limits,
     callers: Callers,
-    rows: Vec<(Key, Vec<(SecretDigest, Option<Wall>)>)>,
+    rows: Vec<Row>,
     /// File and line of each row.
     places: Vec<(u16, u32)>,
     /// Rows by the hash of their id, which is needed anyway.
@@ -146,154 +144,8 @@ impl Collector<'_, '_> {
             json_keys::read(file, self);
             self.desk.findings.forget(file);
         } else {
-            self.read_yaml(file, path);
+            yaml_keys::read(file, path, self);
         }
-    }
-
-    fn read_yaml(&mut self, file: u16, path: &Path) {
-        let text = self.desk.findings.text(file);
-        if text
-            .lines()
-            .all(|line| line.trim_start().is_empty() || line.trim_start().starts_with('#'))
-        {
-            return;
-        }
-        let Some(node) = tree::parse(file, &mut self.desk.findings) else { return };
-        let items = match &node.value {
-            Value::List(items) => items,
-            Value::Null | Value::Scalar(_) | Value::Map(_) => {
-                self.desk.findings.error_with(
-                    node.at,
-                    format!("a key file is a list of keys, this is {}", node.kind()),
-                    "start each key with `- id: …`".to_owned(),
-                );
-                return;
-            }
-        };
-        if items.len() > MOST_YAML_KEYS {
-            self.desk.findings.file_error(
-                path,
-                format!(
-                    "{} keys are more than a YAML file may hold ({MOST_YAML_KEYS})",
-                    items.len()
-                ),
-                "use JSON lines: one key a line, in a file that ends in .jsonl".to_owned(),
-            );
-            return;
-        }
-        for item in items {
-            self.yaml_key(item);
-        }
-    }
-
-    fn yaml_key(&mut self, node: &Node) {
-        let errors_before = self.desk.findings.has_errors_at(node.at);
-        let Some(raw) = raw::KeyEntry::read(node, &mut self.desk.findings) else { return };
-        let raw::KeyEntry {
-            at,
-            id,
-            tenant,
-            digest,
-            digests,
-            last4: _,
-            label: _,
-            scopes,
-            plan,
-            not_before,
-            expires,
-            allow,
-            limits,
-            revoked,
-            created: _,
-        } = raw;
-        let wall = |text: Option<At<String>>, desk: &mut Desk<'_>| -> Option<(Wall, Span)> {
-            let text = text?;
-            let wall = moment(&text.value);
-            if wall.is_none() {
-                desk.findings.error_with(
-                    text.at,
-                    format!("`{}` is no time", clip(&text.value)),
-                    "write 2027-01-31 or 2027-01-31T12:00:00Z".to_owned(),
-                );
-            }
-            Some((wall?, text.at))
-        };
-        let mut secrets = Vec::new();
-        for digest in
-            digest.into_iter().chain(digests.map_or_else(Vec::new, |Items { items }| items))
-        {
-            let raw::KeyDigest { at, sha256, hmac, until } = digest;
-            let until = wall(until, self.desk).map(|(wall, _)| wall);
-            let text = match (sha256, hmac) {
-                (Some(one), None) | (None, Some(one)) => one,
-                _ => {
-                    self.desk.findings.missing(
-                        at,
-                        "a digest is `sha256` or `hmac`",
-                        "write { sha256: 64 hex digits }",
-                    );
-                    continue;
-                }
-            };
-            match secret_digest(&text.value) {
-                Some(digest) => secrets.push((digest, until)),
-                None => self.desk.findings.error_with(
-                    text.at,
-                    "a digest is 64 hex digits",
-                    "`tollgate keys new` writes it".to_owned(),
-                ),
-            }
-        }
-        let not_before = wall(not_before, self.desk).map(|(wall, _)| wall);
-        let expires = wall(expires, self.desk);
-        let status = match &revoked {
-            None => KeyStatus::Live,
-            Some(Or::One(revoked)) if !revoked.value => KeyStatus::Live,
-            Some(Or::One(_) | Or::Map(_)) => KeyStatus::Revoked,
-        };
-        let (Some(id), Some(tenant)) = (&id, &tenant) else {
-            let (word, remedy) = if id.is_none() {
-                ("id", "add `id: …`: its public name, apart from its secret")
-            } else {
-                ("tenant", "add `tenant: …`: who pays")
-            };
-            self.desk.findings.missing(at, format!("this key has no `{word}`"), remedy);
-            return;
-        };
-        if secrets.is_empty() && !errors_before {
-            self.desk.findings.missing(
-                at,
-                format!("the key `{}` has no digest, so nobody can use it", id.value.0),
-                "`tollgate keys new` makes keys; a digest is { sha256: … }",
-            );
-        }
-        let limits: Vec<(&str, Amounts, Span)> = limits
-            .iter()
-            .flat_map(|limits| &limits.entries)
-            .map(|(name, value)| (name.text.as_str(), Amounts::of(value), name.at))
-            .collect();
-        let line = self.desk.findings.line(at);
-        self.add(
-            Entry {
-                at: id.at,
-                id: &id.value.0,
-                tenant: (&tenant.value.0, tenant.at),
-                digests: secrets,
-                scopes: scopes.as_ref().map(|scopes| names(&scopes.items)),
-                plan: plan.as_ref().map(|plan| (plan.value.0.as_str(), plan.at)),
-                not_before,
-                expires,
-                allow: allow
-                    .map_or_else(Vec::new, |allow| allow.items)
-                    .into_iter()
-                    .map(|net| net.value)
-                    .collect(),
-                limits,
-                status,
-            },
-            line,
-            Again::Clashes,
-        );
     }
 
     /// Takes a key in.
@@ -311,7 +163,7 @@ impl Collector<'_, '_> {
             limits,
             status,
         } = entry;
-        let tenant = self.callers.tenant(tenant.0);
+        let tenant = self.callers.tenant(tenant);
         let own_plan = plan.and_then(|(name, at)| {
             let found = self.callers.plan(name);
             if found.is_none() {
@@ -488,10 +340,6 @@ impl Collector<'_, '_> {
             granted,
         }
     }
-}
-
-fn names<'n>(items: &'n [At<GivenName>]) -> Vec<(&'n str, Span)> {
-    items.iter().map(|name| (name.value.0.as_str(), name.at)).collect()
 }
 
 /// The ceiling of one limit for a caller without overrides of its own.

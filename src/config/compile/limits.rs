@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::super::origin::Origins;
 use super::super::problem::{At, Span, did_you_mean};
-use super::super::raw::{self, Or, Override};
+use super::super::raw;
 use super::super::read::{self, Many, not_yet};
 use super::super::scalar::{
     Amount, CountsWord, GivenName, LimitMode, MOST_UNITS, PerWord, WindowWord, name_complaint,
@@ -33,21 +33,13 @@ pub(super) struct Limits {
 }
 
 /// What overrides need to know of a limit.
-struct Detail {
+pub(super) struct Detail {
     at: Span,
-    window: Window,
+    pub(super) window: Window,
     /// `burst:` as written, in force where an override gives another number too, in proportion.
-    burst: Option<u64>,
+    pub(super) burst: Option<u64>,
     /// The largest weight of the routes it covers, and where that is written.
-    heaviest: Option<(u64, Span)>,
-}
-
-/// Who overrides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Holder {
-    Plan,
-    Tenant,
-    Key,
+    pub(super) heaviest: Option<(u64, Span)>,
 }
 
 impl Limits {
@@ -63,6 +55,10 @@ impl Limits {
         &self.compiled[usize::from(ix.0)]
     }
 
+    pub(super) fn detail(&self, ix: LimitIx) -> &Detail {
+        &self.details[usize::from(ix.0)]
+    }
+
     pub(super) fn span(&self, ix: LimitIx) -> Span {
         self.details[usize::from(ix.0)].at
     }
@@ -75,136 +71,12 @@ impl Limits {
             .map(|(ix, _)| ix)
             .collect()
     }
-
-    /// What an override makes of a limit: its place and ceiling. `Ok(None)`: the limit is disabled.
-    pub(super) fn overridden(
-        &self,
-        name: &str,
-        value: &Amounts,
-        holder: Holder,
-    ) -> Result<Option<(LimitIx, Option<Ceiling>)>, (String, Option<String>)> {
-        let ix = match self.named(name) {
-            Some(Named::Active(ix)) => ix,
-            Some(Named::Disabled) => return Ok(None),
-            None => {
-                return Err((
-                    format!("there is no limit `{name}`"),
-                    did_you_mean(name, self.names()),
-                ));
-            }
-        };
-        self.may_override(ix, holder)?;
-        let limit = self.at(ix);
-        let detail = &self.details[usize::from(ix.0)];
-        let ceiling = match (limit.kind, value.amount) {
-            (_, Some(Amount::None)) => None,
-            (LimitKind::Concurrent, Some(Amount::Units(units))) => Some(concurrent(units)),
-            (LimitKind::Concurrent, _) => {
-                return Err((format!("`{name}` counts open requests: write a number"), None));
-            }
-            (LimitKind::Rate, Some(Amount::Calendar)) => {
-                return Err((format!("`{name}` is a rate: {CALENDAR}"), None));
-            }
-            (LimitKind::Rate, amount) => {
-                let (units, period) = match (amount, limit.ceiling) {
-                    (Some(Amount::Rate { units, period }), _) => (units, period),
-                    (Some(Amount::Units(units)), Some(own)) => (units, own.period),
-                    (None, Some(own)) => (own.units, own.period),
-                    _ => {
-                        return Err((
-                            format!("`{name}` has no unit of its own to keep"),
-                            Some("write the unit: 120/minute".to_owned()),
-                        ));
-                    }
-                };
-                let burst = match (value.burst, detail.burst, limit.ceiling) {
-                    (Some(burst), ..) => burst,
-                    (None, Some(burst), Some(own)) => in_proportion(burst, units, own.units),
-                    (None, Some(burst), None) => burst,
-                    (None, None, _) => units,
-                };
-                if value.burst.is_some() && detail.window != Window::Bucket {
-                    return Err((format!("`{name}` is no bucket, so it has no burst"), None));
-                }
-                Some(Ceiling { window: detail.window, units, period, burst })
-            }
-        };
-        if let (Some(ceiling), Some((weight, _))) = (ceiling, detail.heaviest)
-            && limit.kind == LimitKind::Rate
-            && ceiling.units > 0
-            && weight > ceiling.burst
-        {
-            return Err((
-                format!("a route weighs {weight}, so this would never admit it"),
-                Some(format!("write at least {weight}, or `none`")),
-            ));
-        }
-        if ceiling.is_some_and(|ceiling| ceiling.burst > MOST_UNITS) {
-            return Err((format!("a limit can be at most {MOST_UNITS}"), None));
-        }
-        Ok(Some((ix, ceiling)))
-    }
-
-    /// An override stands on the counted subject or above it.
-    fn may_override(&self, ix: LimitIx, holder: Holder) -> Result<(), (String, Option<String>)> {
-        let limit = self.at(ix);
-        let per = limit.per;
-        let (may, who) = match holder {
-            Holder::Key => (per.key, "key"),
-            Holder::Tenant => (per.key || per.tenant, "tenant"),
-            Holder::Plan => (per.needs_caller(), "plan"),
-        };
-        if may {
-            return Ok(());
-        }
-        Err((
-            format!("a {who} cannot change `{}`, which counts per {}", limit.name, per_words(per)),
-            Some(
-                if per.tenant {
-                    "set it on the tenant or a plan"
-                } else if per.plan {
-                    "set it on a plan"
-                } else {
-                    "its number is everybody's: change the limit itself"
-                }
-                .to_owned(),
-            ),
-        ))
-    }
 }
 
-const CALENDAR: &str = "calendar periods belong to quotas, which come with a later release";
+pub(super) const CALENDAR: &str =
+    "calendar periods belong to quotas, which come with a later release";
 
-/// An override as written: in YAML or in a line of JSON.
-#[derive(Clone, Copy, Debug, Default)]
-pub(in crate::config) struct Amounts {
-    pub(in crate::config) amount: Option<Amount>,
-    pub(in crate::config) burst: Option<u64>,
-}
-
-impl Amounts {
-    pub(super) fn of(value: &Override) -> Amounts {
-        match value {
-            Or::One(amount) => Amounts { amount: Some(amount.value), burst: None },
-            Or::Map(raw::OverrideRule { at: _, rate, concurrent, burst }) => Amounts {
-                amount: match (rate, concurrent) {
-                    (Some(rate), _) => Some(rate.value),
-                    (None, Some(open)) => Some(Amount::Units(open.value)),
-                    (None, None) => None,
-                },
-                burst: burst.as_ref().map(|burst| burst.value),
-            },
-        }
-    }
-}
-
-/// `burst` as it is to `own` units, for `units`; rounded up, so that it is 0 only where nothing is admitted.
-fn in_proportion(burst: u64, units: u64, own: u64) -> u64 {
-    let scaled = (u128::from(burst) * u128::from(units)).div_ceil(u128::from(own.max(1)));
-    u64::try_from(scaled).unwrap_or(u64::MAX).min(MOST_UNITS)
-}
-
-fn concurrent(units: u64) -> Ceiling {
+pub(super) fn concurrent(units: u64) -> Ceiling {
     Ceiling { window: Window::Concurrent, units, period: 0, burst: units }
 }
 
@@ -219,20 +91,16 @@ pub(super) fn limits(
             desk.findings.error(key.at, complaint);
         }
         desk.origins.limits.insert(key.text.clone(), Origins::place(&desk.findings, key.at));
-        let named = match self::limit(&key.text, key.at, limit, routes, desk) {
-            Some((limit, detail)) => match u16::try_from(out.compiled.len()) {
-                Ok(ix) => {
-                    out.compiled.push(limit);
-                    out.details.push(detail);
-                    Named::Active(LimitIx(ix))
-                }
-                Err(_) => {
-                    desk.findings.error(key.at, "there are more than 65 536 limits");
-                    Named::Disabled
-                }
-            },
-            None => Named::Disabled,
-        };
+        let mut named = Named::Disabled;
+        if let Some((limit, detail)) = self::limit(&key.text, key.at, limit, routes, desk) {
+            if let Ok(ix) = u16::try_from(out.compiled.len()) {
+                out.compiled.push(limit);
+                out.details.push(detail);
+                named = Named::Active(LimitIx(ix));
+            } else {
+                desk.findings.error(key.at, "there are more than 65 536 limits");
+            }
+        }
         out.places.insert(key.text, named);
     }
     out
@@ -266,66 +134,30 @@ fn limit(
     let disabled = mode.as_ref().is_some_and(|mode| mode.value == LimitMode::Disabled);
     let kinds = [
         ("rate", rate.as_ref().map(|rate| rate.at)),
-        ("quota", quota.as_ref().map(|quota| quota.at)),
-        ("spend", spend.as_ref().map(|spend| spend.at)),
-        ("credit", credit.as_ref().map(|credit| credit.at)),
         ("concurrent", open.as_ref().map(|open| open.at)),
+        ("quota", quota.map(|quota| quota.at)),
+        ("spend", spend.map(|spend| spend.at)),
+        ("credit", credit.map(|credit| credit.at)),
     ];
-    let given: Vec<(&str, Span)> =
-        kinds.into_iter().filter_map(|(word, at)| at.map(|at| (word, at))).collect();
-    match given.as_slice() {
-        [] => {
-            desk.findings.missing(
-                Span { file: name_at.file, start: name_at.start, end: at.end.max(name_at.end) },
-                format!("`{name}` limits nothing"),
-                "add one of rate, concurrent (quota, spend and credit come later)",
-            );
-            return None;
-        }
-        [_] => {}
-        [(first, _), (second, second_at), ..] => {
-            desk.findings.error_with(
-                *second_at,
-                format!("`{name}` has both `{first}` and `{second}`"),
-                "a limit is one thing: make two limits".to_owned(),
-            );
-            return None;
-        }
-    }
-    let later =
-        [quota.as_ref(), spend.as_ref(), credit.as_ref()].into_iter().any(|kind| kind.is_some());
-    if later {
-        if !disabled && let [(word, at)] = given.as_slice() {
-            desk.findings.error_with(
-                *at,
-                format!("`{word}` limits are not in this release; they come with a later one"),
-                "take it out, or add `mode: disabled`".to_owned(),
-            );
-        }
+    let whole = Span { end: at.end.max(name_at.end), ..name_at };
+    if !is_of_this_release(name, whole, &kinds, disabled, desk) {
         return None;
     }
-    for (word, at) in [
+    let later = [
         ("unit", unit.map(|unit| unit.at)),
         ("time_zone", time_zone.map(|zone| zone.at)),
         ("anchor", anchor.map(|anchor| anchor.at)),
-    ] {
-        if let Some(at) = at {
-            desk.findings.error(at, format!("`{word}` has no meaning for a rate"));
-        }
-    }
+    ];
+    meaningless(&later, "a limit of this kind", desk);
     let counts = match counts.map(|counts| counts.value) {
         None | Some(CountsWord::Requests) => Counts::Requests,
         Some(CountsWord::FailedAuthentication) => Counts::FailedAuthentication,
     };
     let per = self::per(per, counts, name_at, desk)?;
     let (kind, ceiling, window) = if let Some(open) = open {
-        for (word, at) in
-            [("window", window.map(|window| window.at)), ("burst", burst.as_ref().map(|b| b.at))]
-        {
-            if let Some(at) = at {
-                desk.findings.error(at, format!("`{word}` has no meaning for `concurrent`"));
-            }
-        }
+        let of_rates =
+            [("window", window.map(|window| window.at)), ("burst", burst.map(|burst| burst.at))];
+        meaningless(&of_rates, "`concurrent`", desk);
         if open.value > MOST_UNITS {
             desk.findings.error(open.at, format!("a limit can be at most {MOST_UNITS}"));
         }
@@ -339,17 +171,16 @@ fn limit(
             Some(WindowWord::Sliding) => Window::Sliding,
             Some(WindowWord::Fixed) => Window::Fixed,
         };
-        (LimitKind::Rate, rate_ceiling(rate?, window, burst.as_ref(), desk)?, window)
+        (LimitKind::Rate, rate_ceiling(rate?, window, burst, desk)?, window)
     };
     let covered = covers(names, counts, per, name_at, routes, desk);
     let heaviest = heaviest(&covered, routes);
-    if kind == LimitKind::Rate
-        && let (Some(ceiling), Some((weight, weight_at))) = (ceiling, heaviest)
+    if let (LimitKind::Rate, Some(ceiling), Some((weight, at))) = (kind, ceiling, heaviest)
         && ceiling.units > 0
         && weight > ceiling.burst
     {
         desk.findings.error_with(
-            weight_at,
+            at,
             format!(
                 "a weight of {weight} is more than `{name}` ever has, so nothing would be admitted"
             ),
@@ -378,12 +209,53 @@ fn limit(
     Some((limit, Detail { at: name_at, window, burst, heaviest }))
 }
 
+/// Whether exactly one kind is given, and one that this release has; pushes the problem where not.
+fn is_of_this_release(
+    name: &str,
+    whole: Span,
+    kinds: &[(&str, Option<Span>)],
+    disabled: bool,
+    desk: &mut Desk<'_>,
+) -> bool {
+    let given: Vec<(&str, Span)> =
+        kinds.iter().filter_map(|(word, at)| at.map(|at| (*word, at))).collect();
+    match given.as_slice() {
+        [] => desk.findings.missing(
+            whole,
+            format!("`{name}` limits nothing"),
+            "add one of rate, concurrent (quota, spend and credit come later)",
+        ),
+        [("rate" | "concurrent", _)] => return true,
+        [_] if disabled => {}
+        [(word, at)] => desk.findings.error_with(
+            *at,
+            format!("`{word}` limits are not in this release; they come with a later one"),
+            "take it out, or add `mode: disabled`".to_owned(),
+        ),
+        [(first, _), (second, second_at), ..] => desk.findings.error_with(
+            *second_at,
+            format!("`{name}` has both `{first}` and `{second}`"),
+            "a limit is one thing: make two limits".to_owned(),
+        ),
+    }
+    false
+}
+
+/// Tells of words that say nothing about what the limit is.
+fn meaningless(words: &[(&str, Option<Span>)], of: &str, desk: &mut Desk<'_>) {
+    for (word, at) in words {
+        if let Some(at) = at {
+            desk.findings.error(*at, format!("`{word}` has no meaning for {of}"));
+        }
+    }
+}
+
 /// `Some(None)` for `rate: none`.
 #[expect(clippy::option_option, reason = "the outer one says whether a problem was pushed")]
 fn rate_ceiling(
     rate: At<Amount>,
     window: Window,
-    burst: Option<&At<u64>>,
+    burst: Option<At<u64>>,
     desk: &mut Desk<'_>,
 ) -> Option<Option<Ceiling>> {
     let (units, period) = match rate.value {

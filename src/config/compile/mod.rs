@@ -8,6 +8,7 @@ mod credentials;
 mod keys;
 mod limits;
 mod lint;
+mod overrides;
 mod routes;
 mod server;
 mod upstream;
@@ -20,7 +21,8 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 pub(super) use self::keys::{Again, Collector, Entry};
-pub(super) use self::limits::{Amounts, per_words};
+pub(super) use self::limits::per_words;
+pub(super) use self::overrides::Amounts;
 use super::origin::Origins;
 use super::problem::{At, Findings, Span};
 use super::raw::{self, Secret, SecretPlace};
@@ -286,13 +288,13 @@ pub(super) fn compile(
         ready,
     } = policy;
     check_version(version.as_ref(), at, &mut desk.findings);
-    refuse_idempotency(idempotency, &mut desk.findings);
+    refuse_idempotency(idempotency.as_ref(), &mut desk.findings);
     let server = server::server(listen, admin, state, workers, overrides, desk);
     let client_address = server::client_address(client_address, desk);
     let bounds = server::bounds(bounds, desk);
-    let drain = server::drain(drain);
+    let drain = server::drain(drain.as_ref());
     let record = server::record(record, desk);
-    let ready_asks_upstream = server::ready(ready, desk);
+    let ready_asks_upstream = server::ready(ready.as_ref(), desk);
     let upstream = upstream::upstream(upstream, at, overrides, desk);
     let identity = server::identity(identity, &upstream.compiled, desk);
     let allow = desk.allow(allow);
@@ -311,7 +313,6 @@ pub(super) fn compile(
     if desk.findings.has_errors() {
         return None;
     }
-    let mut routes = routes;
     let mut limits = limits;
     let route_slots = slots(
         previous.map(|previous| &previous.route_slots),
@@ -375,7 +376,7 @@ fn check_version(version: Option<&At<u64>>, at: Span, findings: &mut Findings) {
     }
 }
 
-fn refuse_idempotency(idempotency: Option<raw::Idempotency>, findings: &mut Findings) {
+fn refuse_idempotency(idempotency: Option<&raw::Idempotency>, findings: &mut Findings) {
     let Some(raw::Idempotency { at, keep: _, max_body: _, on_unknown: _, release: _, mode }) =
         idempotency
     else {
@@ -383,7 +384,7 @@ fn refuse_idempotency(idempotency: Option<raw::Idempotency>, findings: &mut Find
     };
     if mode.is_none_or(|mode| mode.value != super::scalar::LimitMode::Disabled) {
         findings.error_with(
-            at,
+            *at,
             super::read::not_yet("`idempotency` records"),
             "take it out, or add `mode: disabled`".to_owned(),
         );
@@ -393,11 +394,11 @@ fn refuse_idempotency(idempotency: Option<raw::Idempotency>, findings: &mut Find
 /// Stable places by name: what `previous` had stays, new names are appended.
 fn slots<'n>(
     previous: Option<&Arc<[Name]>>,
-    named: impl Iterator<Item = (&'n Name, &'n mut u32)>,
+    takers: impl Iterator<Item = (&'n Name, &'n mut u32)>,
 ) -> Arc<[Name]> {
     let mut names: Vec<Name> = previous.map_or_else(Vec::new, |names| names.to_vec());
     let mut places: HashMap<Name, u32> = names.iter().cloned().zip(0..).collect();
-    for (name, slot) in named {
+    for (name, slot) in takers {
         *slot = *places.entry(name.clone()).or_insert_with(|| {
             names.push(name.clone());
             u32::try_from(names.len() - 1).unwrap_or(u32::MAX)

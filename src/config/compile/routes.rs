@@ -106,13 +106,10 @@ fn route(
         on_revoke,
         answer,
     } = raw;
-    let name: Name = match name {
-        Some(At { value: GivenName(name), .. }) => name.into(),
-        None => {
-            desk.findings.missing(at, "this route has no usable `name`", "add `name: …`");
-            "".into()
-        }
-    };
+    if name.is_none() {
+        desk.findings.missing(at, "this route has no usable `name`", "add `name: …`");
+    }
+    let name: Name = name.map_or_else(|| "".into(), |name| name.value.0.into());
     let before = claims.len();
     let written = matches.iter().flat_map(|matches| &matches.items);
     let written = written.map(|Match(text)| text.value.clone()).collect();
@@ -297,7 +294,7 @@ fn router(claims: Vec<Claim>, routes: &[Route], desk: &mut Desk<'_>) -> Router {
     let built =
         Router::build(claims.into_iter().map(|(method, pattern, ix, _)| (method, pattern, ix)));
     let conflicts = match built {
-        Ok(router) => return router,
+        Ok(built) => return built,
         Err(conflicts) => conflicts,
     };
     for (place, (second, at, method, pattern)) in spans.iter().enumerate() {

@@ -345,9 +345,9 @@ pub(super) fn lasting(
     }
 }
 
-pub(super) fn drain(drain: Option<raw::Drain>) -> Drain {
+pub(super) fn drain(drain: Option<&raw::Drain>) -> Drain {
     let (delay, deadline) = match drain {
-        Some(raw::Drain { at: _, delay, deadline }) => (delay, deadline),
+        Some(raw::Drain { at: _, delay, deadline }) => (*delay, *deadline),
         None => (None, None),
     };
     Drain {
@@ -383,7 +383,7 @@ pub(super) fn record(record: Option<raw::Record>, desk: &mut Desk<'_>) -> Record
     RecordRule { to, headers: names }
 }
 
-pub(super) fn ready(ready: Option<raw::Ready>, desk: &mut Desk<'_>) -> bool {
+pub(super) fn ready(ready: Option<&raw::Ready>, desk: &mut Desk<'_>) -> bool {
     let Some(raw::Ready { at: _, upstream, store }) = ready else { return false };
     if let Some(store) = store.filter(|store| store.value) {
         desk.findings.error_with(
