@@ -208,7 +208,7 @@ fn laid_out() -> impl proptest::strategy::Strategy<Value = (String, usize)> {
             for (number, (style, comment, blank, width)) in entries.iter().enumerate() {
                 let in_entry = format!("{pad}  {}", " ".repeat(*width));
                 let dash = format!("{pad}- {}", " ".repeat(*width));
-                text += &match style {
+                let laid = match style {
                     0 => format!("{dash}id: k{number}{comment}\n{in_entry}digest: {{ sha256: aa }}\n"),
                     1 => format!("{dash}{{ id: k{number}, digest: {{ sha256: aa }} }}{comment}\n"),
                     2 => format!(
@@ -224,7 +224,8 @@ fn laid_out() -> impl proptest::strategy::Strategy<Value = (String, usize)> {
                         "{dash}{{ id: k{number},{comment}\n{in_entry}  digest: {{ sha256: aa }}, label: ~ }}\n"
                     ),
                 };
-                text += &"\n".repeat(*blank);
+                text.push_str(&laid);
+                text.push_str(&"\n".repeat(*blank));
             }
             if !ends {
                 text.truncate(text.trim_end().len());

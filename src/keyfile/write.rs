@@ -88,7 +88,7 @@ impl Held {
     }
 
     /// Whether the file could be written, as far as can be told before.
-    pub fn writable(&self) -> Result<(), WriteProblem> {
+    fn writable(&self) -> Result<(), WriteProblem> {
         let link = fs::symlink_metadata(&self.path).is_ok_and(|file| file.is_symlink());
         if link {
             return Err(WriteProblem::Symlink(self.path.clone()));

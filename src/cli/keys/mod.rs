@@ -170,10 +170,16 @@ fn ways_out(problem: &WriteProblem, commit: &str, admin: &str) -> Failure {
 }
 
 fn could_not_write(problem: &WriteProblem, commit: &str, admin: &str) -> Failure {
-    match problem {
-        WriteProblem::Symlink(_) | WriteProblem::ReadOnly(..) => ways_out(problem, commit, admin),
-        problem => Failure::cannot(format!("{problem}; nothing was changed")),
+    if by_hand(problem) {
+        ways_out(problem, commit, admin)
+    } else {
+        Failure::cannot(format!("{problem}; nothing was changed"))
     }
+}
+
+/// Whether somebody else could write what could not be written here.
+fn by_hand(problem: &WriteProblem) -> bool {
+    matches!(problem, WriteProblem::Symlink(_) | WriteProblem::ReadOnly(..))
 }
 
 /// Where a secret goes.
@@ -192,12 +198,22 @@ impl Delivery<'_> {
         })
     }
 
-    /// Takes back what `prepare` did.
-    fn abandon(&self) {
+    /// The key file was not written. Where its entry can be committed by hand, the secret is good as soon as that is
+    /// done, so it is shown all the same; otherwise nothing of it stays.
+    fn not_written(
+        &self,
+        problem: &WriteProblem,
+        secret: &Secret,
+        about: serde_json::Value,
+    ) -> Result<(), Failure> {
+        if by_hand(problem) {
+            return self.show(secret, about);
+        }
         if let Some(file) = self.file {
             // The failure that led here is the one to tell.
             let _ = fs::remove_file(file);
         }
+        Ok(())
     }
 
     /// Shows the secret, this once, and nothing else on standard output.
@@ -213,7 +229,10 @@ impl Delivery<'_> {
         }
         match self.file {
             Some(_) => Ok(()),
-            None => print(&format!("{}\n", secret.reveal())),
+            None => print(&format!("{}\n", secret.reveal())).map_err(|mut failure| {
+                failure.text += "; the secret was not shown, `tollgate keys rotate` makes another";
+                failure
+            }),
         }
     }
 }

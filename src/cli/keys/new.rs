@@ -65,18 +65,9 @@ pub(super) fn new(arguments: &New) -> Result<(), Failure> {
         entry.tenant, entry.id
     );
     let commit = keyfile::written(&entry, format);
-    match held.writable() {
-        // The secret is good as soon as its entry is committed, so it is shown all the same.
-        Err(problem) => {
-            delivery.show(&secret, about)?;
-            return Err(could_not_write(&problem, &commit, &admin));
-        }
-        Ok(()) => {
-            if let Err(problem) = held.replace(&text) {
-                delivery.abandon();
-                return Err(could_not_write(&problem, &commit, &admin));
-            }
-        }
+    if let Err(problem) = held.replace(&text) {
+        delivery.not_written(&problem, &secret, about)?;
+        return Err(could_not_write(&problem, &commit, &admin));
     }
     report(&entry, &file, policy.now);
     delivery.show(&secret, about)

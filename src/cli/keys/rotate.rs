@@ -44,13 +44,8 @@ pub(super) fn rotate(arguments: &Rotate) -> Result<(), Failure> {
         arguments.id,
         keyfile::digest_lines(&digest)
     );
-    if let Err(problem) = held.writable() {
-        // The secret is good as soon as its digest is committed, so it is shown all the same.
-        delivery.show(&secret, about)?;
-        return Err(could_not_write(&problem, &commit, &admin));
-    }
     if let Err(problem) = held.replace(&text) {
-        delivery.abandon();
+        delivery.not_written(&problem, &secret, about)?;
         return Err(could_not_write(&problem, &commit, &admin));
     }
     tell(&match until {
