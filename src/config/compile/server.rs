@@ -185,6 +185,7 @@ fn state_at(
 
 pub(super) fn client_address(
     rule: Option<raw::ClientAddress>,
+    listeners: &[Listener],
     desk: &mut Desk<'_>,
 ) -> ClientAddressRule {
     let nobody = ClientAddressRule {
@@ -208,6 +209,15 @@ pub(super) fn client_address(
         }
     };
     let source = named.unwrap_or(AddressSource::Peer);
+    if source == AddressSource::ProxyProtocol
+        && !listeners.iter().any(|listener| listener.proxy_protocol)
+    {
+        desk.findings.warn(
+            at,
+            "no listener reads the PROXY protocol, so the client is always the peer",
+            "write `listen: { address: …, proxy_protocol: true }`".to_owned(),
+        );
+    }
     match &trusted {
         None if source != AddressSource::Peer => desk.findings.error_with(
             at,
