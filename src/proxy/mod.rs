@@ -2,13 +2,15 @@
 //!
 //! From the outside in: [`listen`] binds, [`worker`] accepts and spreads, [`connection`] drives one client through
 //! PROXY header, TLS and HTTP, and calls a [`peer::Handler`] for every request. From there, [`pool`] sends to the
-//! upstream, [`body`] streams both ways, [`tunnel`] carries what was upgraded, and [`drain`] ends it all. Everything of a
+//! upstream, [`body`] streams both ways, [`tunnel`] carries what was upgraded, [`cut`] ends what
+//! is no longer admitted, and [`drain`] ends it all. Everything of a
 //! worker stays on its thread. Nothing here compares a scope, an address or a counter itself.
 
 pub mod body;
 pub mod connection;
 pub mod context;
 pub mod counters;
+pub mod cut;
 mod deadline;
 pub mod drain;
 mod exchange;

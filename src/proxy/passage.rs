@@ -7,12 +7,13 @@ use hyper::upgrade::OnUpgrade;
 
 use super::body::{Body, BodyFate, RequestBody, UpstreamBody};
 use super::context::WorkerContext;
+use super::cut::Cut;
 use super::exchange::Exchange;
 use super::forward::{self, Wish};
 use super::peer::Peer;
 use super::pool::{Processed, SendFailure, Why};
 use super::serve::{Admission, Answer, late_refusal};
-use super::tunnel::{self, Cut};
+use super::tunnel;
 use crate::policy::outcome::Outcome;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::OnRevoke;

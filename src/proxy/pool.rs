@@ -164,7 +164,8 @@ impl Pool {
         response_timeout: Duration,
     ) -> Result<Response<UpstreamBody>, SendFailure> {
         for attempt in 0..=FRESH_ATTEMPTS {
-            let mut send = match self.take_idle().filter(|_| attempt == 0) {
+            let pooled = if attempt == 0 { self.take_idle() } else { None };
+            let mut send = match pooled {
                 Some(pooled) => pooled,
                 None => self.counted(self.target.http1().await)?,
             };
