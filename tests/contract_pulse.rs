@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::thread;
+
 use support::contract::Contract;
 use support::{A_SECOND, Answer, Backend, Gate, Policy, Reply, Request, eventually, unix_now};
 
@@ -194,6 +196,76 @@ fn sixty_sends_pass_and_the_next_is_429_until_the_reset() {
         assert!((-1..=1).contains(&drift), "Reset {reset} is not now + {wait}");
     }
     assert_eq!(backend.count(), 60);
+}
+
+#[test]
+fn sixty_of_many_at_once_pass_and_not_one_more() {
+    let backend = Backend::start();
+    let policy = Policy::contract("pulse");
+    let keys = ["one", "two"].map(|id| policy.key("acme", &["--id", id]));
+    let gate = Gate::start(policy, &backend);
+    thread::scope(|scope| {
+        for client in 0..8 {
+            let (gate, key) = (&gate, &keys[client % 2]);
+            scope.spawn(move || {
+                let mut connection = gate.connect();
+                for n in 0..25 {
+                    let request = if n % 2 == 0 { sms() } else { whatsapp() };
+                    let answer = connection.send(&request.bearer(key));
+                    assert!([200, 429].contains(&answer.status), "{answer:?}");
+                }
+            });
+        }
+    });
+    assert_eq!(backend.count(), 60);
+}
+
+#[test]
+fn nothing_but_time_refills_the_budget() {
+    let backend = Backend::start();
+    let policy = Policy::contract("pulse");
+    let key = policy.key("acme", &["--id", "first"]);
+    let gate = Gate::start(policy, &backend);
+    let mut connection = gate.connect();
+    for _ in 0..40 {
+        assert_eq!(connection.send(&sms().bearer(&key)).status, 200);
+    }
+    // A new secret, another key, another policy: what was used stays used.
+    let rotated = gate.policy.keys("rotate", &["first"]);
+    let key = String::from_utf8_lossy(&rotated.stdout).trim().to_owned();
+    assert!(gate.soon(&Request::get("/api/v3/me").bearer(&key), 200));
+    assert_eq!(limit_headers(&gate.send(&sms().bearer(&key))), Some((60, 19)));
+    let other = gate.policy.key("acme", &["--id", "second"]);
+    assert!(gate.soon(&Request::get("/api/v3/me").bearer(&other), 200));
+    assert_eq!(limit_headers(&gate.send(&sms().bearer(&other))), Some((60, 18)));
+
+    // A lowered limit leaves nothing and never a negative; a raised one is in force as soon.
+    gate.policy.replace("send: { rate: 60/minute", "send: { rate: 30/minute");
+    assert!(gate.soon(&sms().bearer(&key), 429), "a lowered limit is not in force");
+    let answer = gate.send(&sms().bearer(&key));
+    assert_eq!((answer.status, limit_headers(&answer)), (429, Some((30, 0))));
+    gate.policy.replace("send: { rate: 30/minute", "send: { rate: 100/minute");
+    assert!(gate.soon(&sms().bearer(&other), 200), "a raised limit is not in force");
+    let (limit, left) = limit_headers(&gate.send(&sms().bearer(&key))).expect("limit headers");
+    assert_eq!(limit, 100);
+    assert_eq!(left, 100 - i64::try_from(sends(&backend)).expect("few"));
+}
+
+fn sends(backend: &Backend) -> usize {
+    backend.seen().iter().filter(|seen| seen.target == "/api/v3/sms/send").count()
+}
+
+#[test]
+fn a_broken_policy_changes_nothing_and_the_next_good_one_is_in_force() {
+    let backend = Backend::start();
+    let (gate, key) = PULSE.start(&backend);
+    let me = Request::get("/api/v3/me").bearer(&key);
+    gate.policy.replace("routes:", "rutes:");
+    assert!(eventually(A_SECOND, || gate.output().contains("policy_rejected")));
+    assert_eq!(gate.send(&me).status, 200, "the last good policy stays in force");
+    gate.policy.replace("rutes:", "routes:");
+    gate.policy.append("tenants: { acme: { active: false } }");
+    assert!(gate.soon(&me, 403), "a good policy after a bad one is not in force");
 }
 
 #[test]
