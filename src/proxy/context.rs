@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 
 use super::counters::ConnectionCounters;
+use super::forward::Pseudonym;
 use super::long_lived::LongLived;
 use super::pool::Pools;
 use super::served_tls::ServedTls;
@@ -28,7 +29,7 @@ pub(crate) struct WorkerContext {
     pub(super) metrics: WorkerMetrics,
     pub(super) lifecycle: Arc<Lifecycle>,
     /// This gate's pseudonym in `Via`.
-    pub(super) pseudonym: String,
+    pub(super) pseudonym: Pseudonym,
     pub(super) records: RefCell<RecordBuffer>,
     pub(super) ids: RefCell<DecisionIds>,
     pub(super) long_lived: LongLived,
@@ -74,7 +75,7 @@ impl Common {
             clock: self.clock.clone(),
             metrics: self.metrics.worker(),
             lifecycle: Arc::clone(&self.lifecycle),
-            pseudonym: format!("tollgate-{}", self.boot),
+            pseudonym: Pseudonym::new(&self.boot),
             records: RefCell::new(self.records.buffer()),
             ids: RefCell::new(DecisionIds::new(self.boot, worker)),
             long_lived: LongLived::default(),

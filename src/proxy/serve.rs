@@ -106,8 +106,10 @@ fn decide(
     };
     let reads = if is_grpc(&head.headers) { Reads::Grpc } else { Reads::Http };
     let (id, made) = at.next_id();
-    let trusted = policy.client_address.trusts(peer.socket.ip());
-    let request_id = head.headers.get(&X_REQUEST_ID).filter(|_| trusted).cloned().unwrap_or(made);
+    let request_id = match policy.client_address.trusts(peer.socket.ip()) {
+        true => head.headers.get(&X_REQUEST_ID).cloned().unwrap_or(made),
+        false => made,
+    };
 
     let judged = judge(at, &policy, peer, head, now, &mut facts);
     if judged.is_err() && facts.readings.is_empty() {
@@ -349,8 +351,7 @@ fn ready_to_leave(
         policy,
         permit: &permit,
         client: facts.client,
-        peer_is_trusted: policy.client_address.trusts(peer.socket.ip()),
-        over_tls: peer.tls.is_some(),
+        peer,
         pseudonym: &at.pseudonym,
         request_id,
     };

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use crate::clock::Wall;
+use crate::policy::address::write_address;
 
 /// An object under construction. Its members go into the buffer as they come; [`Object::end`] closes it.
 pub(super) struct Object<'b> {
@@ -38,6 +39,7 @@ impl<'b> Object<'b> {
             self.out.push(b',');
         }
         self.empty = false;
+        self.out.reserve(name.len() + 3);
         self.out.push(b'"');
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b"\":");
@@ -81,9 +83,10 @@ impl<'b> Object<'b> {
 
     /// An address.
     pub(super) fn address(&mut self, name: &str, value: IpAddr) {
-        use std::io::Write;
-        // Writing to a vector cannot fail.
-        let _ = write!(self.member(name), "\"{value}\"");
+        let out = self.member(name);
+        out.push(b'"');
+        write_address(out, value);
+        out.push(b'"');
     }
 
     /// A time, RFC 3339 with milliseconds.
@@ -105,6 +108,12 @@ pub(super) fn number(out: &mut Vec<u8>, value: impl itoa::Integer) {
 /// some readers take for line ends are escaped too.
 pub(super) fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
+    if text.iter().all(|byte| matches!(byte, 0x20..0x7f) && *byte != b'"' && *byte != b'\\') {
+        // Nearly every string: no look at UTF-8, no look for escapes.
+        out.extend_from_slice(text);
+        out.push(b'"');
+        return;
+    }
     for chunk in text.utf8_chunks() {
         escaped(out, chunk.valid().as_bytes());
         if !chunk.invalid().is_empty() {

@@ -7,6 +7,7 @@ mod writer;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::clock::Wall;
+use crate::policy::address::write_address;
 use crate::policy::limit::Mode;
 use crate::policy::refusal::Refusal;
 
@@ -259,12 +260,16 @@ fn without_query(path: &str) -> &str {
 }
 
 fn write_peer(out: &mut Vec<u8>, peer: SocketAddr) {
-    use std::io::Write;
-    // Writing to a vector cannot fail.
-    let _ = match peer {
-        SocketAddr::V4(v4) => write!(out, "\"{}:", v4.ip()),
-        SocketAddr::V6(v6) => write!(out, "\"[{}]:", v6.ip()),
-    };
+    out.push(b'"');
+    let brackets = peer.is_ipv6();
+    if brackets {
+        out.push(b'[');
+    }
+    write_address(out, peer.ip());
+    if brackets {
+        out.push(b']');
+    }
+    out.push(b':');
     number(out, peer.port());
     out.push(b'"');
 }
