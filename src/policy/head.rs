@@ -44,6 +44,10 @@ impl<'a> Head<'a> {
                 "CONNECT and TRACE are never forwarded",
             ));
         }
+        if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+            // Methods are case-sensitive (RFC 9110 §9.1), but many frameworks take `post` for `POST`.
+            return bad("a method in lower case");
+        }
         check_host(uri, version, headers)?;
         check_connection(headers)?;
         if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
