@@ -142,6 +142,9 @@ fn a_token_without_scopes_may_do_everything() {
         Request::get("/api/v3/sms/send"),
         Request::new("HEAD", "/api/v3/contacts/7"),
         Request::new("DELETE", "/api/v3/contacts/7"),
+        Request::get("/api/v3/campaigns/7"),
+        Request::get("/api/v3/campaigns/7/report"),
+        Request::new("DELETE", "/api/v3/campaigns"),
         Request::new("PATCH", "/api/v3/campaigns/7"),
         Request::post("/api/v3/contacts", "{}"),
         Request::get("/api/v3/tenants/acme"),
@@ -322,6 +325,36 @@ fn ten_campaigns_pass_and_the_next_is_429() {
     envelope(&answer);
     assert_eq!(connection.send(&Request::get("/api/v3/campaigns").bearer(&key)).status, 200);
     assert_eq!(backend.count(), 11);
+}
+
+#[test]
+fn another_spelling_of_a_send_is_no_way_round_its_limit() {
+    let backend = Backend::start();
+    let (gate, key) = PULSE.start(&backend);
+    let spelled = |path: &str| gate.send(&Request::post(path, "{}").bearer(&key));
+    for (path, limit) in [
+        ("/api/v3/sms/send/", 60),
+        ("/api/v3/sms/send?x=1", 60),
+        ("/api/v3/whatsapp/send/", 60),
+        ("/api/v3/campaigns/", 10),
+    ] {
+        let answer = spelled(path);
+        assert_eq!(limit_headers(&answer).map(|(limit, _)| limit), Some(limit), "{path}");
+    }
+    let reached = backend.count();
+    for path in
+        ["/api/v3//sms/send", "/api/v3/./sms/send", "/api/v3/sms%2Fsend", "/api/v3/%73ms/send"]
+    {
+        assert_eq!(spelled(path).status, 400, "{path}");
+    }
+    // Many backends do not mind the case of a method.
+    for method in ["post", "Post", "pOST", "get"] {
+        let request = Request::new(method, "/api/v3/sms/send").bearer(&key);
+        assert_eq!(gate.send(&request).status, 400, "{method}");
+    }
+    assert_eq!(backend.count(), reached);
+    let launch = spelled("/api/v3/campaigns/7/launch");
+    assert_eq!((launch.status, limit_headers(&launch)), (200, None), "an existing campaign");
 }
 
 #[test]
