@@ -343,6 +343,8 @@ words! {
     }
     /// `ratelimit:` of the report.
     RateLimitWord, "`draft10` or `none`" { "draft10" => Draft10, "none" => None, }
+    /// `spelling:` of the report.
+    SpellingWord, "`lower` or `printed`" { "lower" => Lower, "printed" => Printed, }
 }
 
 /// A time: RFC 3339, or a date, which stands for its first moment in UTC.

@@ -16,6 +16,18 @@ pub struct Report {
     pub retry_after: bool,
     /// The IETF fields.
     pub ratelimit: RateLimitFields,
+    /// How the names of the gate's own fields are written on HTTP/1.
+    pub spelling: Spelling,
+}
+
+/// How the names of the gate's own fields are written on HTTP/1; HTTP/2 knows lower case only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spelling {
+    /// `x-ratelimit-limit`, which costs nothing.
+    #[default]
+    Lower,
+    /// `X-RateLimit-Limit`, as documents print it.
+    Printed,
 }
 
 /// Form of `X-RateLimit-Reset`.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{Extensions, HeaderValue};
 
 use super::counters::ConnectionCounters;
 use super::forward::Pseudonym;
@@ -34,6 +34,8 @@ pub(crate) struct WorkerContext {
     pub(super) ids: RefCell<DecisionIds>,
     pub(super) long_lived: LongLived,
     pub(super) tls: Arc<ServedTls>,
+    /// The printed spelling of the names that the gate writes.
+    pub(super) spelling: Extensions,
     pub(super) in_flight: Cell<usize>,
     /// How many workers share `bounds.in_flight`.
     pub(super) workers: usize,
@@ -66,7 +68,12 @@ pub struct Common {
 
 impl Common {
     /// One worker's own.
-    pub(super) fn context(&self, index: usize, counters: Arc<ConnectionCounters>) -> WorkerContext {
+    pub(super) fn context(
+        &self,
+        index: usize,
+        counters: Arc<ConnectionCounters>,
+        spelling: Extensions,
+    ) -> WorkerContext {
         let worker = u16::try_from(index).unwrap_or(u16::MAX);
         WorkerContext {
             policy: Arc::clone(&self.policy),
@@ -80,6 +87,7 @@ impl Common {
             ids: RefCell::new(DecisionIds::new(self.boot, worker)),
             long_lived: LongLived::default(),
             tls: Arc::clone(&self.tls),
+            spelling,
             in_flight: Cell::new(0),
             workers: self.workers,
             sweeps: index == 0,

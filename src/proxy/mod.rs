@@ -26,6 +26,8 @@ pub mod proxy_protocol;
 mod respond;
 mod serve;
 pub mod served_tls;
+mod spelling;
+mod target;
 pub mod tls;
 pub mod tunnel;
 mod upstream;
@@ -38,7 +40,10 @@ pub fn start(
     common: context::Common,
     listeners: &[listen::Bound],
 ) -> std::io::Result<worker::Workers> {
+    let spellings =
+        (0..common.workers).map(|_| spelling::printed()).collect::<std::io::Result<Vec<_>>>()?;
     worker::Workers::start(common.workers, listeners, move |parts| {
-        handler::Gatekeeper::new(common.context(parts.index, parts.counters))
+        let spelling = spellings.get(parts.index).cloned().unwrap_or_default();
+        handler::Gatekeeper::new(common.context(parts.index, parts.counters, spelling))
     })
 }

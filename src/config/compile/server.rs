@@ -10,13 +10,13 @@ use http::HeaderName;
 use super::super::problem::{At, Span, did_you_mean};
 use super::super::raw::{self, Or};
 use super::super::read::{FromText, Many, not_yet};
-use super::super::scalar::{RateLimitWord, Size, XRateLimitWord};
+use super::super::scalar::{RateLimitWord, Size, SpellingWord, XRateLimitWord};
 use super::super::{Overrides, defaults};
 use super::Desk;
 use super::limits::{Limits, Named};
 use crate::policy::forbidden::ForbiddenFields;
 use crate::policy::limit::LimitKind;
-use crate::policy::report::{RateLimitFields, Report, XRateLimit};
+use crate::policy::report::{RateLimitFields, Report, Spelling, XRateLimit};
 use crate::policy::snapshot::{
     Bounds, Drain, Identity, Listener, ListenerTls, RecordRule, RecordSink, Server, StateAt,
     Upstream,
@@ -362,10 +362,18 @@ pub(super) fn report(report: Option<raw::Report>, limits: &Limits, desk: &mut De
         of: None,
         retry_after: true,
         ratelimit: RateLimitFields::Draft10,
+        spelling: Spelling::Lower,
     };
-    let Some(raw::Report { at: _, x_ratelimit, of, retry_after, ratelimit }) = report else {
+    let Some(raw::Report { at: _, x_ratelimit, of, retry_after, ratelimit, spelling }) = report
+    else {
         return out;
     };
+    if let Some(word) = spelling {
+        out.spelling = match word.value {
+            SpellingWord::Lower => Spelling::Lower,
+            SpellingWord::Printed => Spelling::Printed,
+        };
+    }
     if let Some(word) = x_ratelimit {
         out.x_ratelimit = match word.value {
             XRateLimitWord::Unix => XRateLimit::Unix,
