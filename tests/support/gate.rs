@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::wire::{Answer, Connection, Request, send};
@@ -95,6 +96,35 @@ impl Gate {
     /// Everything that it wrote on both of its outputs.
     pub(crate) fn output(&self) -> String {
         format!("{}\n{}", lines(&self.stdout).join("\n"), lines(&self.stderr).join("\n"))
+    }
+
+    /// The admin listener's answer to a GET.
+    pub(crate) fn ask_admin(&self, path: &str) -> Answer {
+        send(self.admin, &Request::get(path).header("Connection", "close"))
+    }
+
+    /// The value of a series of `/metrics`, by its full name with labels.
+    pub(crate) fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.ask_admin("/metrics").text();
+        let line = text
+            .lines()
+            .find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a child has an id"), signal).expect("it is ours");
+    }
+
+    /// Its exit code, if it ends in time.
+    pub(crate) fn exit_within(&mut self, time: Duration) -> Option<i32> {
+        let mut status = None;
+        eventually(time, || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
     }
 
     /// The process's id, for signals.
