@@ -35,10 +35,15 @@ impl Gate {
 
     /// A gate with this policy before whatever listens at `upstream`.
     pub(crate) fn before(policy: Policy, upstream: &str) -> Gate {
+        Gate::run(policy, &["--listen", "127.0.0.1:0", "--upstream", upstream])
+    }
+
+    /// A gate with this policy and these flags.
+    pub(crate) fn run(policy: Policy, flags: &[&str]) -> Gate {
         let file = policy.file().to_str().expect("temporary directories have plain names");
         let mut child = policy
-            .command(&["run", "--config", file, "--listen", "127.0.0.1:0"])
-            .args(["--admin", "127.0.0.1:0", "--state", "memory", "--upstream", upstream])
+            .command(&["run", "--config", file, "--admin", "127.0.0.1:0", "--state", "memory"])
+            .args(flags)
             .args(["--log", "json"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
