@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::wire::{Answer, Connection, Request, send};
@@ -34,10 +35,15 @@ impl Gate {
 
     /// A gate with this policy before whatever listens at `upstream`.
     pub(crate) fn before(policy: Policy, upstream: &str) -> Gate {
+        Gate::run(policy, &["--listen", "127.0.0.1:0", "--upstream", upstream])
+    }
+
+    /// A gate with this policy and these flags.
+    pub(crate) fn run(policy: Policy, flags: &[&str]) -> Gate {
         let file = policy.file().to_str().expect("temporary directories have plain names");
         let mut child = policy
-            .command(&["run", "--config", file, "--listen", "127.0.0.1:0"])
-            .args(["--admin", "127.0.0.1:0", "--state", "memory", "--upstream", upstream])
+            .command(&["run", "--config", file, "--admin", "127.0.0.1:0", "--state", "memory"])
+            .args(flags)
             .args(["--log", "json"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -95,6 +101,35 @@ impl Gate {
     /// Everything that it wrote on both of its outputs.
     pub(crate) fn output(&self) -> String {
         format!("{}\n{}", lines(&self.stdout).join("\n"), lines(&self.stderr).join("\n"))
+    }
+
+    /// The admin listener's answer to a GET.
+    pub(crate) fn ask_admin(&self, path: &str) -> Answer {
+        send(self.admin, &Request::get(path).header("Connection", "close"))
+    }
+
+    /// The value of a series of `/metrics`, by its full name with labels.
+    pub(crate) fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.ask_admin("/metrics").text();
+        let line = text
+            .lines()
+            .find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a child has an id"), signal).expect("it is ours");
+    }
+
+    /// Its exit code, if it ends in time.
+    pub(crate) fn exit_within(&mut self, time: Duration) -> Option<i32> {
+        let mut status = None;
+        eventually(time, || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
     }
 
     /// The process's id, for signals.

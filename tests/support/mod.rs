@@ -18,7 +18,7 @@ use tollgate::clock::Clock;
 
 pub(crate) use backend::{Backend, Reply, Seen};
 pub(crate) use gate::Gate;
-pub(crate) use policy::Policy;
+pub(crate) use policy::{Key, Policy};
 pub(crate) use wire::{Answer, Connection, Request, send};
 
 /// "Within a second", with half of one on top for a machine that runs other tests at the same time.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 /// The binary under test.
@@ -12,6 +13,38 @@ pub(crate) const TOLLGATE: &str = env!("CARGO_BIN_EXE_tollgate");
 /// The shipped policies.
 pub(crate) fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
+}
+
+/// A key whose secret the test chooses, as an imported one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) tenant: &'a str,
+    pub(crate) secret: &'a str,
+    /// Further members of its entry: `plan: pro, scopes: [read]`.
+    pub(crate) more: &'a str,
+}
+
+impl<'a> Key<'a> {
+    pub(crate) const fn of(id: &'a str, tenant: &'a str, secret: &'a str) -> Key<'a> {
+        Key { id, tenant, secret, more: "" }
+    }
+
+    pub(crate) const fn with(self, more: &'a str) -> Key<'a> {
+        Key { more, ..self }
+    }
+
+    fn entry(&self) -> String {
+        use std::fmt::Write as _;
+        let mut digest = String::new();
+        for byte in Sha256::digest(self.secret.as_bytes()) {
+            // Writing to a String cannot fail.
+            let _ = write!(digest, "{byte:02x}");
+        }
+        let more = if self.more.is_empty() { String::new() } else { format!(", {}", self.more) };
+        let Key { id, tenant, .. } = self;
+        format!("- {{ id: {id}, tenant: {tenant}, digest: {{ sha256: \"{digest}\" }}{more} }}\n")
+    }
 }
 
 /// A policy file that a test may change, with its key file.
@@ -45,6 +78,23 @@ impl Policy {
         let file = directory.path().join(name);
         fs::write(&file, text).expect("a new directory can be written to");
         Policy { directory, file, environment: Vec::new() }
+    }
+
+    /// A policy that reads `gate.keys.yaml`, with these keys in that file.
+    pub(crate) fn with_keys(text: &str, keys: &[Key<'_>]) -> Policy {
+        let policy = Policy::new("gate.yaml", text);
+        policy.write_keys(keys);
+        policy
+    }
+
+    /// Replaces all keys of a policy made by [`Policy::with_keys`], by an atomic rename.
+    pub(crate) fn write_keys(&self, keys: &[Key<'_>]) {
+        let new = self.directory.path().join(".new.keys");
+        let text: String = keys.iter().map(Key::entry).collect();
+        let text = if text.is_empty() { "[]\n".to_owned() } else { text };
+        fs::write(&new, text).expect("the directory can be written to");
+        let file = self.directory.path().join("gate.keys.yaml");
+        fs::rename(&new, file).expect("a rename within a directory works");
     }
 
     /// A variable that the gate and the commands will find.

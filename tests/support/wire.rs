@@ -136,10 +136,51 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn to(address: SocketAddr) -> Connection {
         let stream = TcpStream::connect(address).expect("somebody listens there");
+        Connection::over(stream)
+    }
+
+    /// A connection from this loopback address (all of 127.0.0.0/8 are ours).
+    pub(crate) fn from(source: [u8; 4], address: SocketAddr) -> Connection {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket can be had");
+        socket.bind(&SocketAddr::from((source, 0)).into()).expect("it is a loopback address");
+        socket.connect(&address.into()).expect("somebody listens there");
+        Connection::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Connection {
         stream.set_read_timeout(Some(PATIENCE)).expect("a duration above zero is accepted");
         stream.set_write_timeout(Some(PATIENCE)).expect("a duration above zero is accepted");
         stream.set_nodelay(true).expect("a fresh socket takes options");
         Connection { stream, unread: Vec::new() }
+    }
+
+    /// Reads until `end` has been seen; what came before it, and it.
+    pub(crate) fn until(&mut self, end: &str) -> String {
+        let at = self.read_until(|bytes| find(bytes, end.as_bytes()).map(|at| at + end.len()));
+        String::from_utf8_lossy(&self.unread.drain(..at).collect::<Vec<u8>>()).into_owned()
+    }
+
+    /// Whether the other side closes within `time`; what it sends until then is dropped.
+    pub(crate) fn is_closed_within(&mut self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).expect("a duration above zero is accepted");
+        let mut buffer = [0; 16 * 1024];
+        let closed = loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(problem) => {
+                    break !matches!(problem.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+                }
+            }
+        };
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a duration above zero is accepted");
+        closed
+    }
+
+    /// Sends bytes that the other side may refuse to read to the end.
+    pub(crate) fn try_write(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
     }
 
     pub(crate) fn send(&mut self, request: &Request) -> Answer {
