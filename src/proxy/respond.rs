@@ -1,5 +1,6 @@
 //! The gate's own answers, and the fields that every answer to a limited request carries.
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
@@ -38,7 +39,7 @@ pub(super) struct LimitFields {
 impl LimitFields {
     /// The fields for these readings.
     pub(super) fn new(policy: &Snapshot, readings: &[Reading], now: Wall) -> LimitFields {
-        let value = |text: String| HeaderValue::try_from(text).ok();
+        let value = |text: Vec<u8>| HeaderValue::from_maybe_shared(Bytes::from(text)).ok();
         let ietf = policy.report.ietf_fields(policy, readings);
         LimitFields {
             spelling: policy.report.spelling,

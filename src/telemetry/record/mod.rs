@@ -13,7 +13,7 @@ use crate::policy::refusal::Refusal;
 
 use super::decision_id::DecisionId;
 use super::json::{Object, number, string};
-use super::metrics::{Outcome, mode_name};
+use super::metrics::Outcome;
 
 pub use buffer::RecordBuffer;
 pub use writer::{RecordWriter, Reopen};
@@ -241,16 +241,29 @@ impl Opening<'_> {
 
 impl LimitLine<'_> {
     fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
-        line.text("name", self.name);
-        line.text("mode", mode_name(self.mode));
-        line.number("used", self.used);
-        line.number("ceiling", self.ceiling);
-        line.number("remaining", self.remaining);
-        line.member("admits").extend_from_slice(if self.admits { b"true" } else { b"false" });
-        // Rounded up: a wait that is written as 0 would say that time does not matter.
-        line.number_if("wait_us", self.wait_nanos.map(|nanos| nanos.div_ceil(1000)));
-        line.end();
+        // By hand: there are several on every record.
+        out.extend_from_slice(b"{\"name\":");
+        string(out, self.name.as_bytes());
+        out.extend_from_slice(match self.mode {
+            Mode::Enforce => b",\"mode\":\"enforce\",\"used\":".as_slice(),
+            Mode::Shadow => b",\"mode\":\"shadow\",\"used\":",
+        });
+        number(out, self.used);
+        out.extend_from_slice(b",\"ceiling\":");
+        number(out, self.ceiling);
+        out.extend_from_slice(b",\"remaining\":");
+        number(out, self.remaining);
+        out.extend_from_slice(if self.admits {
+            b",\"admits\":true".as_slice()
+        } else {
+            b",\"admits\":false"
+        });
+        if let Some(nanos) = self.wait_nanos {
+            // Rounded up: a wait that is written as 0 would say that time does not matter.
+            out.extend_from_slice(b",\"wait_us\":");
+            number(out, nanos.div_ceil(1000));
+        }
+        out.push(b'}');
     }
 }
 
