@@ -395,6 +395,21 @@ fn every_authenticated_answer_of_a_limited_route_carries_the_three_headers() {
 }
 
 #[test]
+fn header_names_are_spelled_as_printed() {
+    let backend = Backend::start();
+    let (gate, key) = PULSE.start(&backend);
+    let has = |answer: &Answer, name: &str| answer.headers.iter().any(|(n, _)| n == name);
+    let mut connection = gate.connect();
+    for n in 0..11 {
+        let answer = connection.send(&campaign().bearer(&key));
+        for name in ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"] {
+            assert!(has(&answer, name), "{n}: {name}: {:?}", answer.headers);
+        }
+        assert!(n < 10 || has(&answer, "Retry-After"), "{:?}", answer.headers);
+    }
+}
+
+#[test]
 fn missing_unknown_expired_and_revoked_are_401_with_messages_of_their_own() {
     let backend = Backend::start();
     let policy = Policy::contract("pulse");
