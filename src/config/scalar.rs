@@ -257,8 +257,9 @@ pub(super) fn name_complaint(text: &str) -> Option<&'static str> {
         Some("a name cannot be empty")
     } else if text.len() > MOST_NAME {
         Some("a name is at most 128 bytes")
-    } else if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        Some("a name has no spaces and no control characters")
+    } else if text.bytes().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'"' | b'\\')) {
+        // Names stand in headers, in quoted strings of them, and in lists that spaces part.
+        Some("a name is printable ASCII without spaces, quotes and backslashes")
     } else {
         None
     }
