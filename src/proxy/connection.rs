@@ -113,6 +113,10 @@ async fn arrive<H: Handler>(arrival: Arrival, handler: H) -> Option<(Driver<H>, 
         match driver.sniff(&mut stream).await {
             Sniffed::Http(http) => (Stream::Plain(stream), None, http),
             Sniffed::Nothing => return None,
+            Sniffed::Unused => {
+                close(Stream::Plain(stream), &[]).await;
+                return None;
+            }
             Sniffed::Slow => {
                 driver.refuse(Stream::Plain(stream), 408).await;
                 return None;
@@ -136,6 +140,8 @@ enum Sniffed {
     Http(ClientHttp),
     Slow,
     Nothing,
+    /// The listeners closed before a first byte came.
+    Unused,
 }
 
 struct Driver<H> {
@@ -179,7 +185,12 @@ impl<H: Handler> Driver<H> {
         let mut read = Vec::with_capacity(1024);
         let told = timeout(self.bounds.head_timeout, async {
             while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
-                if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
+                let more = tokio::select! {
+                    biased;
+                    more = stream.read_buf(&mut read) => more,
+                    () = self.closing(), if read.is_empty() => return Sniffed::Unused,
+                };
+                if more.unwrap_or(0) == 0 {
                     return Sniffed::Nothing;
                 }
             }
@@ -313,6 +324,16 @@ impl<H: Handler> Driver<H> {
                     Poll::Pending => return Poll::Pending,
                 }
             }
+        })
+        .await;
+    }
+
+    /// Waits for the step of a drain in which unused connections close.
+    async fn closing(&self) {
+        let _listening = self.listen().await;
+        std::future::poll_fn(|_| match self.drain.phase() {
+            DrainPhase::Closing => Poll::Ready(()),
+            DrainPhase::Serving | DrainPhase::Announcing => Poll::Pending,
         })
         .await;
     }

@@ -9,6 +9,8 @@ pub(crate) mod gate;
 pub(crate) mod inside;
 pub(crate) mod kannel;
 pub(crate) mod policy;
+pub(crate) mod streams;
+pub(crate) mod tls;
 pub(crate) mod wire;
 
 use std::thread;
