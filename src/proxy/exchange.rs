@@ -346,7 +346,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Settles, before anything else: a slot must be free when the answer is over.
         self.reservation = None;
-        let now = self.at.clock.now().steady;
+        let now = self.at.clock.steady();
         let total = now.since(self.started.steady);
         let upstream = self.sent.map(|sent| self.answered.unwrap_or(now).since(sent));
         let before_upstream = self.sent.unwrap_or(now).since(self.started.steady);

@@ -28,9 +28,9 @@ pub(super) async fn pass(
 ) -> Answer {
     // Taken out of the request in any case: what hyper hangs on it is for this hop alone.
     let client = hyper::upgrade::on(&mut request);
-    exchange.sending(request.body().watch(), at.clock.now().steady);
+    exchange.sending(request.body().watch(), at.clock.steady());
     let sent = admission.pool.send(request, admission.response_timeout).await;
-    let now = at.clock.now().steady;
+    let now = at.clock.steady();
     match sent {
         Ok(response) => {
             exchange.learned(Outcome::of_status(response.status().as_u16()), now);

@@ -74,21 +74,6 @@ impl<'b> Object<'b> {
         number(self.member(name), value);
     }
 
-    /// A number, if there is one.
-    pub(super) fn number_if(&mut self, name: &str, value: Option<impl itoa::Integer>) {
-        if let Some(value) = value {
-            self.number(name, value);
-        }
-    }
-
-    /// An address.
-    pub(super) fn address(&mut self, name: &str, value: IpAddr) {
-        let out = self.member(name);
-        out.push(b'"');
-        write_address(out, value);
-        out.push(b'"');
-    }
-
     /// A time, RFC 3339 with milliseconds.
     pub(super) fn time(&mut self, name: &str, value: Wall) {
         let text = rfc3339(value);
