@@ -24,10 +24,10 @@ impl Nets {
                     v4.push((u32::from(first), u32::from(first) | span));
                 }
                 (_, IpNet::V4(net)) => {
-                    v4.push((u32::from(net.network()), u32::from(net.broadcast())))
+                    v4.push((u32::from(net.network()), u32::from(net.broadcast())));
                 }
                 (_, IpNet::V6(net)) => {
-                    v6.push((u128::from(net.network()), u128::from(net.broadcast())))
+                    v6.push((u128::from(net.network()), u128::from(net.broadcast())));
                 }
             }
         }

@@ -192,6 +192,10 @@ const ADDED: usize = 9;
 
 /// What one look at each name of a head finds, so that the fields nearly no head has cost no look-up of their own.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a set of five named facts, made and read in this file"
+)]
 struct Found {
     connection: bool,
     upgrade: bool,
@@ -288,11 +292,10 @@ pub(super) fn response_head(head: &mut response::Parts) {
 /// RFC 9110 §7.6.3: a gate that meets its own pseudonym would forward for ever.
 fn refuse_loop(headers: &HeaderMap, pseudonym: &str) -> Result<(), Refused> {
     let own = |line: &HeaderValue| line.to_str().is_ok_and(|line| line.contains(pseudonym));
-    match headers.get_all(header::VIA).iter().any(own) {
-        true => {
-            Err(Refused::because(Refusal::UpstreamBroken, "the upstream leads back to this gate"))
-        }
-        false => Ok(()),
+    if headers.get_all(header::VIA).iter().any(own) {
+        Err(Refused::because(Refusal::UpstreamBroken, "the upstream leads back to this gate"))
+    } else {
+        Ok(())
     }
 }
 

@@ -42,8 +42,8 @@ pub(super) async fn serve(
     let (mut head, body) = request.into_parts();
     let mut exchange = Exchange::begin(&at, now);
     match decide(&at, &peer, &mut head, now, &mut exchange) {
-        Err(answer) => exchange.answered(answer),
-        Ok(admission) => {
+        Decision::Here(answer) => exchange.answered(answer),
+        Decision::Pass(admission) => {
             // 8 commit: nothing that can be held now needs a durable record; what will is awaited here
             exchange.committed();
             // 9 forward; 10 settle and 11 record hang on the exchange, which travels with the answer's body
@@ -85,15 +85,22 @@ pub(super) struct Facts {
     allow: Option<String>,
 }
 
-/// Steps 2 to 7, and the head of step 9, under one policy and without waiting for anything. `Err` is the gate's own
-/// answer.
+/// What becomes of a request.
+enum Decision {
+    /// It goes on to the upstream.
+    Pass(Admission),
+    /// The gate answers it by itself.
+    Here(Answer),
+}
+
+/// Steps 2 to 7, and the head of step 9, under one policy and without waiting for anything.
 fn decide(
     at: &WorkerContext,
     peer: &Peer,
     head: &mut request::Parts,
     now: Now,
     exchange: &mut Exchange,
-) -> Result<Admission, Answer> {
+) -> Decision {
     let policy = at.policy.load();
     let mut facts = Facts {
         client: announced(peer),
@@ -106,9 +113,10 @@ fn decide(
     };
     let reads = if is_grpc(&head.headers) { Reads::Grpc } else { Reads::Http };
     let (id, made) = at.next_id();
-    let request_id = match policy.client_address.trusts(peer.socket.ip()) {
-        true => head.headers.get(&X_REQUEST_ID).cloned().unwrap_or(made),
-        false => made,
+    let request_id = if policy.client_address.trusts(peer.socket.ip()) {
+        head.headers.get(&X_REQUEST_ID).cloned().unwrap_or(made)
+    } else {
+        made
     };
 
     let judged = judge(at, &policy, peer, head, now, &mut facts);
@@ -124,11 +132,11 @@ fn decide(
     {
         Ok((admission, reservation)) => {
             exchange.admitted(reservation);
-            return Ok(admission);
+            return Decision::Pass(admission);
         }
         Err(stop) => stop,
     };
-    Err(match stop {
+    Decision::Here(match stop {
         Stop::Here(status) => {
             let mut answer = Response::new(Body::empty());
             *answer.status_mut() = status;

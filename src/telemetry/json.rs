@@ -1,10 +1,7 @@
 //! JSON straight into a buffer. Whatever text comes in, one line of valid JSON comes out: no caller can end a string,
 //! a record or a line.
 
-use std::net::IpAddr;
-
 use crate::clock::Wall;
-use crate::policy::address::write_address;
 
 /// An object under construction. Its members go into the buffer as they come; [`Object::end`] closes it.
 pub(super) struct Object<'b> {
