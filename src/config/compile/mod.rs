@@ -293,7 +293,6 @@ pub(super) fn compile(
     let client_address = server::client_address(client_address, desk);
     let bounds = server::bounds(bounds, desk);
     let drain = server::drain(drain.as_ref());
-    let record = server::record(record, desk);
     let ready_asks_upstream = server::ready(ready.as_ref(), desk);
     let upstream = upstream::upstream(upstream, at, overrides, desk);
     let identity = server::identity(identity, &upstream.compiled, desk);
@@ -304,6 +303,7 @@ pub(super) fn compile(
     let callers = callers::callers(plans, tenants, &limits, desk);
     let credentials::Compiled { credentials, key_files, issuing } =
         credentials::credentials(credentials, desk);
+    let record = server::record(record, &credentials, desk);
     let keys = keys::keys(&key_files, callers, &limits, desk);
     limits::cover(&mut routes, &limits);
     let report = server::report(report, &limits, desk);
