@@ -38,8 +38,17 @@ impl Gate {
         Gate::run(policy, &["--listen", "127.0.0.1:0", "--upstream", upstream])
     }
 
+    /// A gate whose standard output nobody reads: once the pipe is full, every write to it waits for ever.
+    pub(crate) fn unread(policy: Policy, backend: &Backend) -> Gate {
+        Gate::spawn(policy, &["--listen", "127.0.0.1:0", "--upstream", &backend.url()], false)
+    }
+
     /// A gate with this policy and these flags.
     pub(crate) fn run(policy: Policy, flags: &[&str]) -> Gate {
+        Gate::spawn(policy, flags, true)
+    }
+
+    fn spawn(policy: Policy, flags: &[&str], reads_stdout: bool) -> Gate {
         let file = policy.file().to_str().expect("temporary directories have plain names");
         let mut child = policy
             .command(&["run", "--config", file, "--admin", "127.0.0.1:0", "--state", "memory"])
@@ -49,7 +58,11 @@ impl Gate {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary runs");
-        let stdout = follow(child.stdout.take().expect("it is piped"));
+        // Unread, the pipe stays with the child's handle, open and full.
+        let stdout = match reads_stdout {
+            true => follow(child.stdout.take().expect("it is piped")),
+            false => Lines::default(),
+        };
         let stderr = follow(child.stderr.take().expect("it is piped"));
         let port = |listener: &str| {
             lines(&stderr).iter().find_map(|line| {

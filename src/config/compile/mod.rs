@@ -297,7 +297,6 @@ pub(super) fn compile(
     let client_address = address::client_address(client_address, &server.listeners, desk);
     let bounds = server::bounds(bounds, desk);
     let drain = server::drain(drain.as_ref());
-    let record = server::record(record, desk);
     let ready_asks_upstream = server::ready(ready.as_ref(), desk);
     let upstream = upstream::upstream(upstream, at, overrides, desk);
     let identity = server::identity(identity, &upstream.compiled, desk);
@@ -308,6 +307,7 @@ pub(super) fn compile(
     let callers = callers::callers(plans, tenants, &limits, desk);
     let credentials::Compiled { credentials, key_files, issuing } =
         credentials::credentials(credentials, desk);
+    let record = server::record(record, &credentials, desk);
     let keys = keys::keys(&key_files, callers, &limits, desk);
     limits::cover(&mut routes, &limits);
     let report = server::report(report, &limits, desk);

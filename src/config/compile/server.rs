@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, header};
 
 use super::super::problem::{At, Span, did_you_mean};
 use super::super::raw::{self, Or};
@@ -14,6 +14,7 @@ use super::super::scalar::{RateLimitWord, Size, SpellingWord, XRateLimitWord};
 use super::super::{Overrides, defaults};
 use super::Desk;
 use super::limits::{Limits, Named};
+use crate::policy::credential::{Credentials, Place};
 use crate::policy::forbidden::ForbiddenFields;
 use crate::policy::limit::LimitKind;
 use crate::policy::report::{RateLimitFields, Report, Spelling, XRateLimit};
@@ -265,7 +266,11 @@ pub(super) fn drain(drain: Option<&raw::Drain>) -> Drain {
     }
 }
 
-pub(super) fn record(record: Option<raw::Record>, desk: &mut Desk<'_>) -> RecordRule {
+pub(super) fn record(
+    record: Option<raw::Record>,
+    credentials: &Credentials,
+    desk: &mut Desk<'_>,
+) -> RecordRule {
     let Some(raw::Record { at: _, to, headers }) = record else {
         return RecordRule { to: RecordSink::Stdout, headers: Vec::new() };
     };
@@ -281,9 +286,13 @@ pub(super) fn record(record: Option<raw::Record>, desk: &mut Desk<'_>) -> Record
             file => RecordSink::File(desk.beside(file)),
         },
     };
+    let holds_secrets = |name: &HeaderName| {
+        [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].contains(name)
+            || credentials.places.contains(&Place::Header(name.clone()))
+    };
     let mut names = Vec::new();
     for header in headers.map_or_else(Vec::new, |headers| headers.items) {
-        if [http::header::AUTHORIZATION, http::header::COOKIE].contains(&header.value) {
+        if holds_secrets(&header.value) {
             desk.findings.error(header.at, "a secret is never recorded");
         } else {
             names.push(header.value);
