@@ -114,7 +114,20 @@ impl End {
 
 /// One record under construction: opened when its request is decided, closed when the exchange is over.
 #[derive(Debug, Default)]
-pub struct Draft(Vec<u8>);
+pub struct Draft {
+    line: Vec<u8>,
+    wanted: Wanted,
+}
+
+/// Whether anyone will read a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Wanted {
+    /// It goes to the writer.
+    #[default]
+    Yes,
+    /// `record: { to: none }`: nothing is written at all.
+    No,
+}
 
 /// What one limit said about one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +173,10 @@ const SECRET_HEADERS: [&str; 7] = [
 impl Draft {
     /// Writes what the decision was made of. To be called once, first.
     pub fn open(&mut self, opening: &Opening<'_>) {
-        let out = &mut self.0;
+        if self.wanted == Wanted::No {
+            return;
+        }
+        let out = &mut self.line;
         // Every request writes these: whole pieces, so that none is put together from parts.
         out.extend_from_slice(b"{\"v\":1,\"time\":\"");
         out.extend_from_slice(&rfc3339(opening.time));
@@ -204,7 +220,10 @@ impl Draft {
 
     /// Writes why the request was refused. After [`Draft::open`], at most once.
     pub fn refuse(&mut self, refusal: &RefusalLine<'_>) {
-        let mut record = Object::resume(&mut self.0);
+        if self.wanted == Wanted::No {
+            return;
+        }
+        let mut record = Object::resume(&mut self.line);
         record.text("refusal", refusal.why.name());
         record.text_if("limit", refusal.limit);
         record.text_if("detail", Some(refusal.detail).filter(|detail| !detail.is_empty()));
@@ -212,7 +231,7 @@ impl Draft {
 
     /// Writes how it ended, and ends the line.
     fn close(&mut self, closing: &Closing) {
-        let out = &mut self.0;
+        let out = &mut self.line;
         out.extend_from_slice(if out.is_empty() { b"{\"outcome\":\"" } else { b",\"outcome\":\"" });
         out.extend_from_slice(closing.outcome.name().as_bytes());
         out.extend_from_slice(b"\",\"status\":");
