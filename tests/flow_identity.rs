@@ -8,6 +8,9 @@ use support::{Backend, Connection, Gate, Key, Policy, Request, Seen};
 const KEYS: [Key<'static>; 2] =
     [Key::of("first", "acme", "secret-a"), Key::of("second", "globex", "secret-b")];
 
+/// A header's name and value.
+type Field<'a> = (&'a str, &'a str);
+
 const ALL: &str = "routes:\n  - { name: all, match: ANY /** }\n";
 
 /// A policy with these places of credentials.
@@ -37,7 +40,7 @@ fn spelled<'a>(seen: &'a Seen, name: &str) -> Vec<(&'a str, &'a str)> {
 #[test]
 fn a_key_is_found_in_each_accepted_place_and_never_forwarded() {
     // `first:secret-a` and `secret-a:` in base64.
-    let cases: [(&str, &str, Option<(&str, &str)>); 7] = [
+    let cases: [(&str, &str, Option<Field<'_>>); 7] = [
         ("bearer", "/x?q=1", Some(("Authorization", "Bearer secret-a"))),
         ("bearer", "/x?q=1", Some(("authorization", "bearer   secret-a"))),
         ("authorization", "/x?q=1", Some(("Authorization", "secret-a"))),
@@ -242,7 +245,7 @@ routes:
 #[test]
 fn a_forwarded_address_is_believed_of_trusted_peers_only_and_from_the_right() {
     let trusted = "trusted: [127.0.0.1/32, 10.0.0.0/8]";
-    let cases: [(&str, &str, &[(&str, &str)]); 5] = [
+    let cases: [(&str, &str, &[Field<'_>]); 5] = [
         (
             "x-forwarded-for",
             "X-Forwarded-For",

@@ -59,9 +59,10 @@ impl Gate {
             .spawn()
             .expect("the binary runs");
         // Unread, the pipe stays with the child's handle, open and full.
-        let stdout = match reads_stdout {
-            true => follow(child.stdout.take().expect("it is piped")),
-            false => Lines::default(),
+        let stdout = if reads_stdout {
+            follow(child.stdout.take().expect("it is piped"))
+        } else {
+            Lines::default()
         };
         let stderr = follow(child.stderr.take().expect("it is piped"));
         let port = |listener: &str| {

@@ -10,6 +10,7 @@ mod keys;
 mod limits;
 mod lint;
 mod overrides;
+mod record;
 mod routes;
 mod server;
 mod upstream;
@@ -307,7 +308,7 @@ pub(super) fn compile(
     let callers = callers::callers(plans, tenants, &limits, desk);
     let credentials::Compiled { credentials, key_files, issuing } =
         credentials::credentials(credentials, desk);
-    let record = server::record(record, &credentials, desk);
+    let record = record::record(record, &credentials, desk);
     let keys = keys::keys(&key_files, callers, &limits, desk);
     limits::cover(&mut routes, &limits);
     let report = server::report(report, &limits, desk);

@@ -1,11 +1,11 @@
-//! What does not decide about callers: listeners, admin, state, workers, bounds, drain, record, readiness, identity
-//! headers, limit headers.
+//! What does not decide about callers: listeners, admin, state, workers, bounds, drain, readiness, identity headers,
+//! limit headers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, header};
+use http::HeaderName;
 
 use super::super::problem::{At, Span, did_you_mean};
 use super::super::raw::{self, Or};
@@ -14,13 +14,11 @@ use super::super::scalar::{RateLimitWord, Size, SpellingWord, XRateLimitWord};
 use super::super::{Overrides, defaults};
 use super::Desk;
 use super::limits::{Limits, Named};
-use crate::policy::credential::{Credentials, Place};
 use crate::policy::forbidden::ForbiddenFields;
 use crate::policy::limit::LimitKind;
 use crate::policy::report::{RateLimitFields, Report, Spelling, XRateLimit};
 use crate::policy::snapshot::{
-    Bounds, Drain, Identity, Listener, ListenerTls, RecordRule, RecordSink, Server, StateAt,
-    Upstream,
+    Bounds, Drain, Identity, Listener, ListenerTls, Server, StateAt, Upstream,
 };
 
 pub(super) fn server(
@@ -264,41 +262,6 @@ pub(super) fn drain(drain: Option<&raw::Drain>) -> Drain {
         delay: delay.map_or(defaults::DRAIN_DELAY, |delay| delay.value),
         deadline: deadline.map_or(defaults::DRAIN_DEADLINE, |deadline| deadline.value),
     }
-}
-
-pub(super) fn record(
-    record: Option<raw::Record>,
-    credentials: &Credentials,
-    desk: &mut Desk<'_>,
-) -> RecordRule {
-    let Some(raw::Record { at: _, to, headers }) = record else {
-        return RecordRule { to: RecordSink::Stdout, headers: Vec::new() };
-    };
-    let to = match to {
-        None => RecordSink::Stdout,
-        Some(to) => match to.value.as_str() {
-            "stdout" => RecordSink::Stdout,
-            "none" => RecordSink::Off,
-            "" => {
-                desk.findings.error(to.at, "expected `stdout`, `none` or a file, found nothing");
-                RecordSink::Stdout
-            }
-            file => RecordSink::File(desk.beside(file)),
-        },
-    };
-    let holds_secrets = |name: &HeaderName| {
-        [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].contains(name)
-            || credentials.places.contains(&Place::Header(name.clone()))
-    };
-    let mut names = Vec::new();
-    for header in headers.map_or_else(Vec::new, |headers| headers.items) {
-        if holds_secrets(&header.value) {
-            desk.findings.error(header.at, "a secret is never recorded");
-        } else {
-            names.push(header.value);
-        }
-    }
-    RecordRule { to, headers: names }
 }
 
 pub(super) fn ready(ready: Option<&raw::Ready>, desk: &mut Desk<'_>) -> bool {
