@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -193,7 +193,11 @@ impl Running {
     fn end(self, drain: Drain) {
         let Running { common, workers, reload, admin, log } = self;
         common.lifecycle.draining();
-        log.say(common.clock.now().wall, &Event::Draining { open: open_connections(&workers) });
+        let counters = workers.counters().to_vec();
+        let sum = |of: fn(&ConnectionCounters) -> &AtomicU64| {
+            counters.iter().map(|counters| of(counters).load(Ordering::Relaxed)).sum()
+        };
+        log.say(common.clock.now().wall, &Event::Draining { open: sum(|counters| &counters.open) });
         workers.drain(drain.delay, drain.deadline);
         reload.stop();
         // The reload's hand on the workers is gone with its thread; this one is the last.
@@ -203,14 +207,10 @@ impl Running {
             log.say(common.clock.now().wall, &event);
         }
         common.records.finish(LAST_WORDS);
-        log.say(common.clock.now().wall, &Event::Drained { cut: 0 });
+        log.say(common.clock.now().wall, &Event::Drained { cut: sum(|counters| &counters.cut) });
         drop(admin);
         log.flush(LAST_WORDS);
     }
-}
-
-fn open_connections(workers: &Workers) -> u64 {
-    workers.counters().iter().map(|counters| counters.open.load(Ordering::Relaxed)).sum()
 }
 
 /// What the reload follows from the first load on.

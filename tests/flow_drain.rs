@@ -155,6 +155,21 @@ fn no_request_fails_while_a_gate_under_load_drains() {
     assert_eq!(backend.count(), met.answered.load(Ordering::SeqCst), "none was sent twice");
 }
 
+/// How many connections the log says that the deadline cut.
+#[track_caller]
+fn drained(gate: &Gate) -> u64 {
+    let mut cut = None;
+    eventually(A_SECOND, || {
+        let output = gate.output();
+        let events = output.lines().filter_map(|line| serde_json::from_str(line).ok());
+        cut = events
+            .filter(|event: &serde_json::Value| event["event"] == "drained")
+            .find_map(|event| event["cut"].as_u64());
+        cut.is_some()
+    });
+    cut.unwrap_or_else(|| panic!("no drained in {}", gate.output()))
+}
+
 #[test]
 fn a_slow_answer_is_waited_for_and_no_longer() {
     let backend = Backend::start();
@@ -172,6 +187,7 @@ fn a_slow_answer_is_waited_for_and_no_longer() {
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     assert_eq!(gate.exit_within(Duration::from_secs(3)), Some(0), "well before the deadline");
     assert_eq!(gate.record(0)["status"], 200, "the last record is written");
+    assert_eq!(drained(&gate), 0);
 }
 
 #[test]
@@ -185,6 +201,7 @@ fn the_deadline_ends_what_does_not_end() {
     gate.signal(Signal::TERM);
     assert_eq!(gate.exit_within(Duration::from_secs(3)), Some(0));
     assert!(stuck.is_closed_within(A_SECOND));
+    assert_eq!(drained(&gate), 1, "the log says how many it cut");
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::inside::Inside;
-use support::{Backend, Connection, Gate, Key, Policy, Request, Seen};
+use support::{A_SECOND, Backend, Connection, Gate, Key, Policy, Request, Seen, eventually};
 
 const KEYS: [Key<'static>; 2] =
     [Key::of("first", "acme", "secret-a"), Key::of("second", "globex", "secret-b")];
@@ -434,4 +436,70 @@ routes:
     let ready = gate.send(&Request::get("/-/ready"));
     assert_eq!((ready.status, &*ready.text()), (200, "{\"ready\":true}"));
     assert_eq!(backend.count(), reached, "the gate answers for itself");
+}
+
+#[test]
+fn a_key_lives_from_not_before_to_expires_without_a_reload() {
+    let backend = Backend::start();
+    let now = jiff::Timestamp::from_second(support::unix_now()).expect("it is now");
+    let at = |seconds: i64| now + jiff::SignedDuration::from_secs(seconds);
+    let more = format!("not_before: {}, expires: {}", at(3600), at(7200));
+    let rest = format!("{ALL}errors: {{ on: {{ key_not_yet: {{ code: early }} }} }}\n");
+    let gate = gate("bearer", &rest, &[KEYS[0].with(&more), KEYS[1]], &backend);
+    let told = || {
+        let answer = gate.send(&Request::get("/x").bearer("secret-a"));
+        let code = (answer.status != 200).then(|| answer.json()["code"].clone());
+        (answer.status, code.and_then(|code| code.as_str().map(str::to_owned)).unwrap_or_default())
+    };
+    assert_eq!(told(), (401, "early".to_owned()));
+    gate.pass(Duration::from_secs(3700));
+    assert_eq!(told(), (200, String::new()));
+    gate.pass(Duration::from_hours(1));
+    assert_eq!(told(), (401, "key_expired".to_owned()));
+    assert_eq!(gate.send(&Request::get("/x").bearer("secret-b")).status, 200);
+}
+
+#[test]
+fn a_rotated_key_works_with_both_secrets_until_the_overlap_is_over() {
+    let backend = Backend::start();
+    let gate = gate("bearer", ALL, &KEYS, &backend);
+    let status = |secret: &str| gate.send(&Request::get("/x").bearer(secret)).status;
+    let rotated = gate.policy.keys("rotate", &["first", "--overlap", "1h"]);
+    let new = String::from_utf8(rotated.stdout).expect("secrets are ASCII").trim_end().to_owned();
+    assert!(eventually(A_SECOND, || status(&new) == 200));
+    assert_eq!(backend.last().only("x-key-id"), "first", "it is the same key");
+    assert_eq!(status("secret-a"), 200);
+    gate.pass(Duration::from_secs(3700));
+    assert_eq!((status("secret-a"), status(&new)), (401, 200));
+    let again = gate.policy.keys("rotate", &["first"]);
+    let newest = String::from_utf8(again.stdout).expect("secrets are ASCII").trim_end().to_owned();
+    assert!(eventually(A_SECOND, || status(&newest) == 200));
+    assert_eq!(status(&new), 401, "without an overlap the old secret dies at once");
+}
+
+#[test]
+fn what_is_wrong_with_a_key_is_told_apart_only_where_the_policy_says_so() {
+    let backend = Backend::start();
+    let rest = format!(
+        "{ALL}errors:\n  body: {{ error: \"{{code}}\" }}\n  on:\n{}",
+        ["key_unknown", "key_expired", "key_revoked", "tenant_inactive"]
+            .map(|name| format!("    {name}: {{ status: 401, code: invalid, message: No. }}\n"))
+            .concat()
+    );
+    let rest = format!("{rest}tenants: {{ gone: {{ active: false }} }}\n");
+    let keys = [
+        Key::of("k1", "acme", "secret-1").with("expires: 2020-01-01T00:00:00Z"),
+        Key::of("k2", "acme", "secret-2").with("revoked: { at: 2020-01-01T00:00:00Z, why: lost }"),
+        Key::of("k3", "gone", "secret-3"),
+    ];
+    let gate = gate("bearer", &rest, &keys, &backend);
+    let told = |secret: &str| gate.send(&Request::get("/x").bearer(secret)).without_date_and_id();
+    let unknown = told("secret-0");
+    assert_eq!((unknown.status, &*unknown.text()), (401, "{\"error\":\"invalid\"}"));
+    for secret in ["secret-1", "secret-2", "secret-3", "secret 4", "s\u{e9}cret", &"x".repeat(3000)]
+    {
+        let answer = told(secret);
+        assert_eq!(answer.headers, unknown.headers, "{secret}");
+        assert_eq!((answer.status, answer.body), (401, unknown.body.clone()), "{secret}");
+    }
 }

@@ -364,3 +364,25 @@ fn a_pipe_that_nobody_reads_does_not_hold_traffic_up() {
     gate.signal(Signal::TERM);
     assert_eq!(gate.exit_within(Duration::from_secs(8)), Some(0), "and it ends");
 }
+
+#[test]
+fn a_record_file_that_was_moved_away_is_opened_anew_on_sighup() {
+    let backend = Backend::start();
+    let text = POLICY.replace("to: stdout", "to: access.log").replace("3/hour", "100/hour");
+    let gate = Gate::start(Policy::with_keys(&text, &keys()), &backend);
+    let read = Request::get("/read/x").bearer(SECRET);
+    let log = gate.policy.directory().join("access.log");
+    let old = gate.policy.directory().join("access.log.1");
+    let lines = |file: &std::path::Path| {
+        std::fs::read_to_string(file).map_or(0, |text| text.lines().count())
+    };
+    assert_eq!(gate.send(&read).status, 200);
+    assert!(eventually(A_SECOND, || lines(&log) == 1));
+    std::fs::rename(&log, &old).expect("the directory is ours");
+    gate.signal(Signal::HUP);
+    assert!(eventually(A_SECOND, || log.exists()), "a new file");
+    assert_eq!(gate.send(&read).status, 200);
+    assert!(eventually(A_SECOND, || lines(&log) == 1));
+    assert_eq!(lines(&old), 1);
+    assert!(gate.records().is_empty(), "nothing on standard output");
+}

@@ -4,12 +4,16 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use support::tls::Identity;
 use support::wire::Asked;
-use support::{A_SECOND, Backend, Connection, Gate, Key, Policy, Request, eventually, streams};
+use support::{
+    A_SECOND, Backend, Connection, Gate, Key, Policy, Request, eventually, streams, unix_now,
+};
 
 const POLICY: &str = "\
 version: 1
@@ -275,4 +279,125 @@ fn a_kept_answer_is_read_to_its_end_across_a_reload() {
     let answer = events.answer(Asked::Other);
     assert_eq!(answer.text().matches("data:").count(), 20);
     assert_eq!(events.send(&by("a")).status, 200, "and the connection is good for more");
+}
+
+/// After `change` the tunnel is cut in time, new requests are refused, and the stream of events may finish.
+#[track_caller]
+fn cuts(mut opened: Open, change: impl FnOnce(&mut Open)) {
+    change(&mut opened);
+    let Open { gate, secret, mut tunnel, mut events, .. } = opened;
+    assert!(tunnel.is_closed_within(Duration::from_secs(4)));
+    let status = gate.send(&Request::get("/x").bearer(&secret)).status;
+    assert!(matches!(status, 401 | 403), "{status}");
+    events.until("0\r\n\r\n");
+}
+
+#[test]
+fn a_tunnel_is_cut_when_its_tenant_is_switched_off() {
+    cuts(open(CUT), |open| open.gate.policy.append("tenants: { acme: { active: false } }"));
+}
+
+#[test]
+fn a_tunnel_is_cut_when_its_address_is_no_longer_admitted() {
+    cuts(open(CUT), |open| open.gate.policy.append("tenants: { acme: { allow: [192.0.2.0/24] } }"));
+}
+
+#[test]
+fn a_tunnel_is_cut_when_its_key_expires() {
+    cuts(open(CUT), |Open { gate, secret, tunnel, .. }| {
+        let at = jiff::Timestamp::from_second(unix_now() + 3).expect("it is near");
+        let expires = format!("expires: {at}");
+        gate.policy.write_keys(&[Key::of("late", "acme", secret).with(&expires)]);
+        // The reload alone ends nothing.
+        assert!(gate.soon(&by("a"), 401));
+        tunnel.write(b"ping-2;");
+        tunnel.until("ping-2;");
+        assert_eq!(gate.send(&Request::get("/x").bearer(secret)).status, 200);
+    });
+}
+
+#[test]
+fn a_moved_upstream_is_taken_on_the_next_request() {
+    let (first, second) = (Backend::start(), Backend::start());
+    let text = POLICY.replace("http://127.0.0.1:9", &first.url());
+    let gate = Gate::run(Policy::with_keys(&text, &KEYS), &["--listen", "127.0.0.1:0"]);
+    let mut kept = gate.connect();
+    assert_eq!(kept.send(&by("a")).status, 200);
+    gate.policy.replace(&first.url(), &second.url());
+    assert!(eventually(A_SECOND, || kept.send(&by("a")).status == 200 && second.count() > 0));
+    let before = first.count();
+    assert_eq!(kept.send(&by("a")).status, 200);
+    assert_eq!(first.count(), before, "the old one is asked no more");
+}
+
+#[test]
+fn no_request_fails_while_policies_change_under_load() {
+    let (backend, gate) = start();
+    let gate = Arc::new(gate);
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|n| {
+            let (gate, stop) = (Arc::clone(&gate), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                let mut asked = 0;
+                let mut connection = gate.connect();
+                while !stop.load(Ordering::SeqCst) {
+                    if n % 2 == 0 {
+                        connection = gate.connect();
+                    }
+                    assert_eq!(connection.send(&by("a")).status, 200);
+                    asked += 1;
+                }
+                asked
+            })
+        })
+        .collect();
+    for n in 0..30 {
+        match n % 3 {
+            0 => gate.policy.append(&format!("# {n}")),
+            1 => gate.policy.write_keys(&KEYS[..1]),
+            _ => gate.policy.write_keys(&KEYS),
+        }
+        gate.signal(Signal::HUP);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    stop.store(true, Ordering::SeqCst);
+    let asked: usize = clients.into_iter().map(|client| client.join().expect("none failed")).sum();
+    assert_eq!(backend.count(), asked);
+    assert!(asked > 100, "{asked}");
+}
+
+#[test]
+fn a_line_appended_to_a_long_key_file_is_in_force_within_a_second() {
+    use std::fmt::Write as _;
+    use std::io::Write as _;
+    let text = POLICY.replace("gate.keys.yaml", "gate.keys.jsonl");
+    let policy = Policy::new("gate.yaml", &text);
+    let file = policy.directory().join("gate.keys.jsonl");
+    let mut lines = String::new();
+    for n in 0..2_000 {
+        writeln!(
+            lines,
+            "{{\"id\":\"k{n}\",\"tenant\":\"t\",\"digest\":{{\"sha256\":\"{n:064x}\"}}}}"
+        )
+        .expect("a String takes all");
+    }
+    fs::write(&file, lines).expect("it is ours");
+    let backend = Backend::start();
+    let gate = Gate::start(policy, &backend);
+    let secret = gate.policy.key("acme", &["--id", "new"]);
+    let request = Request::get("/x").bearer(&secret);
+    assert!(gate.soon(&request, 200), "keys new");
+    // A line that is written in two pieces is not believed before its end.
+    let mut open = fs::OpenOptions::new().append(true).open(&file).expect("it is there");
+    let entry = Key::of("late", "acme", "secret-late").json();
+    let (half, rest) = entry.split_at(entry.len() / 2);
+    open.write_all(half.as_bytes()).expect("it is ours");
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(gate.send(&request).status, 200);
+    open.write_all(format!("{rest}\n").as_bytes()).expect("it is ours");
+    assert!(gate.soon(&Request::get("/x").bearer("secret-late"), 200), "an appended line");
+    gate.policy.revoke("new");
+    assert!(gate.soon(&request, 401), "keys revoke");
+    assert_eq!(gate.send(&Request::get("/x").bearer("secret-late")).status, 200);
 }

@@ -29,6 +29,8 @@ pub struct ConnectionCounters {
     pub upstream_active: AtomicU64,
     /// Requests whose handling panicked.
     pub panics: AtomicU64,
+    /// Client connections that were still open at a drain's deadline.
+    pub cut: AtomicU64,
 }
 
 /// Adds one. Plain load and store: the caller's thread is the only writer.

@@ -265,7 +265,11 @@ impl<H: Handler> Worker<H> {
         loop {
             match self.take_for(&mut receiver, deadline, Until::Empty).await {
                 Waited::Again((_, other)) => deadline = other,
-                Waited::Time => return,
+                Waited::Time => {
+                    let left = self.load().0.load(Ordering::Relaxed);
+                    let left = u64::try_from(left).unwrap_or(u64::MAX);
+                    return self.shared.counters.cut.store(left, Ordering::Relaxed);
+                }
                 Waited::Empty if receiver.is_closed() => return,
                 // What another worker has handed over is still served; what comes later stays with its sender.
                 Waited::Empty => receiver.close(),

@@ -34,13 +34,24 @@ impl<'a> Key<'a> {
         Key { more, ..self }
     }
 
-    fn entry(&self) -> String {
+    fn digest(&self) -> String {
         use std::fmt::Write as _;
         let mut digest = String::new();
         for byte in Sha256::digest(self.secret.as_bytes()) {
             // Writing to a String cannot fail.
             let _ = write!(digest, "{byte:02x}");
         }
+        digest
+    }
+
+    /// Its line in a `.jsonl` file, without further members.
+    pub(crate) fn json(&self) -> String {
+        let (Key { id, tenant, .. }, digest) = (self, self.digest());
+        format!(r#"{{"id":"{id}","tenant":"{tenant}","digest":{{"sha256":"{digest}"}}}}"#)
+    }
+
+    fn entry(&self) -> String {
+        let digest = self.digest();
         let more = if self.more.is_empty() { String::new() } else { format!(", {}", self.more) };
         let Key { id, tenant, .. } = self;
         format!("- {{ id: {id}, tenant: {tenant}, digest: {{ sha256: \"{digest}\" }}{more} }}\n")

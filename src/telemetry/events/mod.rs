@@ -95,12 +95,12 @@ pub enum Event<'a> {
     StateForgets,
     /// The end begins.
     Draining {
-        /// Exchanges that are open.
+        /// Client connections that are open.
         open: u64,
     },
     /// The end: everything was answered, or the deadline came.
     Drained {
-        /// Exchanges that were cut.
+        /// Client connections that were still open at the deadline.
         cut: u64,
     },
     /// A connection could not be accepted.

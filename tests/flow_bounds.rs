@@ -1,0 +1,139 @@
+//! Clients who are slow, leave, or are too many: each bound ends what is over it, in the policy's own words, and nobody else
+//! notices.
+
+mod support;
+
+use std::time::Duration;
+
+use support::wire::Asked;
+use support::{
+    A_SECOND, Answer, Backend, Connection, Gate, Key, Policy, Reply, Request, eventually,
+};
+
+const POLICY: &str = "\
+version: 1
+upstream: http://127.0.0.1:9
+state: memory
+credentials: { accept: [bearer], keys: gate.keys.yaml }
+routes:
+  - { name: open, match: ANY /open/** }
+  - { name: small, match: POST /small, max_body: 16B }
+  - { name: closed, match: ANY /closed/**, scope: none-has-it }
+bounds: { head_timeout: 1s, body_idle: 1s }
+errors:
+  content_type: application/json
+  body: { ours: \"{code}\", status: \"{status}\" }
+";
+
+const KEY: &str = "Authorization: Bearer secret-a\r\n";
+
+fn start(backend: &Backend) -> Gate {
+    let keys = [Key::of("ka", "acme", "secret-a").with("scopes: [open]")];
+    Gate::start(Policy::with_keys(POLICY, &keys), backend)
+}
+
+/// The answer must be the gate's own, in the policy's envelope.
+#[track_caller]
+fn ours(answer: &Answer, what: &str) {
+    if answer.body.is_empty() {
+        return;
+    }
+    let body: serde_json::Value = serde_json::from_slice(&answer.body)
+        .unwrap_or_else(|_| panic!("{what}: not the envelope: {answer:?} {}", answer.text()));
+    assert!(body["ours"].is_string() && body["status"] == answer.status, "{what}: {body}");
+}
+
+#[track_caller]
+fn unharmed(gate: &Gate, backend: &Backend) {
+    assert_eq!(gate.metric("tollgate_panics_total"), Some(0.0));
+    let reached = backend.count();
+    assert_eq!(gate.send(&Request::get("/open/x").bearer("secret-a")).status, 200);
+    assert_eq!(backend.count(), reached + 1);
+}
+
+#[test]
+fn slow_heads_and_slow_bodies_end() {
+    let backend = Backend::start();
+    let gate = start(&backend);
+    let mut head = gate.connect();
+    head.write(b"GET /open/x HTTP/1.1\r\nHost: a\r\n");
+    let mut body = gate.connect();
+    body.write(
+        format!("POST /open/x HTTP/1.1\r\nHost: a\r\n{KEY}Content-Length: 5\r\n\r\nhe").as_bytes(),
+    );
+    let mut garbage = gate.connect();
+    garbage.write(b"\0\0\0\0");
+    assert!(head.is_closed_within(Duration::from_secs(5)));
+    let answer = body.answer(Asked::Other);
+    assert_eq!(answer.status, 408, "{answer:?}");
+    ours(&answer, "a slow body");
+    assert!(body.is_closed_within(A_SECOND));
+    assert!(garbage.is_closed_within(Duration::from_secs(5)));
+    assert_eq!(backend.count(), 0, "a body cut short is no request");
+    unharmed(&gate, &backend);
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_its_body_is_no_request() {
+    let backend = Backend::start();
+    let gate = start(&backend);
+    for _ in 0..5 {
+        let mut connection = gate.connect();
+        connection.write(
+            format!("POST /open/x HTTP/1.1\r\nHost: a\r\n{KEY}Content-Length: 5\r\n\r\nhe")
+                .as_bytes(),
+        );
+        drop(connection);
+    }
+    assert!(eventually(A_SECOND, || gate.records().len() == 5));
+    assert!(gate.records().iter().all(|record| record["status"] != 200), "{:?}", gate.records());
+    assert_eq!(backend.count(), 0);
+    assert_eq!(gate.metric("tollgate_requests_in_flight{listener=\"traffic\"}"), Some(0.0));
+    unharmed(&gate, &backend);
+}
+
+#[test]
+fn over_the_bounds_of_the_gate_itself_it_says_so_and_recovers() {
+    let backend = Backend::start();
+    backend.answers(Reply::json("200 OK", "{}").after(Duration::from_millis(700)));
+    let text = POLICY.replace("bounds: {", "workers: 1\nbounds: { in_flight: 2,");
+    let keys = [Key::of("ka", "acme", "secret-a").with("scopes: [open]")];
+    let gate = Gate::start(Policy::with_keys(&text, &keys), &backend);
+    let ask = Request::get("/open/x").bearer("secret-a");
+    let mut busy: Vec<_> = (0..2).map(|_| gate.connect()).collect();
+    for connection in &mut busy {
+        connection.write(&ask.bytes());
+    }
+    assert!(eventually(A_SECOND, || backend.count() == 2));
+    let refused = gate.send(&ask);
+    assert_eq!(refused.status, 503, "{refused:?}");
+    ours(&refused, "overloaded");
+    assert_eq!(refused.json()["ours"], "overloaded");
+    for connection in &mut busy {
+        assert_eq!(connection.answer(Asked::Other).status, 200);
+    }
+    unharmed(&gate, &backend);
+}
+
+#[test]
+fn idle_connections_over_the_cap_are_closed_and_those_within_it_are_served() {
+    let backend = Backend::start();
+    let text = POLICY.replace("head_timeout: 1s", "connections: 20, head_timeout: 30s");
+    let keys = [Key::of("ka", "acme", "secret-a").with("scopes: [open]")];
+    let gate = Gate::start(Policy::with_keys(&text, &keys), &backend);
+    let ask = Request::get("/open/x").bearer("secret-a");
+    let mut first = gate.connect();
+    assert_eq!(first.send(&ask).status, 200);
+    let mut crowd: Vec<_> = (0..40).map(|_| gate.connect()).collect();
+    let closed =
+        |connection: &mut Connection| connection.is_closed_within(Duration::from_millis(50));
+    let refused = crowd.iter_mut().map(closed).filter(|closed| *closed).count();
+    assert!(refused >= 20, "only {refused} of 41 were refused by a cap of 20");
+    assert_eq!(first.send(&ask).status, 200, "who is inside is served");
+    drop(crowd);
+    assert!(eventually(A_SECOND, || {
+        let mut again = gate.connect();
+        again.try_write(&ask.bytes()) && !again.is_closed_within(Duration::from_millis(300))
+    }));
+    assert_eq!(gate.ask_admin("/healthz").status, 200);
+}
