@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
@@ -14,7 +15,7 @@ use super::context::WorkerContext;
 use super::exchange::{Decided, Exchange};
 use super::forward::{self, Hops, Passage, Wish, X_REQUEST_ID};
 use super::passage;
-use super::peer::Peer;
+use super::peer::{ClientHttp, Peer};
 use super::pool::Pool;
 use super::respond::{LimitFields, Reads, Refusing, refusal};
 use crate::clock::Now;
@@ -42,7 +43,13 @@ pub(super) async fn serve(
     let (mut head, body) = request.into_parts();
     let mut exchange = Exchange::begin(&at, now);
     match decide(&at, &peer, &mut head, now, &mut exchange) {
-        Decision::Here(answer) => exchange.answered(answer),
+        Decision::Here(mut answer) => {
+            // RFC 9110 §10.1.1: who answers before the body says that the connection ends.
+            if peer.http == ClientHttp::Http1 && !body.is_end_stream() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            exchange.answered(answer)
+        }
         Decision::Pass(admission) => {
             // 8 commit: nothing that can be held now needs a durable record; what will is awaited here
             exchange.committed();

@@ -16,7 +16,7 @@ use super::json::{Object, number, rfc3339, string};
 use super::metrics::Outcome;
 
 pub use buffer::RecordBuffer;
-pub use writer::{RecordWriter, Reopen};
+pub use writer::RecordWriter;
 
 /// The version of the record's form. Fields may be added under one version; none changes its meaning.
 pub const VERSION: u8 = 1;

@@ -274,7 +274,7 @@ fn a_file_that_was_moved_away_is_made_again() {
     assert!(writer.finish(Duration::from_secs(10)));
     let moved = directory.path().join("access.log.1");
     std::fs::rename(&path, &moved).unwrap();
-    assert!(writer.reopen(Reopen::Same));
+    assert!(writer.reopen());
     write(&mut buffer, &record());
     buffer.flush();
     assert!(writer.finish(Duration::from_secs(10)));
