@@ -37,9 +37,9 @@ limits:
 "#;
 
 /// SHA-256 of `secret`.
-const KEYS: &str = r#"
+const KEYS: &str = r"
 - { id: k1, tenant: acme, scopes: [read], digest: { sha256: 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b } }
-"#;
+";
 
 static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
     let read = |path: &Path| match path.file_name().and_then(|name| name.to_str()) {
