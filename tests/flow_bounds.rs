@@ -177,7 +177,7 @@ fn a_client_that_does_not_read_gives_its_slot_back() {
             let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
             let mut sent = stream.write_all(head.as_bytes());
             while sent.is_ok() {
-                sent = stream.write_all(&[b'x'; 65536]);
+                sent = stream.write_all(&[b'x'; 16384]);
             }
         }
     });
@@ -202,4 +202,36 @@ fn a_client_that_does_not_read_gives_its_slot_back() {
     next.write(&ask.bytes());
     let first = next.until("\r\n");
     assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+}
+
+#[test]
+fn a_tunnel_and_a_stream_hold_their_slots_until_they_are_over() {
+    let text = format!("{POLICY}limits: {{ l: {{ concurrent: 2 }} }}\n");
+    let keys = [Key::of("ka", "acme", "secret-a")];
+    let upstream = format!("http://{}", streams::streaming());
+    let text = text.replace("ANY /open/**", "[ANY /open/**, ANY /tunnel, ANY /events/**]");
+    let gate = Gate::before(Policy::with_keys(&text, &keys), &upstream);
+    let ask = Request::get("/open/x").bearer("secret-a");
+    let mut tunnel = gate.connect();
+    let upgrade = Request::get("/tunnel")
+        .bearer("secret-a")
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket");
+    assert_eq!(tunnel.send(&upgrade).status, 101);
+    assert_eq!(gate.send(&ask).status, 200, "one of two");
+    let mut events = gate.connect();
+    events.write(&Request::get("/events/20").bearer("secret-a").bytes());
+    events.until("data: 0\n");
+    assert_eq!(gate.send(&ask).status, 429, "two of two");
+    events.until("0\r\n\r\n");
+    assert!(gate.soon(&ask, 200), "the stream is over");
+    let mut again = gate.connect();
+    again.write(&Request::get("/events/100").bearer("secret-a").bytes());
+    again.until("data: 0\n");
+    assert_eq!(gate.send(&ask).status, 429);
+    drop(tunnel);
+    assert!(gate.soon(&ask, 200), "the tunnel is over");
+    drop(again);
+    let records = || gate.records().iter().filter(|record| record["status"] == 101).count();
+    assert!(eventually(A_SECOND, || records() == 1), "one record of the tunnel");
 }
