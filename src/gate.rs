@@ -26,7 +26,7 @@ use crate::telemetry::decision_id::BootId;
 use crate::telemetry::events::{Event, Log};
 use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{BuildInfo, ConnectionFigures, Metrics};
-use crate::telemetry::record::{RecordWriter, Reopen};
+use crate::telemetry::record::RecordWriter;
 
 /// How long the last records and log lines may take to be written at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -161,7 +161,7 @@ impl Gate {
     pub fn reload(&self) {
         if let Some(running) = &self.running {
             // A queue that is full of records takes no request; the next SIGHUP asks again.
-            let _ = running.common.records.reopen(Reopen::Same);
+            let _ = running.common.records.reopen();
             running.reload.request();
         }
     }

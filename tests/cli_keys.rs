@@ -462,3 +462,26 @@ fn an_existing_secret_is_turned_into_what_a_key_file_holds() {
     assert!(out.starts_with(&format!("digest: {{ sha256: {digest} }}\n")), "{out}");
     assert!(out.ends_with("last4: have\n"), "{out}");
 }
+
+#[test]
+fn keys_are_made_without_the_upstreams_secrets_but_not_without_the_pepper() {
+    let secrets = "upstream:\n  url: http://127.0.0.1:9\n  set_headers: { X-Secret: { env: TOLLGATE_TEST_UNSET } }";
+    let policy = POLICY.replace("upstream: http://127.0.0.1:9", secrets);
+    let desk = Desk::with(&policy, None);
+    desk.new_key(&["--id", "live"]).secret();
+    desk.keys("rotate", &["live"]).secret();
+    assert_eq!(desk.keys("revoke", &["live"]).code, 0);
+
+    let peppered = POLICY.replace("# more here", "pepper: { env: TOLLGATE_TEST_PEPPER }");
+    let desk = Desk::with(&peppered, Some("[]"));
+    let said = desk.new_key(&["--id", "live"]);
+    assert_eq!((said.code, said.out.as_str()), (3, ""), "{}", said.err);
+    assert!(said.err.contains("TOLLGATE_TEST_PEPPER"), "{}", said.err);
+    assert_eq!(desk.text(), "[]");
+    let mut command = desk.command("new", &["--tenant", "acme", "--id", "live"]);
+    let output = command.env("TOLLGATE_TEST_PEPPER", "0123456789abcdef").output().unwrap();
+    assert!(output.status.success());
+    assert!(desk.text().contains("digest: { hmac: "), "{}", desk.text());
+    let secret = String::from_utf8(output.stdout).unwrap();
+    assert!(!desk.text().contains(&sha256(secret.trim_end())));
+}

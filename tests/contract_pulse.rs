@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::thread;
+
 use support::contract::Contract;
 use support::{A_SECOND, Answer, Backend, Gate, Policy, Reply, Request, eventually, unix_now};
 
@@ -140,6 +142,9 @@ fn a_token_without_scopes_may_do_everything() {
         Request::get("/api/v3/sms/send"),
         Request::new("HEAD", "/api/v3/contacts/7"),
         Request::new("DELETE", "/api/v3/contacts/7"),
+        Request::get("/api/v3/campaigns/7"),
+        Request::get("/api/v3/campaigns/7/report"),
+        Request::new("DELETE", "/api/v3/campaigns"),
         Request::new("PATCH", "/api/v3/campaigns/7"),
         Request::post("/api/v3/contacts", "{}"),
         Request::get("/api/v3/tenants/acme"),
@@ -194,6 +199,76 @@ fn sixty_sends_pass_and_the_next_is_429_until_the_reset() {
         assert!((-1..=1).contains(&drift), "Reset {reset} is not now + {wait}");
     }
     assert_eq!(backend.count(), 60);
+}
+
+#[test]
+fn sixty_of_many_at_once_pass_and_not_one_more() {
+    let backend = Backend::start();
+    let policy = Policy::contract("pulse");
+    let keys = ["one", "two"].map(|id| policy.key("acme", &["--id", id]));
+    let gate = Gate::start(policy, &backend);
+    thread::scope(|scope| {
+        for client in 0..8 {
+            let (gate, key) = (&gate, &keys[client % 2]);
+            scope.spawn(move || {
+                let mut connection = gate.connect();
+                for n in 0..25 {
+                    let request = if n % 2 == 0 { sms() } else { whatsapp() };
+                    let answer = connection.send(&request.bearer(key));
+                    assert!([200, 429].contains(&answer.status), "{answer:?}");
+                }
+            });
+        }
+    });
+    assert_eq!(backend.count(), 60);
+}
+
+#[test]
+fn nothing_but_time_refills_the_budget() {
+    let backend = Backend::start();
+    let policy = Policy::contract("pulse");
+    let key = policy.key("acme", &["--id", "first"]);
+    let gate = Gate::start(policy, &backend);
+    let mut connection = gate.connect();
+    for _ in 0..40 {
+        assert_eq!(connection.send(&sms().bearer(&key)).status, 200);
+    }
+    // A new secret, another key, another policy: what was used stays used.
+    let rotated = gate.policy.keys("rotate", &["first"]);
+    let key = String::from_utf8_lossy(&rotated.stdout).trim().to_owned();
+    assert!(gate.soon(&Request::get("/api/v3/me").bearer(&key), 200));
+    assert_eq!(limit_headers(&gate.send(&sms().bearer(&key))), Some((60, 19)));
+    let other = gate.policy.key("acme", &["--id", "second"]);
+    assert!(gate.soon(&Request::get("/api/v3/me").bearer(&other), 200));
+    assert_eq!(limit_headers(&gate.send(&sms().bearer(&other))), Some((60, 18)));
+
+    // A lowered limit leaves nothing and never a negative; a raised one is in force as soon.
+    gate.policy.replace("send: { rate: 60/minute", "send: { rate: 30/minute");
+    assert!(gate.soon(&sms().bearer(&key), 429), "a lowered limit is not in force");
+    let answer = gate.send(&sms().bearer(&key));
+    assert_eq!((answer.status, limit_headers(&answer)), (429, Some((30, 0))));
+    gate.policy.replace("send: { rate: 30/minute", "send: { rate: 100/minute");
+    assert!(gate.soon(&sms().bearer(&other), 200), "a raised limit is not in force");
+    let (limit, left) = limit_headers(&gate.send(&sms().bearer(&key))).expect("limit headers");
+    assert_eq!(limit, 100);
+    assert_eq!(left, 100 - i64::try_from(sends(&backend)).expect("few"));
+}
+
+fn sends(backend: &Backend) -> usize {
+    backend.seen().iter().filter(|seen| seen.target == "/api/v3/sms/send").count()
+}
+
+#[test]
+fn a_broken_policy_changes_nothing_and_the_next_good_one_is_in_force() {
+    let backend = Backend::start();
+    let (gate, key) = PULSE.start(&backend);
+    let me = Request::get("/api/v3/me").bearer(&key);
+    gate.policy.replace("routes:", "rutes:");
+    assert!(eventually(A_SECOND, || gate.output().contains("policy_rejected")));
+    assert_eq!(gate.send(&me).status, 200, "the last good policy stays in force");
+    gate.policy.replace("rutes:", "routes:");
+    gate.policy.append("tenants: { acme: { active: false } }");
+    assert!(gate.soon(&me, 403), "a good policy after a bad one is not in force");
 }
 
 #[test]
@@ -253,6 +328,36 @@ fn ten_campaigns_pass_and_the_next_is_429() {
 }
 
 #[test]
+fn another_spelling_of_a_send_is_no_way_round_its_limit() {
+    let backend = Backend::start();
+    let (gate, key) = PULSE.start(&backend);
+    let spelled = |path: &str| gate.send(&Request::post(path, "{}").bearer(&key));
+    for (path, limit) in [
+        ("/api/v3/sms/send/", 60),
+        ("/api/v3/sms/send?x=1", 60),
+        ("/api/v3/whatsapp/send/", 60),
+        ("/api/v3/campaigns/", 10),
+    ] {
+        let answer = spelled(path);
+        assert_eq!(limit_headers(&answer).map(|(limit, _)| limit), Some(limit), "{path}");
+    }
+    let reached = backend.count();
+    for path in
+        ["/api/v3//sms/send", "/api/v3/./sms/send", "/api/v3/sms%2Fsend", "/api/v3/%73ms/send"]
+    {
+        assert_eq!(spelled(path).status, 400, "{path}");
+    }
+    // Many backends do not mind the case of a method.
+    for method in ["post", "Post", "pOST", "get"] {
+        let request = Request::new(method, "/api/v3/sms/send").bearer(&key);
+        assert_eq!(gate.send(&request).status, 400, "{method}");
+    }
+    assert_eq!(backend.count(), reached);
+    let launch = spelled("/api/v3/campaigns/7/launch");
+    assert_eq!((launch.status, limit_headers(&launch)), (200, None), "an existing campaign");
+}
+
+#[test]
 fn other_writes_carry_no_limit_and_no_limit_header() {
     let backend = Backend::start();
     let (gate, key) = PULSE.start(&backend);
@@ -287,6 +392,21 @@ fn every_authenticated_answer_of_a_limited_route_carries_the_three_headers() {
     let (gate, key) = PULSE.start_before_nobody();
     let answer = gate.send(&sms().bearer(&key));
     assert_eq!((answer.status, limit_headers(&answer)), (502, Some((60, 59))));
+}
+
+#[test]
+fn header_names_are_spelled_as_printed() {
+    let backend = Backend::start();
+    let (gate, key) = PULSE.start(&backend);
+    let has = |answer: &Answer, name: &str| answer.headers.iter().any(|(n, _)| n == name);
+    let mut connection = gate.connect();
+    for n in 0..11 {
+        let answer = connection.send(&campaign().bearer(&key));
+        for name in ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"] {
+            assert!(has(&answer, name), "{n}: {name}: {:?}", answer.headers);
+        }
+        assert!(n < 10 || has(&answer, "Retry-After"), "{:?}", answer.headers);
+    }
 }
 
 #[test]

@@ -124,6 +124,18 @@ fn a_zero_byte_is_no_way_to_name_another_account() {
 }
 
 #[test]
+fn keys_are_made_where_kannels_account_is_not_known() {
+    let policy = Policy::copy_of(&shipped("kannel.yaml"));
+    let key = policy.key("acme", &["--scope", "sms:send"]);
+    assert!(key.starts_with("sms_"), "as the policy says");
+    let file = policy.file().to_str().expect("temporary directories have plain names");
+    let output = policy.run(&["run", "--config", file]);
+    assert_eq!(output.status.code(), Some(1), "a gate without the account does not start");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("KANNEL_USERNAME") && told.contains("KANNEL_PASSWORD"), "{told}");
+}
+
+#[test]
 fn a_revoked_key_is_stopped_within_a_second() {
     let (kannel, gate, key) = start();
     accepted(&gate.send(&sms("text=before").bearer(&key)));

@@ -17,7 +17,7 @@ use tollgate::policy::address::{AddressSource, ClientAddressRule, Nets};
 use tollgate::policy::answer::Answers;
 use tollgate::policy::credential::Credentials;
 use tollgate::policy::keys::Keys;
-use tollgate::policy::report::{RateLimitFields, Report, XRateLimit};
+use tollgate::policy::report::{RateLimitFields, Report, Spelling, XRateLimit};
 use tollgate::policy::route::Router;
 use tollgate::policy::snapshot::{
     Bounds, Drain, HostRule, Identity, Listener, RecordRule, RecordSink, Scheme, Server, Snapshot,
@@ -67,6 +67,7 @@ fn policy(text: &str) -> Result<Snapshot, String> {
         guessing: Box::default(),
         report: Report {
             x_ratelimit: XRateLimit::Unix,
+            spelling: Spelling::Lower,
             of: None,
             retry_after: true,
             ratelimit: RateLimitFields::None,

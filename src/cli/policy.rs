@@ -17,12 +17,11 @@ pub(super) struct Draft<'a> {
     pub(super) text: &'a str,
 }
 
-/// Loads a policy for the sake of its keys: a key file that does not exist yet is an empty one. Secrets are required
-/// where a digest is made, which may need a pepper.
+/// Loads a policy for the sake of its keys: a key file that does not exist yet is an empty one, and secrets may be
+/// missing, because whoever keeps keys need not know the upstream's password. A pepper that is missing is empty.
 pub(super) fn load_for_keys(
     path: &Path,
     draft: Option<Draft<'_>>,
-    secrets: Secrets,
     now: Wall,
 ) -> Result<Loaded, Problems> {
     let read = |file: &Path| match draft {
@@ -49,7 +48,7 @@ pub(super) fn load_for_keys(
         Ok(files)
     };
     let sources = Sources { read: &read, list: &list, env: &super::environment };
-    let overrides = Overrides { secrets, ..Overrides::default() };
+    let overrides = Overrides { secrets: Secrets::Optional, ..Overrides::default() };
     config::load(path, &overrides, &sources, now, None)
 }
 

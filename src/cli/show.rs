@@ -5,11 +5,11 @@ use super::failure::Failure;
 use super::policy::load_for_keys;
 use super::print;
 use crate::clock::Clock;
-use crate::config::{self, Secrets, Show};
+use crate::config::{self, Show};
 
 pub(super) fn show(arguments: &args::Show) -> Result<(), Failure> {
     let now = Clock::system().now().wall;
-    let loaded = load_for_keys(&arguments.file, None, Secrets::Optional, now)
+    let loaded = load_for_keys(&arguments.file, None, now)
         .map_err(|problems| Failure::problems(&problems))?;
     let what = match (&arguments.key, &arguments.tenant, &arguments.route) {
         (Some(key), _, _) => Show::Key(key.clone()),

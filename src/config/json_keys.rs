@@ -12,6 +12,7 @@ use super::problem::{Span, did_you_mean};
 use super::raw::KeyEntry;
 use super::read::{FromText, clip};
 use super::scalar::{Amount, moment, name_complaint, secret_digest};
+use super::yaml_keys::{NO_PEPPER, NO_PEPPER_REMEDY};
 use crate::policy::keys::KeyStatus;
 
 /// Reads file number `file` into the collector.
@@ -33,6 +34,9 @@ pub(super) fn read(file: u16, collector: &mut Collector<'_, '_>) {
             Ok(entry) => {
                 let past = entry.expires.is_some_and(|(wall, _)| wall <= collector.desk.now);
                 expired += usize::from(past && entry.status == KeyStatus::Live);
+                if entry.is_hmac && !collector.desk.has_pepper {
+                    collector.desk.findings.warn(at, NO_PEPPER, NO_PEPPER_REMEDY.to_owned());
+                }
                 collector.add(entry.borrow(), number, Again::Replaces);
             }
             Err(Wrong { message, at, remedy }) => {
@@ -61,6 +65,8 @@ struct Owned<'a> {
     expires: Option<(crate::clock::Wall, Span)>,
     allow: Vec<IpNet>,
     status: KeyStatus,
+    /// Whether a digest is an HMAC.
+    is_hmac: bool,
 }
 
 impl Owned<'_> {
@@ -145,6 +151,7 @@ fn parse(text: &str, at: Span) -> Result<Owned<'_>, Wrong> {
         not_before: line.not_before.as_ref().map(time).transpose()?,
         expires: line.expires.as_ref().map(time).transpose()?.map(|wall| (wall, at)),
         allow,
+        is_hmac: line.digest.iter().chain(line.digests.iter().flatten()).any(|d| d.hmac.is_some()),
         status: match line.revoked {
             Some(RevokedWord(true)) => KeyStatus::Revoked,
             Some(RevokedWord(false)) | None => KeyStatus::Live,

@@ -12,8 +12,8 @@ use super::problem::{At, Findings, Span};
 use super::read::{FromText, Items, Many, Named, Read, not_yet, shape};
 use super::scalar::{
     Amount, AnswerWord, CountsWord, GivenName, IdempotencyWord, LimitMode, OnRevokeWord, PerWord,
-    ProtocolWord, RateLimitWord, RuleMode, Size, SizeOrNone, UnlistedWord, WindowWord,
-    XRateLimitWord,
+    ProtocolWord, RateLimitWord, RuleMode, Size, SizeOrNone, SpellingWord, UnlistedWord,
+    WindowWord, XRateLimitWord,
 };
 use super::tree::{Key, Node, Value};
 
@@ -182,6 +182,7 @@ shape! {
         "of" => of: At<GivenName>,
         "retry-after" => retry_after: At<bool>,
         "ratelimit" => ratelimit: At<RateLimitWord>,
+        "spelling" => spelling: At<SpellingWord>,
     }
     /// `identity:`
     Identity, "`identity`" {

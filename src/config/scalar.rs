@@ -257,8 +257,9 @@ pub(super) fn name_complaint(text: &str) -> Option<&'static str> {
         Some("a name cannot be empty")
     } else if text.len() > MOST_NAME {
         Some("a name is at most 128 bytes")
-    } else if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        Some("a name has no spaces and no control characters")
+    } else if text.bytes().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'"' | b'\\')) {
+        // Names stand in headers, in quoted strings of them, and in lists that spaces part.
+        Some("a name is printable ASCII without spaces, quotes and backslashes")
     } else {
         None
     }
@@ -343,6 +344,8 @@ words! {
     }
     /// `ratelimit:` of the report.
     RateLimitWord, "`draft10` or `none`" { "draft10" => Draft10, "none" => None, }
+    /// `spelling:` of the report.
+    SpellingWord, "`lower` or `printed`" { "lower" => Lower, "printed" => Printed, }
 }
 
 /// A time: RFC 3339, or a date, which stands for its first moment in UTC.
@@ -366,4 +369,71 @@ pub(super) fn secret_digest(text: &str) -> Option<SecretDigest> {
         *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
     }
     Some(SecretDigest(digest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T: FromText>(text: &str) -> Option<T> {
+        T::from_text(text).ok()
+    }
+
+    #[test]
+    fn a_rate_is_a_whole_number_in_a_period() {
+        let rate = |units, seconds: u64| Some(Amount::Rate { units, period: seconds * SECOND });
+        assert_eq!(read("120/minute"), rate(120, 60));
+        assert_eq!(read("10/30s"), rate(10, 30));
+        assert_eq!(read("1_000/day"), rate(1000, 86_400));
+        assert_eq!(read("0/hour"), rate(0, 3600));
+        assert_eq!(read("none"), Some(Amount::None));
+        assert_eq!(read("7"), Some(Amount::Units(7)));
+        assert_eq!(read("500/month"), Some(Amount::Calendar));
+        for wrong in ["", "/", "1.5/minute", "-1/minute", "5/0s", "5/", "/minute", "1e3/minute"] {
+            assert_eq!(read::<Amount>(wrong), None, "{wrong}");
+        }
+        assert_eq!(read::<Amount>("18446744073709551615/second"), None);
+    }
+
+    #[test]
+    fn durations_and_sizes_carry_their_unit() {
+        assert_eq!(read("1500ms"), Some(Duration::from_millis(1500)));
+        assert_eq!(read("365d"), Some(Duration::from_hours(8760)));
+        for wrong in ["5", "s", "1.5s", "-1s", "99999999d", "1 year", "18446744073709551615d"] {
+            assert_eq!(read::<Duration>(wrong), None, "{wrong}");
+        }
+        assert_eq!(read("64KiB"), Some(Size(65_536)));
+        assert_eq!(read("1 MB"), Some(Size(1_000_000)));
+        assert_eq!(read("none"), Some(SizeOrNone(None)));
+        for wrong in ["", "KiB", "1kib", "-1", "18446744073709551615GiB"] {
+            assert_eq!(read::<Size>(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_network_has_no_bits_beyond_its_prefix() {
+        assert_eq!(read::<IpNet>("203.0.113.7").map(|net| net.prefix_len()), Some(32));
+        assert_eq!(read::<IpNet>("2001:db8::/32").map(|net| net.prefix_len()), Some(32));
+        assert!(IpNet::from_text("10.0.0.1/8").unwrap_err().remedy.unwrap().contains("10.0.0.0/8"));
+        for wrong in ["10.0.0", "10.0.0.0/33", "localhost", "010.0.0.1"] {
+            assert_eq!(read::<IpNet>(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_rfc_3339_or_a_date() {
+        assert_eq!(moment("1970-01-02"), Some(Wall(86_400_000)));
+        assert_eq!(moment("1970-01-01T01:00:00+01:00"), Some(Wall(0)));
+        for wrong in ["", "soon", "2026-02-30", "2026-01-01T00:00:00", "1767225600"] {
+            assert_eq!(moment(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_have_no_spaces_and_an_end() {
+        assert_eq!(read::<GivenName>("sms:send").map(|name| name.0), Some("sms:send".to_owned()));
+        for wrong in ["", "a b", "a\tb", "a\u{7}b", &"x".repeat(129)] {
+            assert_eq!(read::<GivenName>(wrong), None, "{wrong}");
+        }
+    }
 }

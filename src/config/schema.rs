@@ -103,6 +103,7 @@ mod tests {
         let report = &schema["$defs"]["report"]["properties"];
         same(&report["x-ratelimit"], scalar::XRateLimitWord::WORDS);
         same(&report["ratelimit"], scalar::RateLimitWord::WORDS);
+        same(&report["spelling"], scalar::SpellingWord::WORDS);
         let refusals = words(&schema["$defs"]["errors"]["properties"]["on"]);
         let mut known: Vec<&str> = Refusal::ALL.iter().map(|refusal| refusal.name()).collect();
         known.sort_unstable();

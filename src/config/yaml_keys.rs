@@ -14,6 +14,10 @@ use crate::policy::keys::{KeyStatus, SecretDigest};
 /// Most keys of a YAML file: a person's file stays readable, a reload stays within its second.
 const MOST_YAML_KEYS: usize = 20_000;
 
+/// What is told of an HMAC that nothing can be compared with.
+pub(super) const NO_PEPPER: &str = "the policy has no pepper, so nobody can use this secret";
+pub(super) const NO_PEPPER_REMEDY: &str = "add `pepper: { env: … }` under `credentials`";
+
 /// Reads file number `file` into the collector.
 pub(super) fn read(file: u16, path: &Path, collector: &mut Collector<'_, '_>) {
     let findings = &mut collector.desk.findings;
@@ -67,8 +71,9 @@ fn key(node: &Node, collector: &mut Collector<'_, '_>) {
         created: _,
     } = raw;
     let digests = digest.into_iter().chain(digests.map_or_else(Vec::new, |digests| digests.items));
+    let has_pepper = collector.desk.has_pepper;
     let digests: Vec<(SecretDigest, Option<Wall>)> =
-        digests.filter_map(|digest| self::digest(digest, findings)).collect();
+        digests.filter_map(|digest| self::digest(digest, has_pepper, findings)).collect();
     let not_before = not_before.and_then(|text| time(&text, findings));
     let expires = expires.and_then(|text| Some((time(&text, findings)?, text.at)));
     let status = match &revoked {
@@ -117,9 +122,16 @@ fn named(name: &At<GivenName>) -> (&str, Span) {
     (&name.value.0, name.at)
 }
 
-fn digest(digest: raw::KeyDigest, findings: &mut Findings) -> Option<(SecretDigest, Option<Wall>)> {
+fn digest(
+    digest: raw::KeyDigest,
+    has_pepper: bool,
+    findings: &mut Findings,
+) -> Option<(SecretDigest, Option<Wall>)> {
     let raw::KeyDigest { at, sha256, hmac, until } = digest;
     let until = until.and_then(|text| time(&text, findings));
+    if let (Some(hmac), false) = (&hmac, has_pepper) {
+        findings.warn(hmac.at, NO_PEPPER, NO_PEPPER_REMEDY.to_owned());
+    }
     let ((Some(text), None) | (None, Some(text))) = (sha256, hmac) else {
         findings.missing(at, "a digest is `sha256` or `hmac`", "write { sha256: 64 hex digits }");
         return None;

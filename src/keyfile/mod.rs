@@ -1,5 +1,5 @@
 //! The editing of key files: the text of a key file in, the new text out, with every comment and every line that is
-//! not meant kept as it was. [`write`] alone touches the file system: one writer at a time, all or nothing, durable.
+//! not meant kept as it was. [`mod@write`] alone touches the file system: one writer at a time, all or nothing, durable.
 //!
 //! What a key may be is the loader's business (`config/`): whoever edits hands the new text to the loader before it is
 //! written. This room must never read a policy, print, or keep a secret longer than it takes to make its digest.

@@ -195,3 +195,74 @@ fn what_cannot_be_edited_is_said() {
     let again = rotate(&text, Format::Yaml, "a", &digest('e'), Overlap::None, Wall(0));
     assert_eq!(again, Err(EditProblem::IsRevoked));
 }
+
+/// A key file as somebody might have laid it out: any mix of styles, comments, blank lines and line ends.
+fn laid_out() -> impl proptest::strategy::Strategy<Value = (String, usize)> {
+    use proptest::prelude::*;
+    let comment = prop_oneof![Just(""), Just(" # note"), Just("  # a: [b, {c")];
+    let one = (0..6usize, comment, 0..3usize, 0..3usize);
+    (prop::collection::vec(one, 1..6), any::<bool>(), any::<bool>(), 0..3usize).prop_map(
+        |(entries, crlf, ends, indent)| {
+            let pad = " ".repeat(indent);
+            let mut text = String::from("# head\n");
+            for (number, (style, comment, blank, width)) in entries.iter().enumerate() {
+                let in_entry = format!("{pad}  {}", " ".repeat(*width));
+                let dash = format!("{pad}- {}", " ".repeat(*width));
+                let laid = match style {
+                    0 => format!("{dash}id: k{number}{comment}\n{in_entry}digest: {{ sha256: aa }}\n"),
+                    1 => format!("{dash}{{ id: k{number}, digest: {{ sha256: aa }} }}{comment}\n"),
+                    2 => format!(
+                        "{dash}id: 'k{number}'\n{in_entry}digest:{comment}\n{in_entry}  sha256: aa{comment}\n"
+                    ),
+                    3 => format!(
+                        "{dash}digests:\n{in_entry}- sha256: aa{comment}\n{in_entry}- {{ hmac: bb }}\n{in_entry}id: \"k{number}\"{comment}\n"
+                    ),
+                    4 => format!(
+                        "{dash}id: k{number}\n{in_entry}digest: {{ sha256: aa,{comment}\n{in_entry}  until: 2090-01-01 }}\n{in_entry}label: |\n{in_entry}  a - b\n{in_entry}  # no comment\n"
+                    ),
+                    _ => format!(
+                        "{dash}{{ id: k{number},{comment}\n{in_entry}  digest: {{ sha256: aa }}, label: ~ }}\n"
+                    ),
+                };
+                text.push_str(&laid);
+                text.push_str(&"\n".repeat(*blank));
+            }
+            if !ends {
+                text.truncate(text.trim_end().len());
+            }
+            let text = if crlf { text.replace('\n', "\r\n") } else { text };
+            (text, entries.len())
+        },
+    )
+}
+
+/// Every comment of the text, in order.
+fn comments(text: &str) -> Vec<String> {
+    let tree = tree::parse(text).unwrap();
+    tree.comments.iter().map(|at| text[at.clone()].trim_end().to_owned()).collect()
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_layout_can_be_edited_and_keeps_its_comments((text, count) in laid_out(), pick in 0..6usize) {
+        let id = format!("k{}", pick % count);
+        let grown = appended(&text);
+        assert!(grown.starts_with(text.as_str()));
+        let gone = revoked(&grown, &id, Some("why: # not"));
+        assert_eq!(comments(&gone), comments(&text));
+        for overlap in [Overlap::None, Overlap::Until(Wall(1))] {
+            let turned = rotate(&text, Format::Yaml, &id, &digest('e'), overlap, Wall(0)).unwrap();
+            let (mut before, mut after) = (comments(&text), comments(&turned));
+            before.sort();
+            after.sort();
+            assert_eq!(before, after, "{turned}");
+        }
+    }
+
+    #[test]
+    fn no_text_makes_the_editor_panic(text in "[-a-z:{}\\[\\]#&*|>'\", \r\n~!%ü]{0,60}") {
+        let _ = append(&text, Format::Yaml, &entry("new"));
+        let _ = revoke(&text, Format::Yaml, "a", Wall(0), None);
+        let _ = append(&text, Format::JsonLines, &entry("new"));
+    }
+}

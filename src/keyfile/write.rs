@@ -88,7 +88,7 @@ impl Held {
     }
 
     /// Whether the file could be written, as far as can be told before.
-    pub fn writable(&self) -> Result<(), WriteProblem> {
+    fn writable(&self) -> Result<(), WriteProblem> {
         let link = fs::symlink_metadata(&self.path).is_ok_and(|file| file.is_symlink());
         if link {
             return Err(WriteProblem::Symlink(self.path.clone()));
@@ -135,8 +135,13 @@ impl Held {
     fn rename_over(&self, text: &str) -> io::Result<()> {
         let mut name = OsString::from(".");
         name.push(self.path.file_name().unwrap_or_default());
-        name.push(format!(".{}.tmp", std::process::id()));
+        name.push(".tmp");
         let temporary = self.path.with_file_name(name);
+        // Whatever has this name was left by a writer that died: the lock says that there is no other.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let written = self.write_new(&temporary, text).and_then(|()| {
             fs::rename(&temporary, &self.path)?;
             self.directory.sync_all()
@@ -228,6 +233,7 @@ mod tests {
     fn a_new_file_is_private_and_an_old_one_keeps_its_rights() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.yaml");
+        fs::write(directory.path().join(".keys.yaml.tmp"), "left by a writer that died").unwrap();
         Held::lock(&path).unwrap().replace("- a\n").unwrap();
         assert_eq!((mode(&path), fs::read_to_string(&path).unwrap().as_str()), (0o600, "- a\n"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();

@@ -24,10 +24,10 @@ impl Nets {
                     v4.push((u32::from(first), u32::from(first) | span));
                 }
                 (_, IpNet::V4(net)) => {
-                    v4.push((u32::from(net.network()), u32::from(net.broadcast())))
+                    v4.push((u32::from(net.network()), u32::from(net.broadcast())));
                 }
                 (_, IpNet::V6(net)) => {
-                    v6.push((u128::from(net.network()), u128::from(net.broadcast())))
+                    v6.push((u128::from(net.network()), u128::from(net.broadcast())));
                 }
             }
         }
@@ -81,6 +81,23 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
         v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// Appends the text of an address. IPv4 without the formatting machinery: it stands in every request's headers and
+/// record.
+pub fn write_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => {
+            let mut digits = itoa::Buffer::new();
+            for (at, octet) in v4.octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.push(b'.');
+                }
+                out.extend_from_slice(digits.format(octet).as_bytes());
+            }
+        }
+        IpAddr::V6(v6) => out.extend_from_slice(v6.to_string().as_bytes()),
     }
 }
 
@@ -205,4 +222,122 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(list: &[&str]) -> Nets {
+        Nets::new(list.iter().map(|net| net.parse::<IpNet>().unwrap()))
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn networks_are_found_by_their_first_and_last_address_and_no_other() {
+        let nets = nets(&[
+            "10.0.0.0/24",
+            "10.0.1.0/24",
+            "192.0.2.7/32",
+            "2001:db8::/32",
+            "::ffff:198.51.100.0/120",
+        ]);
+        for inside in ["10.0.0.0", "10.0.1.255", "192.0.2.7", "2001:db8:ffff::1", "198.51.100.9"] {
+            assert!(nets.contains(ip(inside)), "{inside}");
+        }
+        for outside in [
+            "9.255.255.255",
+            "10.0.2.0",
+            "192.0.2.6",
+            "192.0.2.8",
+            "2001:db9::",
+            "198.51.101.0",
+            "::1",
+        ] {
+            assert!(!nets.contains(ip(outside)), "{outside}");
+        }
+        assert!(self::nets(&["0.0.0.0/0"]).contains(ip("255.255.255.255")));
+    }
+
+    fn rule(from: AddressSource) -> ClientAddressRule {
+        ClientAddressRule { from, trusted: nets(&["10.0.0.0/8"]), v6_prefix: 64 }
+    }
+
+    fn client(
+        rule: &ClientAddressRule,
+        peer: &str,
+        name: &'static str,
+        lines: &[&'static str],
+    ) -> String {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(name, line.parse().unwrap());
+        }
+        rule.client(ip(peer), &headers).to_string()
+    }
+
+    #[test]
+    fn a_forwarded_chain_is_walked_from_the_right_to_the_first_hop_that_is_not_trusted() {
+        let rule = rule(AddressSource::XForwardedFor);
+        let of = |peer, lines: &[&'static str]| client(&rule, peer, "x-forwarded-for", lines);
+        assert_eq!(of("10.0.0.1", &["203.0.113.9, 198.51.100.7, 10.0.0.2"]), "198.51.100.7");
+        assert_eq!(of("10.0.0.1", &["203.0.113.9", "198.51.100.7"]), "198.51.100.7");
+        assert_eq!(
+            of("192.0.2.1", &["198.51.100.7"]),
+            "192.0.2.1",
+            "a stranger's word is not taken"
+        );
+        assert_eq!(of("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(of("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+        assert_eq!(of("10.0.0.1", &["::ffff:198.51.100.7"]), "198.51.100.7");
+        assert_eq!(of("10.0.0.1", &["198.51.100.7:4711"]), "198.51.100.7");
+        assert_eq!(of("10.0.0.1", &["[2001:db8::1]:443"]), "2001:db8::1");
+    }
+
+    #[test]
+    fn what_is_malformed_ends_the_walk_at_the_last_certain_address() {
+        let rule = rule(AddressSource::XForwardedFor);
+        for bad in
+            ["unknown", "010.0.0.1", "fe80::1%eth0", "1.2.3", "", "1.2.3.4:999999", "[1.2.3.4]"]
+        {
+            assert_eq!(client(&rule, "10.0.0.1", "x-forwarded-for", &[bad]), "10.0.0.1", "{bad}");
+        }
+        let lines = ["198.51.100.7, bad, 10.0.0.2"];
+        assert_eq!(client(&rule, "10.0.0.1", "x-forwarded-for", &lines), "10.0.0.2");
+    }
+
+    #[test]
+    fn forwarded_is_read_by_its_for_pairs() {
+        let rule = rule(AddressSource::Forwarded);
+        let of = |line| client(&rule, "10.0.0.1", "forwarded", &[line]);
+        assert_eq!(of("for=198.51.100.7;proto=https, for=\"[2001:db8::9]:80\""), "2001:db8::9");
+        assert_eq!(of("proto=https;For=198.51.100.7"), "198.51.100.7");
+        assert_eq!(of("for=_hidden"), "10.0.0.1");
+        assert_eq!(of("for=1.2.3.4;for=5.6.7.8"), "10.0.0.1");
+    }
+
+    #[test]
+    fn a_header_with_one_address_is_believed_and_with_two_lines_is_not() {
+        let rule = rule(AddressSource::Header(HeaderName::from_static("cf-connecting-ip")));
+        assert_eq!(
+            client(&rule, "10.0.0.1", "cf-connecting-ip", &["198.51.100.7"]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            client(&rule, "10.0.0.1", "cf-connecting-ip", &["198.51.100.7", "1.2.3.4"]),
+            "10.0.0.1"
+        );
+    }
+
+    #[test]
+    fn addresses_are_written_as_the_standard_library_does() {
+        for text in ["0.0.0.0", "10.20.30.255", "2001:db8::1"] {
+            let mut out = Vec::new();
+            write_address(&mut out, ip(text));
+            assert_eq!(out, text.as_bytes());
+        }
+    }
 }

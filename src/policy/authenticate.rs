@@ -8,6 +8,10 @@ use crate::clock::Wall;
 
 /// Who asks: a key that is good now, of a tenant that is active. Made here only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::manual_non_exhaustive,
+    reason = "the private field keeps the making of it to this file"
+)]
 pub struct Caller {
     /// The key.
     pub key: KeyIx,

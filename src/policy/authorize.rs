@@ -15,6 +15,10 @@ use crate::clock::Wall;
 
 /// The right to be forwarded on one route. It can be made by [`authorize`] only.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::manual_non_exhaustive,
+    reason = "the private field keeps the making of it to this file"
+)]
 pub struct Permit {
     /// The route.
     pub route: RouteIx,

@@ -82,10 +82,10 @@ impl Credentials {
                 Ok(())
             }
         };
-        if self.reads_authorization() {
-            if let Some(value) = self.authorization(headers)? {
-                offer(value)?;
-            }
+        if self.reads_authorization()
+            && let Some(value) = self.authorization(headers)?
+        {
+            offer(value)?;
         }
         for place in &self.places {
             match place {
@@ -134,15 +134,15 @@ impl Credentials {
         let line = line.as_bytes().trim_ascii();
         let accepts = |place| self.places.contains(&place);
         // A scheme is looked for first, so that `Bearer abc` is never taken for the raw key "Bearer abc".
-        if accepts(Place::Bearer) {
-            if let Some(token) = after_scheme(line, b"bearer") {
-                return Ok((!token.is_empty()).then_some(Cow::Borrowed(token)));
-            }
+        if accepts(Place::Bearer)
+            && let Some(token) = after_scheme(line, b"bearer")
+        {
+            return Ok((!token.is_empty()).then_some(Cow::Borrowed(token)));
         }
-        if accepts(Place::Basic) {
-            if let Some(encoded) = after_scheme(line, b"basic") {
-                return basic_key(encoded).map(Some);
-            }
+        if accepts(Place::Basic)
+            && let Some(encoded) = after_scheme(line, b"basic")
+        {
+            return basic_key(encoded).map(Some);
         }
         let raw = accepts(Place::Authorization) && !line.is_empty();
         Ok(raw.then_some(Cow::Borrowed(line)))

@@ -44,6 +44,10 @@ impl<'a> Head<'a> {
                 "CONNECT and TRACE are never forwarded",
             ));
         }
+        if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+            // Methods are case-sensitive (RFC 9110 §9.1), but many frameworks take `post` for `POST`.
+            return bad("a method in lower case");
+        }
         check_host(uri, version, headers)?;
         check_connection(headers)?;
         if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
@@ -192,10 +196,7 @@ pub fn canonical_segment(segment: &[u8]) -> Result<(), &'static str> {
             _ => return Err("a byte that is not printable ASCII"),
         }
     }
-    match decoded_utf8(segment) {
-        true => Ok(()),
-        false => Err("percent-encoding that is not UTF-8"),
-    }
+    if decoded_utf8(segment) { Ok(()) } else { Err("percent-encoding that is not UTF-8") }
 }
 
 fn hex_pair(pair: &[u8]) -> Option<u8> {
@@ -217,15 +218,12 @@ pub fn percent_decoded(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&byte, after)) = rest.split_first() {
-        match after.get(..2).and_then(hex_pair).filter(|_| byte == b'%') {
-            Some(decoded) => {
-                out.push(decoded);
-                rest = &after[2..];
-            }
-            None => {
-                out.push(byte);
-                rest = after;
-            }
+        if let Some(decoded) = after.get(..2).and_then(hex_pair).filter(|_| byte == b'%') {
+            out.push(decoded);
+            rest = &after[2..];
+        } else {
+            out.push(byte);
+            rest = after;
         }
     }
     out

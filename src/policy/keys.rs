@@ -74,6 +74,9 @@ pub struct Keys {
     slots: Box<[u32]>,
 }
 
+/// A key with its digests, each with the end of its overlap (`None`: current).
+pub type Row = (Key, Vec<(SecretDigest, Option<Wall>)>);
+
 /// A secret that two keys claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SharedSecret {
@@ -96,9 +99,7 @@ pub struct Found<'a> {
 
 impl Keys {
     /// Builds the table. `secrets` of a row: its digests with the end of their overlap (`None`: current).
-    pub fn build(
-        rows: Vec<(Key, Vec<(SecretDigest, Option<Wall>)>)>,
-    ) -> Result<Keys, SharedSecret> {
+    pub fn build(rows: Vec<Row>) -> Result<Keys, SharedSecret> {
         let mut keys = Keys { rows: Vec::with_capacity(rows.len()), ..Keys::default() };
         for (ix, (key, digests)) in (0..).map(KeyIx).zip(rows) {
             keys.rows.push(key);

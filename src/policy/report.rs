@@ -16,6 +16,18 @@ pub struct Report {
     pub retry_after: bool,
     /// The IETF fields.
     pub ratelimit: RateLimitFields,
+    /// How the names of the gate's own fields are written on HTTP/1.
+    pub spelling: Spelling,
+}
+
+/// How the names of the gate's own fields are written on HTTP/1; HTTP/2 knows lower case only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spelling {
+    /// `x-ratelimit-limit`, which costs nothing.
+    #[default]
+    Lower,
+    /// `X-RateLimit-Limit`, as documents print it.
+    Printed,
 }
 
 /// Form of `X-RateLimit-Reset`.
@@ -76,29 +88,47 @@ impl Report {
         &self,
         snapshot: &Snapshot,
         readings: &[Reading],
-    ) -> Option<(String, String)> {
-        use std::fmt::Write as _;
+    ) -> Option<(Vec<u8>, Vec<u8>)> {
         if self.ratelimit == RateLimitFields::None {
             return None;
         }
-        let (mut policy, mut state) = (String::new(), String::new());
+        let (mut policy, mut state) = (List::of(readings.len()), List::of(readings.len()));
         for reading in readings.iter().filter(|reading| reading.mode == Mode::Enforce) {
-            let comma = if policy.is_empty() { "" } else { ", " };
             let name = &snapshot.limit(reading.limit).name;
-            // Writing to a String cannot fail.
-            let _ = write!(policy, "{comma}\"{name}\";q={}", reading.ceiling.burst);
-            let _ = match reading.ceiling.window {
-                Window::Concurrent => write!(policy, ";qu=\"concurrent-requests\""),
+            policy.member(name, b"\";q=", reading.ceiling.burst);
+            match reading.ceiling.window {
+                Window::Concurrent => policy.0.extend_from_slice(b";qu=\"concurrent-requests\""),
                 Window::Bucket | Window::Sliding | Window::Fixed => {
-                    write!(policy, ";w={}", reading.ceiling.period.div_ceil(SECOND))
+                    policy.parameter(b";w=", reading.ceiling.period.div_ceil(SECOND));
                 }
-            };
-            let _ = write!(state, "{comma}\"{name}\";r={}", reading.remaining);
+            }
+            state.member(name, b"\";r=", reading.remaining);
             if let nanos @ 1.. = until_reset(reading) {
-                let _ = write!(state, ";t={}", nanos.div_ceil(SECOND));
+                state.parameter(b";t=", nanos.div_ceil(SECOND));
             }
         }
-        (!policy.is_empty()).then_some((policy, state))
+        (!policy.0.is_empty()).then_some((policy.0, state.0))
+    }
+}
+
+/// A list of strings with parameters (RFC 9651 §3.1, §4.1.1), straight into its bytes: it stands on every answer. The
+/// loader keeps limits' names to characters that need no escaping.
+struct List(Vec<u8>);
+
+impl List {
+    fn of(members: usize) -> List {
+        List(Vec::with_capacity(members * 48))
+    }
+
+    fn member(&mut self, name: &str, parameter: &[u8], value: u64) {
+        self.0.extend_from_slice(if self.0.is_empty() { b"\"" } else { b", \"" });
+        self.0.extend_from_slice(name.as_bytes());
+        self.parameter(parameter, value);
+    }
+
+    fn parameter(&mut self, parameter: &[u8], value: u64) {
+        self.0.extend_from_slice(parameter);
+        self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::FixedState;
 use http::Method;
 
 use super::Name;
@@ -84,7 +85,8 @@ pub struct Router {
 
 #[derive(Debug, Default)]
 struct Node {
-    literals: HashMap<Box<str>, Node>,
+    /// A fixed hash is enough: callers look names up, they cannot put any in.
+    literals: HashMap<Box<str>, Node, FixedState>,
     param: Option<Box<Node>>,
     exact: Option<Leaf>,
     rest: Option<Leaf>,

@@ -309,13 +309,16 @@ pub enum HostRule {
     Set(HeaderValue),
 }
 
+/// A client's certificate chain and its key, PEM.
+pub type ClientPair = (Arc<[u8]>, Arc<[u8]>);
+
 /// TLS material towards the upstream. PEM text; parsed again where it is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamTls {
     /// The CA certificates that vouch for the upstream; `None`: the system's.
     pub ca: Option<Arc<[u8]>>,
     /// The client certificate chain and its key.
-    pub client: Option<(Arc<[u8]>, Arc<[u8]>)>,
+    pub client: Option<ClientPair>,
     /// The name sent and verified; `None`: the upstream's host.
     pub server_name: Option<Box<str>>,
 }

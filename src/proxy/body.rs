@@ -12,9 +12,9 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::cut::Cut;
 use super::deadline::Silence;
 use super::pool::Lease;
-use super::tunnel::Cut;
 
 /// How far a request's body has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,10 +179,10 @@ pub enum BodyEnd {
     Clean,
     /// The upstream broke it off, or fell silent; the client's message breaks too.
     Broke,
+    /// It was cut from outside ([`Cut`]); the client's message breaks.
+    Cut,
     /// Nobody wants the rest: the client has left, or the worker ends.
     Dropped,
-    /// It was cut from outside.
-    Cut,
 }
 
 /// What hangs on the end of an answer: settlement, the record. Told exactly once.
@@ -203,7 +203,7 @@ pub enum AnswerError {
     Upstream(hyper::Error),
     /// The upstream was silent for too long.
     Silent,
-    /// The gate cut it: its caller is no longer admitted.
+    /// It was cut from outside.
     Cut,
 }
 
@@ -212,7 +212,7 @@ impl fmt::Display for AnswerError {
         f.write_str(match self {
             AnswerError::Upstream(_) => "the upstream broke its answer off",
             AnswerError::Silent => "the upstream was silent in the middle of its answer",
-            AnswerError::Cut => "the caller is no longer admitted",
+            AnswerError::Cut => "the exchange is no longer admitted",
         })
     }
 }
@@ -304,26 +304,26 @@ enum Source {
 pub struct Body<E: OnEnd = ()> {
     source: Source,
     on_end: Option<E>,
-    bytes: u64,
     cut: Option<Cut>,
+    bytes: u64,
 }
 
 impl<E: OnEnd> Body<E> {
     /// No body.
     pub fn empty() -> Body<E> {
-        Body { source: Source::Empty, on_end: None, bytes: 0, cut: None }
+        Body { source: Source::Empty, on_end: None, cut: None, bytes: 0 }
     }
 
     /// These bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Body<E> {
         let bytes = bytes.into();
         let source = if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) };
-        Body { source, on_end: None, bytes: 0, cut: None }
+        Body { source, on_end: None, cut: None, bytes: 0 }
     }
 
     /// The upstream's body, as it arrives.
     pub fn upstream(body: UpstreamBody) -> Body<E> {
-        Body { source: Source::Upstream(body), on_end: None, bytes: 0, cut: None }
+        Body { source: Source::Upstream(body), on_end: None, cut: None, bytes: 0 }
     }
 
     /// Hangs something on the end of the body. It is told when the last frame was handed to the client's connection, or
@@ -342,7 +342,7 @@ impl<E: OnEnd> Body<E> {
         }
     }
 
-    /// Lets the body be broken off from outside, as a message that the client sees to be broken.
+    /// Lets `cut` break the body off while it streams.
     #[must_use]
     pub fn cut_by(mut self, cut: Cut) -> Body<E> {
         self.cut = Some(cut);
@@ -376,9 +376,8 @@ impl<E: OnEnd> http_body::Body for Body<E> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let body = &mut *self;
-        if let Some(cut) = &body.cut
-            && cut.poll(cx).is_ready()
-        {
+        if body.cut.as_ref().is_some_and(|cut| cut.poll(cx).is_ready()) {
+            // With the source goes the lease: the upstream's connection closes as well.
             body.source = Source::Empty;
             body.end(BodyEnd::Cut);
             return Poll::Ready(Some(Err(AnswerError::Cut)));

@@ -8,6 +8,7 @@
 //! happens for a while gives hyper's buffers (16 KiB) back and is only a socket until it stirs. Never decides about a
 //! request.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -123,7 +124,8 @@ async fn arrive<H: Handler>(arrival: Arrival, handler: H) -> Option<(Driver<H>, 
         }
     };
     let slot = Some(slot);
-    let peer = Peer { socket, announced, local, tls, listener, http, slot };
+    let said = RefCell::default();
+    let peer = Peer { socket, announced, local, tls, listener, http, said, slot };
     Some((driver, stream, Rc::new(peer)))
 }
 

@@ -4,9 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{Extensions, HeaderValue};
 
 use super::counters::ConnectionCounters;
+use super::forward::Pseudonym;
 use super::long_lived::LongLived;
 use super::pool::Pools;
 use super::served_tls::ServedTls;
@@ -28,11 +29,13 @@ pub(crate) struct WorkerContext {
     pub(super) metrics: WorkerMetrics,
     pub(super) lifecycle: Arc<Lifecycle>,
     /// This gate's pseudonym in `Via`.
-    pub(super) pseudonym: String,
+    pub(super) pseudonym: Pseudonym,
     pub(super) records: RefCell<RecordBuffer>,
     pub(super) ids: RefCell<DecisionIds>,
     pub(super) long_lived: LongLived,
     pub(super) tls: Arc<ServedTls>,
+    /// The printed spelling of the names that the gate writes.
+    pub(super) spelling: Extensions,
     pub(super) in_flight: Cell<usize>,
     /// How many workers share `bounds.in_flight`.
     pub(super) workers: usize,
@@ -65,7 +68,12 @@ pub struct Common {
 
 impl Common {
     /// One worker's own.
-    pub(super) fn context(&self, index: usize, counters: Arc<ConnectionCounters>) -> WorkerContext {
+    pub(super) fn context(
+        &self,
+        index: usize,
+        counters: Arc<ConnectionCounters>,
+        spelling: Extensions,
+    ) -> WorkerContext {
         let worker = u16::try_from(index).unwrap_or(u16::MAX);
         WorkerContext {
             policy: Arc::clone(&self.policy),
@@ -74,11 +82,12 @@ impl Common {
             clock: self.clock.clone(),
             metrics: self.metrics.worker(),
             lifecycle: Arc::clone(&self.lifecycle),
-            pseudonym: format!("tollgate-{}", self.boot),
+            pseudonym: Pseudonym::new(&self.boot),
             records: RefCell::new(self.records.buffer()),
             ids: RefCell::new(DecisionIds::new(self.boot, worker)),
             long_lived: LongLived::default(),
             tls: Arc::clone(&self.tls),
+            spelling,
             in_flight: Cell::new(0),
             workers: self.workers,
             sweeps: index == 0,

@@ -17,6 +17,7 @@ use crate::clock::{Now, Steady};
 use crate::policy::limit::{LimitIx, Mode};
 use crate::policy::outcome::Outcome as Processed;
 use crate::policy::refusal::{Blame, Refusal, Refused};
+use crate::policy::report::Spelling;
 use crate::policy::snapshot::Snapshot;
 use crate::store::Reservation;
 use crate::telemetry::metrics::Outcome;
@@ -302,6 +303,10 @@ impl Exchange {
     }
 
     fn hang_on(self, answer: &mut Response<Body<Exchange>>) {
+        match self.0.fields.spelling {
+            Spelling::Lower => {}
+            Spelling::Printed => answer.extensions_mut().extend(self.0.at.spelling.clone()),
+        }
         let body = std::mem::replace(answer.body_mut(), Body::empty());
         *answer.body_mut() = body.on_end(self);
     }
@@ -341,7 +346,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Settles, before anything else: a slot must be free when the answer is over.
         self.reservation = None;
-        let now = self.at.clock.now().steady;
+        let now = self.at.clock.steady();
         let total = now.since(self.started.steady);
         let upstream = self.sent.map(|sent| self.answered.unwrap_or(now).since(sent));
         let before_upstream = self.sent.unwrap_or(now).since(self.started.steady);

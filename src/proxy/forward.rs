@@ -2,18 +2,18 @@
 //! else touches those names.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::{Authority, PathAndQuery, Uri};
 use http::{Method, Version, request, response};
 use smallvec::SmallVec;
 
-use crate::policy::address::X_FORWARDED_FOR;
+use super::peer::Peer;
+use super::target::{absolute, target};
+use crate::policy::address::{X_FORWARDED_FOR, write_address};
 use crate::policy::authorize::Permit;
 use crate::policy::credential::Place;
-use crate::policy::head::form_decoded;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::{
     Access, Grant, HostRule, Scheme, Snapshot, Upstream, UpstreamProtocol,
@@ -32,14 +32,72 @@ pub(super) struct Passage<'a> {
     pub(super) permit: &'a Permit,
     /// The decided address.
     pub(super) client: IpAddr,
-    /// Whether the peer is a proxy whose word is taken.
-    pub(super) peer_is_trusted: bool,
-    /// Whether the client spoke TLS to us.
-    pub(super) over_tls: bool,
-    /// This gate's pseudonym in `Via`.
-    pub(super) pseudonym: &'a str,
+    /// The connection it came by.
+    pub(super) peer: &'a Peer,
+    /// What this gate is called in `Via`.
+    pub(super) pseudonym: &'a Pseudonym,
     /// The id of this request.
     pub(super) request_id: &'a HeaderValue,
+}
+
+/// This run's name in `Via` (RFC 9110 §7.6.3), rendered for every protocol that a request can come by.
+#[derive(Debug)]
+pub(super) struct Pseudonym {
+    name: String,
+    http10: HeaderValue,
+    http11: HeaderValue,
+    http2: HeaderValue,
+}
+
+impl Pseudonym {
+    /// The pseudonym with this run's id in it, so that the gate knows itself from other gates in a chain.
+    pub(super) fn new(boot: &dyn std::fmt::Display) -> Pseudonym {
+        let name = format!("tollgate-{boot}");
+        let via = |version: &str| {
+            let text = format!("{version} {name}");
+            HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("1.1 tollgate"))
+        };
+        Pseudonym { http10: via("1.0"), http11: via("1.1"), http2: via("2"), name }
+    }
+
+    fn via(&self, received: Version) -> HeaderValue {
+        match received {
+            Version::HTTP_2 => self.http2.clone(),
+            Version::HTTP_10 => self.http10.clone(),
+            _ => self.http11.clone(),
+        }
+    }
+}
+
+/// What is said of a connection's client, rendered once: nearly always all requests of a connection are of one client.
+#[derive(Debug)]
+pub(crate) struct Said {
+    client: IpAddr,
+    proto: &'static str,
+    address: HeaderValue,
+    forwarded: HeaderValue,
+}
+
+impl Said {
+    fn of(client: IpAddr, proto: &'static str) -> Said {
+        let mut address = Vec::with_capacity(40);
+        write_address(&mut address, client);
+        let mut forwarded = Vec::with_capacity(64);
+        forwarded.extend_from_slice(if client.is_ipv4() { b"for=" } else { b"for=\"[" });
+        forwarded.extend_from_slice(&address);
+        forwarded.extend_from_slice(if client.is_ipv4() { b"" } else { b"]\"" });
+        forwarded.extend_from_slice(b";proto=");
+        forwarded.extend_from_slice(proto.as_bytes());
+        let value = |text: Vec<u8>| HeaderValue::from_maybe_shared(Bytes::from(text));
+        // Digits, dots, colons and our own words make a header value.
+        let unknown = HeaderValue::from_static("unknown");
+        Said {
+            client,
+            proto,
+            address: value(address).unwrap_or(unknown.clone()),
+            forwarded: value(forwarded).unwrap_or(unknown),
+        }
+    }
 }
 
 /// Whether the client asks to leave HTTP.
@@ -59,24 +117,31 @@ pub(super) fn request_head(
 ) -> Result<Wish, Refused> {
     let policy = passage.policy;
     let upstream = &*policy.upstream;
-    refuse_loop(&head.headers, passage.pseudonym)?;
-    let wish = wish(head, upstream);
+    let found = Found::in_request(&head.headers, passage);
+    if found.via {
+        refuse_loop(&head.headers, &passage.pseudonym.name)?;
+    }
+    let wish = if found.upgrade { wish(head, upstream) } else { Wish::Http };
     let upgrade = head.headers.get(header::UPGRADE).filter(|_| wish == Wish::Upgrade).cloned();
-    let trailers = accepts_trailers(&head.headers);
-    let said_proto = said_proto(head, passage);
+    let trailers = found.te && lists(&head.headers, &header::TE, "trailers");
+    let proto = said_proto(head, passage, found.proto);
     let host = asked_host(head);
 
-    strip_hop_by_hop(&mut head.headers);
-    strip_forbidden(&mut head.headers, passage);
-    // The gate answers the expectation itself: hyper sends the 100 when the body is first asked for.
-    head.headers.remove(header::EXPECT);
+    if found.connection {
+        strip_nominated(&mut head.headers);
+    }
+    for name in &found.gone {
+        head.headers.remove(name);
+    }
     if head.version == Version::HTTP_2 {
         join_cookies(&mut head.headers);
     }
 
     let headers = &mut head.headers;
-    add_via(headers, head.version, passage.pseudonym);
-    set_forwarded(headers, passage, said_proto, host.as_ref());
+    // One growth for everything that follows.
+    headers.reserve(ADDED);
+    headers.append(header::VIA, passage.pseudonym.via(head.version));
+    set_forwarded(headers, passage, proto, host.as_ref());
     headers.insert(&X_REQUEST_ID, passage.request_id.clone());
     set_identity(headers, passage);
     for name in &upstream.remove_headers {
@@ -88,10 +153,6 @@ pub(super) fn request_head(
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    let sent_host = match &upstream.host_header {
-        HostRule::Keep => host,
-        HostRule::Set(value) => Some(value.clone()),
-    };
     match upstream.protocol {
         UpstreamProtocol::Http1 => {
             if let Some(protocol) = upgrade {
@@ -100,25 +161,128 @@ pub(super) fn request_head(
             } else if trailers {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
             }
-            let sent_host = sent_host.unwrap_or_else(|| own_host(upstream));
-            headers.insert(header::HOST, sent_host);
+            match (&upstream.host_header, head.uri.authority(), host) {
+                // What the client sent stays where it is.
+                (HostRule::Keep, None, Some(_)) => {}
+                (HostRule::Keep, _, host) => {
+                    headers.insert(header::HOST, host.unwrap_or_else(|| own_host(upstream)));
+                }
+                (HostRule::Set(value), ..) => {
+                    headers.insert(header::HOST, value.clone());
+                }
+            }
             head.version = Version::HTTP_11;
             head.uri = target(&head.uri, policy)?.into();
         }
         UpstreamProtocol::Http2 => {
             headers.remove(header::HOST);
             head.version = Version::HTTP_2;
-            let authority = sent_host.unwrap_or_else(|| own_host(upstream));
+            let authority = match &upstream.host_header {
+                HostRule::Keep => host.unwrap_or_else(|| own_host(upstream)),
+                HostRule::Set(value) => value.clone(),
+            };
             head.uri = absolute(target(&head.uri, policy)?, upstream, &authority)?;
         }
     }
     Ok(wish)
 }
 
+/// The most fields that a gate adds to a request, as a reservation: more only makes the map grow once more.
+const ADDED: usize = 9;
+
+/// What one look at each name of a head finds, so that the fields nearly no head has cost no look-up of their own.
+#[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a set of five named facts, made and read in this file"
+)]
+struct Found {
+    connection: bool,
+    upgrade: bool,
+    te: bool,
+    via: bool,
+    proto: bool,
+    /// What does not go further.
+    gone: SmallVec<[HeaderName; 8]>,
+}
+
+impl Found {
+    fn in_request(headers: &HeaderMap, passage: &Passage<'_>) -> Found {
+        let policy = passage.policy;
+        // A public route's `Authorization` is between the client and the backend: the gate did not read it.
+        let keyed = policy.route(passage.permit.route).access == Access::Keyed;
+        let authorization = keyed && policy.credentials.reads_authorization();
+        let credential = |name: &HeaderName| {
+            keyed
+                && policy
+                    .credentials
+                    .places
+                    .iter()
+                    .any(|place| matches!(place, Place::Header(own) if own == name))
+        };
+        let mut found = Found::default();
+        for name in headers.keys() {
+            let gone = match name.as_str() {
+                "connection" => {
+                    found.connection = true;
+                    true
+                }
+                "upgrade" => {
+                    found.upgrade = true;
+                    true
+                }
+                "te" => {
+                    found.te = true;
+                    true
+                }
+                "via" => {
+                    found.via = true;
+                    false
+                }
+                "x-forwarded-proto" => {
+                    found.proto = true;
+                    true
+                }
+                "authorization" => authorization,
+                // The gate answers the expectation itself: hyper sends the 100 when the body is first asked for.
+                "expect"
+                | "keep-alive"
+                | "proxy-connection"
+                | "transfer-encoding"
+                | "proxy-authorization"
+                | "http2-settings" => true,
+                _ => policy.identity.forbidden.forbids(name) || credential(name),
+            };
+            if gone {
+                found.gone.push(name.clone());
+            }
+        }
+        found
+    }
+}
+
 /// Takes from the backend's head what belongs to its connection alone. A 101 keeps what it switches with.
 pub(super) fn response_head(head: &mut response::Parts) {
+    let is_hop = |name: &&HeaderName| {
+        matches!(
+            name.as_str(),
+            "connection"
+                | "keep-alive"
+                | "proxy-connection"
+                | "te"
+                | "transfer-encoding"
+                | "upgrade"
+        )
+    };
+    let gone: SmallVec<[HeaderName; 4]> = head.headers.keys().filter(is_hop).cloned().collect();
+    if gone.is_empty() {
+        return;
+    }
     let upgrade = head.headers.get(header::UPGRADE).filter(|_| head.status == 101).cloned();
-    strip_hop_by_hop(&mut head.headers);
+    strip_nominated(&mut head.headers);
+    for name in gone {
+        head.headers.remove(name);
+    }
     if let Some(protocol) = upgrade {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(header::UPGRADE, protocol);
@@ -128,11 +292,10 @@ pub(super) fn response_head(head: &mut response::Parts) {
 /// RFC 9110 §7.6.3: a gate that meets its own pseudonym would forward for ever.
 fn refuse_loop(headers: &HeaderMap, pseudonym: &str) -> Result<(), Refused> {
     let own = |line: &HeaderValue| line.to_str().is_ok_and(|line| line.contains(pseudonym));
-    match headers.get_all(header::VIA).iter().any(own) {
-        true => {
-            Err(Refused::because(Refusal::UpstreamBroken, "the upstream leads back to this gate"))
-        }
-        false => Ok(()),
+    if headers.get_all(header::VIA).iter().any(own) {
+        Err(Refused::because(Refusal::UpstreamBroken, "the upstream leads back to this gate"))
+    } else {
+        Ok(())
     }
 }
 
@@ -155,56 +318,15 @@ fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     })
 }
 
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::TE) && lists(headers, &header::TE, "trailers")
-}
-
-/// Removes the fields of one connection (RFC 9110 §7.6.1) in one pass over the names; nearly every head has none but
-/// `connection`, if that.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let is_hop = |name: &HeaderName| match name.as_str().len() {
-        2 => name == header::TE,
-        7 => name == header::UPGRADE,
-        10 => matches!(name.as_str(), "connection" | "keep-alive"),
-        14 => name.as_str() == "http2-settings",
-        16 => name.as_str() == "proxy-connection",
-        17 => name == header::TRANSFER_ENCODING,
-        19 => name == header::PROXY_AUTHORIZATION,
-        _ => false,
-    };
-    let mut gone: SmallVec<[HeaderName; 8]> =
-        headers.keys().filter(|name| is_hop(name)).cloned().collect();
-    if gone.is_empty() {
-        return;
-    }
+/// Removes what `Connection` names (RFC 9110 §7.6.1), before anything of ours is added.
+fn strip_nominated(headers: &mut HeaderMap) {
+    let mut nominated: SmallVec<[HeaderName; 4]> = SmallVec::new();
     for line in headers.get_all(header::CONNECTION) {
         let names = line.as_bytes().split(|byte| *byte == b',');
-        gone.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()));
+        nominated.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()));
     }
-    for name in gone {
+    for name in nominated {
         headers.remove(name);
-    }
-}
-
-fn strip_forbidden(headers: &mut HeaderMap, passage: &Passage<'_>) {
-    let forbidden = &passage.policy.identity.forbidden;
-    let gone: SmallVec<[HeaderName; 8]> =
-        headers.keys().filter(|name| forbidden.forbids(name)).cloned().collect();
-    for name in gone {
-        headers.remove(name);
-    }
-    // A public route's `Authorization` is between the client and the backend: the gate did not read it.
-    if passage.policy.route(passage.permit.route).access == Access::Public {
-        return;
-    }
-    let credentials = &passage.policy.credentials;
-    if credentials.reads_authorization() {
-        headers.remove(header::AUTHORIZATION);
-    }
-    for place in &credentials.places {
-        if let Place::Header(name) = place {
-            headers.remove(name);
-        }
     }
 }
 
@@ -220,25 +342,14 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// RFC 9110 §7.6.3: the protocol as received, and a pseudonym for the host.
-fn add_via(headers: &mut HeaderMap, received: Version, pseudonym: &str) {
-    let version = match received {
-        Version::HTTP_2 => "2",
-        Version::HTTP_10 => "1.0",
-        _ => "1.1",
-    };
-    if let Ok(via) = HeaderValue::try_from(format!("{version} {pseudonym}")) {
-        headers.append(header::VIA, via);
-    }
-}
-
 /// The scheme that the client used, as far as we can know it: a trusted proxy before us may have ended its TLS.
-fn said_proto(head: &request::Parts, passage: &Passage<'_>) -> &'static str {
-    let said = head.headers.get(&X_FORWARDED_PROTO).filter(|_| passage.peer_is_trusted);
+fn said_proto(head: &request::Parts, passage: &Passage<'_>, sent: bool) -> &'static str {
+    let trusted = || passage.policy.client_address.trusts(passage.peer.socket.ip());
+    let said = head.headers.get(&X_FORWARDED_PROTO).filter(|_| sent && trusted());
     match said.map(HeaderValue::as_bytes) {
         Some(b"https") => "https",
         Some(b"http") => "http",
-        _ if passage.over_tls => "https",
+        _ if passage.peer.tls.is_some() => "https",
         _ => "http",
     }
 }
@@ -250,22 +361,17 @@ fn set_forwarded(
     proto: &'static str,
     host: Option<&HeaderValue>,
 ) {
-    let mut text = String::with_capacity(64);
-    // Writing to a String cannot fail.
-    let _ = write!(text, "{}", passage.client);
-    if let Ok(address) = HeaderValue::from_str(&text) {
-        if let Some(name) = &passage.policy.identity.address {
-            headers.insert(name, address.clone());
-        }
-        headers.insert(&X_FORWARDED_FOR, address);
+    let mut said = passage.peer.said.borrow_mut();
+    let same = |said: &Said| said.client == passage.client && said.proto == proto;
+    if !said.as_ref().is_some_and(same) {
+        *said = Some(Said::of(passage.client, proto));
     }
-    text.clear();
-    let _ = match passage.client {
-        IpAddr::V4(v4) => write!(text, "for={v4};proto={proto}"),
-        IpAddr::V6(v6) => write!(text, "for=\"[{v6}]\";proto={proto}"),
-    };
-    if let Ok(forwarded) = HeaderValue::from_str(&text) {
-        headers.insert(header::FORWARDED, forwarded);
+    if let Some(said) = &*said {
+        if let Some(name) = &passage.policy.identity.address {
+            headers.insert(name, said.address.clone());
+        }
+        headers.insert(&X_FORWARDED_FOR, said.address.clone());
+        headers.insert(header::FORWARDED, said.forwarded.clone());
     }
     headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     if let Some(host) = host {
@@ -319,68 +425,6 @@ fn own_host(upstream: &Upstream) -> HeaderValue {
     let text =
         if upstream.port == default_port { host } else { format!("{host}:{}", upstream.port) };
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("upstream"))
-}
-
-/// The path and query that the backend is asked for. The path is the one that was matched, byte for byte.
-fn target(uri: &Uri, policy: &Snapshot) -> Result<PathAndQuery, Refused> {
-    let upstream = &*policy.upstream;
-    let query_credential =
-        policy.credentials.places.iter().any(|place| matches!(place, Place::Query(_)));
-    let given = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let changes = !upstream.base_path.is_empty()
-        || !upstream.remove_query.is_empty()
-        || !upstream.set_query.is_empty()
-        || (query_credential && uri.query().is_some());
-    if !changes {
-        return Ok(given);
-    }
-    let mut text = format!("{}{}", upstream.base_path, given.path());
-    let kept = uri
-        .query()
-        .unwrap_or("")
-        .split('&')
-        .filter(|pair| !pair.is_empty() && may_stay(pair, policy));
-    let mut separator = '?';
-    for pair in kept.chain(upstream.set_query.iter().map(|pair| &**pair)) {
-        text.push(separator);
-        text.push_str(pair);
-        separator = '&';
-    }
-    PathAndQuery::try_from(text)
-        .map_err(|_| Refused::because(Refusal::BadRequest, "a target that cannot be forwarded"))
-}
-
-/// Whether the client's parameter may reach the backend. Names are compared decoded, without case and without what no
-/// name has in it, because it is not known how the backend compares them.
-fn may_stay(pair: &str, policy: &Snapshot) -> bool {
-    let (name, _) = pair.split_once('=').unwrap_or((pair, ""));
-    let decoded = form_decoded(name);
-    let bare: Vec<u8> = decoded.iter().copied().filter(u8::is_ascii_graphic).collect();
-    let removed =
-        policy.upstream.remove_query.iter().any(|gone| bare.eq_ignore_ascii_case(gone.as_bytes()));
-    let credential = policy.credentials.places.iter().any(
-        |place| matches!(place, Place::Query(place) if decoded.eq_ignore_ascii_case(place.as_bytes())),
-    );
-    !removed && !credential
-}
-
-fn absolute(
-    target: PathAndQuery,
-    upstream: &Upstream,
-    authority: &HeaderValue,
-) -> Result<Uri, Refused> {
-    let scheme = match upstream.scheme {
-        Scheme::Http => "http",
-        Scheme::Https => "https",
-    };
-    let refused = || Refused::because(Refusal::BadRequest, "an authority that cannot be forwarded");
-    let authority = Authority::try_from(authority.as_bytes()).map_err(|_| refused())?;
-    Uri::builder()
-        .scheme(scheme)
-        .authority(authority)
-        .path_and_query(target)
-        .build()
-        .map_err(|_| refused())
 }
 
 /// RFC 9110 §7.6.2: what an `OPTIONS` with `Max-Forwards` becomes at this hop.

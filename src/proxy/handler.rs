@@ -23,8 +23,11 @@ use crate::policy::snapshot::Bounds;
 const TICK: Duration = Duration::from_millis(100);
 /// Ticks between two looks at exchanges that may have outlived their key by its expiry.
 const RECHECK_TICKS: u32 = 10;
-/// Cells looked at in one sweep: 40 000 a second, which keeps up with any flood of addresses that fits the bound.
-const SWEEP: usize = 4096;
+/// Ticks in which the sweep goes through all cells once: half a minute. A cell that is made anew for every burst of its
+/// subject costs more than one that waits.
+const SWEEP_TICKS: usize = 300;
+/// The least that one sweep looks at.
+const LEAST_SWEEP: usize = 64;
 
 /// One worker's handler of requests.
 #[derive(Clone)]
@@ -68,7 +71,8 @@ async fn keep_house(at: Rc<WorkerContext>) {
             at.long_lived.recheck(&at.policy.load(), now.wall);
         }
         if at.sweeps {
-            at.ledger.sweep(now, SWEEP);
+            let share = at.ledger.occupancy().cells / SWEEP_TICKS;
+            at.ledger.sweep(now, share.max(LEAST_SWEEP));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use super::tunnel::Cut;
+use super::cut::Cut;
 use crate::clock::Wall;
 use crate::policy::authorize::still_admitted;
 use crate::policy::keys::SecretDigest;

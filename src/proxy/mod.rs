@@ -2,13 +2,15 @@
 //!
 //! From the outside in: [`listen`] binds, [`worker`] accepts and spreads, [`connection`] drives one client through
 //! PROXY header, TLS and HTTP, and calls a [`peer::Handler`] for every request. From there, [`pool`] sends to the
-//! upstream, [`body`] streams both ways, [`tunnel`] carries what was upgraded, and [`drain`] ends it all. Everything of a
+//! upstream, [`body`] streams both ways, [`tunnel`] carries what was upgraded, [`cut`] ends what
+//! is no longer admitted, and [`drain`] ends it all. Everything of a
 //! worker stays on its thread. Nothing here compares a scope, an address or a counter itself.
 
 pub mod body;
 pub mod connection;
 pub mod context;
 pub mod counters;
+pub mod cut;
 mod deadline;
 pub mod drain;
 mod exchange;
@@ -24,6 +26,8 @@ pub mod proxy_protocol;
 mod respond;
 mod serve;
 pub mod served_tls;
+mod spelling;
+mod target;
 pub mod tls;
 pub mod tunnel;
 mod upstream;
@@ -36,7 +40,10 @@ pub fn start(
     common: context::Common,
     listeners: &[listen::Bound],
 ) -> std::io::Result<worker::Workers> {
+    let spellings =
+        (0..common.workers).map(|_| spelling::printed()).collect::<std::io::Result<Vec<_>>>()?;
     worker::Workers::start(common.workers, listeners, move |parts| {
-        handler::Gatekeeper::new(common.context(parts.index, parts.counters))
+        let spelling = spellings.get(parts.index).cloned().unwrap_or_default();
+        handler::Gatekeeper::new(common.context(parts.index, parts.counters, spelling))
     })
 }

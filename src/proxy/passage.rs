@@ -7,12 +7,13 @@ use hyper::upgrade::OnUpgrade;
 
 use super::body::{Body, BodyFate, RequestBody, UpstreamBody};
 use super::context::WorkerContext;
+use super::cut::Cut;
 use super::exchange::Exchange;
 use super::forward::{self, Wish};
 use super::peer::Peer;
 use super::pool::{Processed, SendFailure, Why};
 use super::serve::{Admission, Answer, late_refusal};
-use super::tunnel::{self, Cut};
+use super::tunnel;
 use crate::policy::outcome::Outcome;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::OnRevoke;
@@ -27,9 +28,9 @@ pub(super) async fn pass(
 ) -> Answer {
     // Taken out of the request in any case: what hyper hangs on it is for this hop alone.
     let client = hyper::upgrade::on(&mut request);
-    exchange.sending(request.body().watch(), at.clock.now().steady);
+    exchange.sending(request.body().watch(), at.clock.steady());
     let sent = admission.pool.send(request, admission.response_timeout).await;
-    let now = at.clock.now().steady;
+    let now = at.clock.steady();
     match sent {
         Ok(response) => {
             exchange.learned(Outcome::of_status(response.status().as_u16()), now);

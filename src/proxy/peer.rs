@@ -1,6 +1,7 @@
 //! Who is at the other end of a client connection, and what answers it: the seam between the transport and the steps of
 //! a request. Never says who the *client* is; that is the policy's, from these facts.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use hyper::body::Incoming;
 use rustls::ServerConfig;
 
 use super::body::{Body, OnEnd};
+use super::forward::Said;
 use super::worker::Slot;
 use crate::policy::snapshot::Bounds;
 
@@ -48,6 +50,8 @@ pub struct Peer {
     pub listener: usize,
     /// The protocol spoken.
     pub http: ClientHttp,
+    /// What the gate says of this connection's client, rendered for the latest one.
+    pub(crate) said: RefCell<Option<Said>>,
     /// Given up with the last of the connection's requests; `None` where there is no connection, as in tests.
     #[expect(dead_code, reason = "it is held, not read")]
     pub(crate) slot: Option<Slot>,

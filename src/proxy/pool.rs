@@ -146,33 +146,39 @@ impl Pool {
     ) -> Result<Response<UpstreamBody>, SendFailure> {
         let active = Active::new(self);
         let watch = request.body().watch();
+        let rest = Rest { active, watch, response_timeout };
         match self.target.upstream.protocol {
-            UpstreamProtocol::Http1 => {
-                self.send_http1(request, watch, active, response_timeout).await
-            }
-            UpstreamProtocol::Http2 => {
-                self.send_http2(request, watch, active, response_timeout).await
-            }
+            UpstreamProtocol::Http1 => match self.take_idle() {
+                Some(mut send) => {
+                    // The request is with hyper before anything is waited for, so that this future, which is moved
+                    // several times, holds no request. What is rare is boxed for the same reason.
+                    let answer = send.try_send_request(request);
+                    let answer = in_time(answer, &rest.watch, response_timeout).await;
+                    match answer.ok_or(LATE)? {
+                        Ok(answer) => Ok(self.leased(answer, rest.lease(send))),
+                        Err(mut error) => match error.take_message() {
+                            Some(untouched) => Box::pin(self.send_fresh(untouched, rest)).await,
+                            None => Err(broken(&error.into_error())),
+                        },
+                    }
+                }
+                None => Box::pin(self.send_fresh(request, rest)).await,
+            },
+            UpstreamProtocol::Http2 => Box::pin(self.send_http2(request, rest)).await,
         }
     }
 
-    async fn send_http1(
+    /// Sends on connections that nothing was sent on yet.
+    async fn send_fresh(
         self: &Rc<Pool>,
         mut request: Request<RequestBody>,
-        watch: BodyWatch,
-        active: Active,
-        response_timeout: Duration,
+        rest: Rest,
     ) -> Result<Response<UpstreamBody>, SendFailure> {
-        for attempt in 0..=FRESH_ATTEMPTS {
-            let mut send = match self.take_idle().filter(|_| attempt == 0) {
-                Some(pooled) => pooled,
-                None => self.counted(self.target.http1().await)?,
-            };
-            let answer = in_time(send.try_send_request(request), &watch, response_timeout).await;
-            match answer.ok_or(LATE)? {
-                Ok(answer) => {
-                    return Ok(self.leased(answer, Lease::Http1 { active, send, watch }));
-                }
+        for _ in 0..FRESH_ATTEMPTS {
+            let mut send = self.counted(self.target.http1().await)?;
+            let answer = send.try_send_request(request);
+            match in_time(answer, &rest.watch, rest.response_timeout).await.ok_or(LATE)? {
+                Ok(answer) => return Ok(self.leased(answer, rest.lease(send))),
                 Err(mut error) => match error.take_message() {
                     Some(untouched) => request = untouched,
                     None => return Err(broken(&error.into_error())),
@@ -185,10 +191,9 @@ impl Pool {
     async fn send_http2(
         self: &Rc<Pool>,
         mut request: Request<RequestBody>,
-        watch: BodyWatch,
-        active: Active,
-        response_timeout: Duration,
+        rest: Rest,
     ) -> Result<Response<UpstreamBody>, SendFailure> {
+        let Rest { active, watch, response_timeout } = rest;
         for attempt in 0..=FRESH_ATTEMPTS {
             let connection = self.share(attempt > 0).await?;
             let stream = SharedStream::new(Rc::clone(&connection));
@@ -332,6 +337,19 @@ async fn close_old(pool: Weak<Pool>, every: Duration) {
             Some(pool) if !pool.retired.get() => pool.grow_older(),
             _ => return,
         }
+    }
+}
+
+/// What goes with a request on its way: what it holds, and how long it may take.
+struct Rest {
+    active: Active,
+    watch: BodyWatch,
+    response_timeout: Duration,
+}
+
+impl Rest {
+    fn lease(self, send: Http1) -> Lease {
+        Lease::Http1 { active: self.active, send, watch: self.watch }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The gate's own answers, and the fields that every answer to a limited request carries.
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
@@ -11,7 +12,7 @@ use crate::policy::answer::Facts;
 use crate::policy::credential::Place;
 use crate::policy::order::Reading;
 use crate::policy::refusal::{Refusal, Refused};
-use crate::policy::report::{XFields, retry_after_seconds};
+use crate::policy::report::{Spelling, XFields, retry_after_seconds};
 use crate::policy::route::{ScopeDemand, ScopeRule};
 use crate::policy::snapshot::{RouteIx, Snapshot};
 
@@ -29,6 +30,8 @@ const FORWARDABLE: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// What limits say on an answer. Rendered when the request is decided, so that it outlives the snapshot.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LimitFields {
+    /// How the names of all of the gate's fields are written, limits or not.
+    pub(super) spelling: Spelling,
     x: Option<XFields>,
     ietf: Option<(HeaderValue, HeaderValue)>,
 }
@@ -36,9 +39,10 @@ pub(super) struct LimitFields {
 impl LimitFields {
     /// The fields for these readings.
     pub(super) fn new(policy: &Snapshot, readings: &[Reading], now: Wall) -> LimitFields {
-        let value = |text: String| HeaderValue::try_from(text).ok();
+        let value = |text: Vec<u8>| HeaderValue::from_maybe_shared(Bytes::from(text)).ok();
         let ietf = policy.report.ietf_fields(policy, readings);
         LimitFields {
+            spelling: policy.report.spelling,
             x: policy.report.x_fields(readings, now),
             ietf: ietf.and_then(|(policy, state)| Some((value(policy)?, value(state)?))),
         }

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
@@ -14,7 +15,7 @@ use super::context::WorkerContext;
 use super::exchange::{Decided, Exchange};
 use super::forward::{self, Hops, Passage, Wish, X_REQUEST_ID};
 use super::passage;
-use super::peer::Peer;
+use super::peer::{ClientHttp, Peer};
 use super::pool::Pool;
 use super::respond::{LimitFields, Reads, Refusing, refusal};
 use crate::clock::Now;
@@ -42,8 +43,14 @@ pub(super) async fn serve(
     let (mut head, body) = request.into_parts();
     let mut exchange = Exchange::begin(&at, now);
     match decide(&at, &peer, &mut head, now, &mut exchange) {
-        Err(answer) => exchange.answered(answer),
-        Ok(admission) => {
+        Decision::Here(mut answer) => {
+            // RFC 9110 §10.1.1: who answers before the body says that the connection ends.
+            if peer.http == ClientHttp::Http1 && !body.is_end_stream() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            exchange.answered(answer)
+        }
+        Decision::Pass(admission) => {
             // 8 commit: nothing that can be held now needs a durable record; what will is awaited here
             exchange.committed();
             // 9 forward; 10 settle and 11 record hang on the exchange, which travels with the answer's body
@@ -85,15 +92,22 @@ pub(super) struct Facts {
     allow: Option<String>,
 }
 
-/// Steps 2 to 7, and the head of step 9, under one policy and without waiting for anything. `Err` is the gate's own
-/// answer.
+/// What becomes of a request.
+enum Decision {
+    /// It goes on to the upstream.
+    Pass(Admission),
+    /// The gate answers it by itself.
+    Here(Answer),
+}
+
+/// Steps 2 to 7, and the head of step 9, under one policy and without waiting for anything.
 fn decide(
     at: &WorkerContext,
     peer: &Peer,
     head: &mut request::Parts,
     now: Now,
     exchange: &mut Exchange,
-) -> Result<Admission, Answer> {
+) -> Decision {
     let policy = at.policy.load();
     let mut facts = Facts {
         client: announced(peer),
@@ -106,8 +120,11 @@ fn decide(
     };
     let reads = if is_grpc(&head.headers) { Reads::Grpc } else { Reads::Http };
     let (id, made) = at.next_id();
-    let trusted = policy.client_address.trusts(peer.socket.ip());
-    let request_id = head.headers.get(&X_REQUEST_ID).filter(|_| trusted).cloned().unwrap_or(made);
+    let request_id = if policy.client_address.trusts(peer.socket.ip()) {
+        head.headers.get(&X_REQUEST_ID).cloned().unwrap_or(made)
+    } else {
+        made
+    };
 
     let judged = judge(at, &policy, peer, head, now, &mut facts);
     if judged.is_err() && facts.readings.is_empty() {
@@ -122,11 +139,11 @@ fn decide(
     {
         Ok((admission, reservation)) => {
             exchange.admitted(reservation);
-            return Ok(admission);
+            return Decision::Pass(admission);
         }
         Err(stop) => stop,
     };
-    Err(match stop {
+    Decision::Here(match stop {
         Stop::Here(status) => {
             let mut answer = Response::new(Body::empty());
             *answer.status_mut() = status;
@@ -349,8 +366,7 @@ fn ready_to_leave(
         policy,
         permit: &permit,
         client: facts.client,
-        peer_is_trusted: policy.client_address.trusts(peer.socket.ip()),
-        over_tls: peer.tls.is_some(),
+        peer,
         pseudonym: &at.pseudonym,
         request_id,
     };

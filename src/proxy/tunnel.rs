@@ -2,52 +2,19 @@
 //! the upgrade is allowed and edited the heads; nothing flows before both sides have switched. No timeout: a WebSocket
 //! may be silent for a day. Extended CONNECT (RFC 8441) is not spoken.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 
+use super::cut::Cut;
+
 /// Bytes held a direction. A tunnel lives long: it holds little.
 const HELD: usize = 8 * 1024;
-
-/// Ends a tunnel from outside. Cheap to clone; of one worker.
-#[derive(Clone, Debug, Default)]
-pub struct Cut(Rc<CutState>);
-
-#[derive(Debug, Default)]
-struct CutState {
-    cut: Cell<bool>,
-    waiting: RefCell<Option<Waker>>,
-}
-
-impl Cut {
-    /// A handle that has not cut yet.
-    pub fn new() -> Cut {
-        Cut::default()
-    }
-
-    /// Ends the tunnel at once: both connections close without a farewell.
-    pub fn cut(&self) {
-        self.0.cut.set(true);
-        if let Some(waker) = self.0.waiting.take() {
-            waker.wake();
-        }
-    }
-
-    /// Ready once it was cut; until then the task is woken when it is.
-    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.0.cut.get() {
-            return Poll::Ready(());
-        }
-        self.0.waiting.replace(Some(cx.waker().clone()));
-        Poll::Pending
-    }
-}
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ use super::peer::Handler;
 
 /// How long accepting pauses after a failure: with no descriptor left, trying again at once would only burn the core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Threads of a worker that may wait for a name's addresses at once.
+const NAME_LOOKUPS: usize = 4;
 
 /// Connections of one worker, on a cache line of its own: every worker that accepts reads it, once a connection.
 #[derive(Debug, Default)]
@@ -94,7 +98,8 @@ pub struct Workers {
 pub struct WorkerPanicked;
 
 impl Workers {
-    /// Starts `count` workers (at least one) on these listeners. `make` is called once on each worker's thread.
+    /// Starts `count` workers (at least one) on these listeners; all accept when this returns. `make` is called once on
+    /// each worker's thread.
     pub fn start<H, M>(count: usize, listeners: &[Bound], make: M) -> io::Result<Workers>
     where
         H: Handler,
@@ -107,6 +112,7 @@ impl Workers {
             (0..count).map(|_| unbounded_channel()).unzip();
         let counters: Vec<Arc<ConnectionCounters>> = (0..count).map(|_| Arc::default()).collect();
         let facts: Arc<[ListenerFacts]> = listeners.iter().map(ListenerFacts::of).collect();
+        let (started, starts) = channel();
         let mut threads = Vec::with_capacity(count);
         for (index, receiver) in receivers.into_iter().enumerate() {
             let sockets = listeners.iter().map(Bound::share).collect::<io::Result<Vec<_>>>()?;
@@ -117,19 +123,25 @@ impl Workers {
                 counters: Arc::clone(&counters[index]),
                 facts: Arc::clone(&facts),
             };
-            let runtime_starts = Builder::new_current_thread;
-            let make = Arc::clone(&make);
+            let (make, started) = (Arc::clone(&make), started.clone());
             let thread =
                 std::thread::Builder::new().name(format!("tollgate-{index}")).spawn(move || {
-                    let runtime = runtime_starts()
+                    // It cannot leave its thread, so it is built here, and its failure told to whoever starts us.
+                    let runtime = Builder::new_current_thread()
                         .enable_all()
-                        .max_blocking_threads(4)
+                        .max_blocking_threads(NAME_LOOKUPS)
                         .build_local(LocalOptions::default());
-                    // Without a runtime there is no worker; the others serve, and `join` tells.
-                    let runtime = runtime.expect("a runtime needs only an epoll descriptor");
-                    run(&runtime, shared, sockets, receiver, &*make);
+                    match runtime {
+                        Ok(runtime) => run(&runtime, shared, sockets, receiver, &*make, started),
+                        Err(error) => drop(started.send(Err(error))),
+                    }
                 })?;
             threads.push(thread);
+        }
+        drop(started);
+        // Each worker says one word; one that panics instead ends the wait too, and `join` tells of it.
+        for word in starts {
+            word?;
         }
         Ok(Workers { threads, senders, counters })
     }
@@ -199,6 +211,7 @@ fn run<H: Handler>(
     sockets: Vec<StdListener>,
     receiver: UnboundedReceiver<Message>,
     make: &dyn Fn(WorkerParts) -> H,
+    started: Sender<io::Result<()>>,
 ) {
     runtime.block_on(async move {
         let drain = Rc::new(DrainSignal::default());
@@ -209,14 +222,19 @@ fn run<H: Handler>(
         };
         let handler = make(parts);
         let worker = Rc::new(Worker { shared, handler, drain, released: Rc::default() });
-        let accepting: Vec<AbortHandle> = sockets
-            .into_iter()
-            .enumerate()
-            .map(|(listener, socket)| {
-                let accepts = Rc::clone(&worker).accept(socket, listener);
-                tokio::task::spawn_local(accepts).abort_handle()
-            })
-            .collect();
+        let mut accepting: Vec<AbortHandle> = Vec::with_capacity(sockets.len());
+        for (listener, socket) in sockets.into_iter().enumerate() {
+            match TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    let accepts = Rc::clone(&worker).accept(socket, listener);
+                    accepting.push(tokio::task::spawn_local(accepts).abort_handle());
+                }
+                Err(error) => return drop(started.send(Err(error))),
+            }
+        }
+        // Whoever started us may have given up already; then this worker is ended by the process.
+        let _ = started.send(Ok(()));
+        drop(started);
         worker.work(receiver, &accepting).await;
     });
 }
@@ -307,10 +325,7 @@ impl<H: Handler> Worker<H> {
         &self.shared.loads[self.shared.index]
     }
 
-    async fn accept(self: Rc<Self>, socket: StdListener, listener: usize) {
-        let Ok(socket) = TcpListener::from_std(socket) else {
-            return up(&self.shared.counters.accept_errors);
-        };
+    async fn accept(self: Rc<Self>, socket: TcpListener, listener: usize) {
         loop {
             match socket.accept().await {
                 Ok((tcp, peer)) => self.place(tcp, peer, listener),

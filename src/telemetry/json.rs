@@ -1,8 +1,6 @@
 //! JSON straight into a buffer. Whatever text comes in, one line of valid JSON comes out: no caller can end a string,
 //! a record or a line.
 
-use std::net::IpAddr;
-
 use crate::clock::Wall;
 
 /// An object under construction. Its members go into the buffer as they come; [`Object::end`] closes it.
@@ -38,6 +36,7 @@ impl<'b> Object<'b> {
             self.out.push(b',');
         }
         self.empty = false;
+        self.out.reserve(name.len() + 3);
         self.out.push(b'"');
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b"\":");
@@ -72,20 +71,6 @@ impl<'b> Object<'b> {
         number(self.member(name), value);
     }
 
-    /// A number, if there is one.
-    pub(super) fn number_if(&mut self, name: &str, value: Option<impl itoa::Integer>) {
-        if let Some(value) = value {
-            self.number(name, value);
-        }
-    }
-
-    /// An address.
-    pub(super) fn address(&mut self, name: &str, value: IpAddr) {
-        use std::io::Write;
-        // Writing to a vector cannot fail.
-        let _ = write!(self.member(name), "\"{value}\"");
-    }
-
     /// A time, RFC 3339 with milliseconds.
     pub(super) fn time(&mut self, name: &str, value: Wall) {
         let text = rfc3339(value);
@@ -105,6 +90,12 @@ pub(super) fn number(out: &mut Vec<u8>, value: impl itoa::Integer) {
 /// some readers take for line ends are escaped too.
 pub(super) fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
+    if text.iter().all(|byte| matches!(byte, 0x20..0x7f) && *byte != b'"' && *byte != b'\\') {
+        // Nearly every string: no look at UTF-8, no look for escapes.
+        out.extend_from_slice(text);
+        out.push(b'"');
+        return;
+    }
     for chunk in text.utf8_chunks() {
         escaped(out, chunk.valid().as_bytes());
         if !chunk.invalid().is_empty() {

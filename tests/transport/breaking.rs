@@ -193,3 +193,23 @@ fn what_is_no_http_from_the_upstream_is_broken_and_never_reaches_the_client() {
         gate.stop();
     }
 }
+
+#[test]
+fn an_answer_can_be_cut_from_outside() {
+    let (tell, told) = channel();
+    let address = backend(move |mut stream, _| {
+        head(&mut stream);
+        let begins = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n";
+        stream.write_all(begins.as_bytes()).unwrap();
+        tell.send(rest(&mut stream)).unwrap();
+    });
+    let gate = Setup::before(address).start();
+    let mut client = gate.client();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    until(&mut client, "data: 1\n\n\r\n");
+    gate.ask("GET /cut HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!(rest(&mut client), "", "no final chunk");
+    assert!(matches!(gate.event(), Event::Ended(BodyEnd::Cut, 9)));
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "", "the upstream's connection closes too");
+    gate.stop();
+}

@@ -134,8 +134,7 @@ fn a_handshake_that_stalls_is_closed() {
     let mut client = gate.client();
     client.write_all(&[0x16, 0x03]).unwrap();
     assert_eq!(rest(&mut client), "");
-    let failures = &gate.workers.counters()[0].handshake_failures;
-    assert_eq!(failures.load(std::sync::atomic::Ordering::Relaxed), 1);
+    reads(&gate.workers.counters()[0].handshake_failures, 1);
     gate.stop();
 }
 
@@ -162,6 +161,24 @@ fn an_expectation_is_refused_without_a_100() {
         "POST /refused HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n";
     client.write_all(head.as_bytes()).unwrap();
     assert!(rest(&mut client).starts_with("HTTP/1.1 401"));
+    gate.stop();
+}
+
+#[test]
+fn an_expectation_is_met_when_the_upstream_wants_the_body() {
+    let address = backend(|mut stream, _| {
+        let asked = until(&mut stream, "nine byte");
+        assert!(!asked.to_lowercase().contains("expect"), "{asked}");
+        stream.write_all(HELLO.as_bytes()).unwrap();
+    });
+    let gate = Setup::before(address).start();
+    let mut client = gate.client();
+    let head_only =
+        "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n";
+    client.write_all(head_only.as_bytes()).unwrap();
+    assert_eq!(head(&mut client), "HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(b"nine byte").unwrap();
+    assert!(until(&mut client, "hello").starts_with("HTTP/1.1 200"));
     gate.stop();
 }
 
@@ -210,8 +227,7 @@ fn connections_over_the_cap_are_closed_at_once() {
     let mut third = gate.client();
     let mut byte = [0];
     assert_eq!(third.read(&mut byte).unwrap_or(0), 0);
-    let refused = &gate.workers.counters()[0].refused_over_cap;
-    assert_eq!(refused.load(std::sync::atomic::Ordering::Relaxed), 1);
+    reads(&gate.workers.counters()[0].refused_over_cap, 1);
     drop(kept);
     gate.stop();
 }

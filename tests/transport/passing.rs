@@ -188,10 +188,10 @@ fn http1_passes_to_http1_and_keeps_both_connections() {
         assert!(matches!(gate.event(), Event::Ended(BodyEnd::Clean, 5)));
     }
     let counters = &gate.workers.counters()[0];
-    assert_eq!(counters.upstream_connects.load(Ordering::Relaxed), 1);
-    assert_eq!(counters.accepted.load(Ordering::Relaxed), 1);
-    assert_eq!(counters.upstream_active.load(Ordering::Relaxed), 0);
-    assert_eq!(counters.upstream_idle.load(Ordering::Relaxed), 1);
+    reads(&counters.upstream_connects, 1);
+    reads(&counters.accepted, 1);
+    reads(&counters.upstream_active, 0);
+    reads(&counters.upstream_idle, 1);
     gate.stop();
 }
 
@@ -447,7 +447,7 @@ fn a_tunnel_can_be_cut_from_outside_and_keeps_its_slot_until_then() {
     head(&mut client);
     client.write_all(b"ping").unwrap();
     until(&mut client, "ping");
-    assert_eq!(gate.workers.counters()[0].open.load(Ordering::Relaxed), 1);
+    reads(&gate.workers.counters()[0].open, 1);
     gate.ask("GET /cut HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let mut byte = [0];
     assert_eq!(client.read(&mut byte).unwrap_or(0), 0);

@@ -110,7 +110,7 @@ fn idle_connections_close_at_their_age_and_over_the_pools_size() {
         assert!(counters.upstream_idle.load(Ordering::Relaxed) <= 2);
     }
     std::thread::sleep(Duration::from_millis(400));
-    assert_eq!(counters.upstream_idle.load(Ordering::Relaxed), 0);
+    reads(&counters.upstream_idle, 0);
     gate.stop();
 }
 
@@ -124,6 +124,25 @@ fn a_head_request_and_a_304_free_their_connection() {
         client.write_all(request.as_bytes()).unwrap();
         assert!(head(&mut client).starts_with("HTTP/1.1 304"));
     }
-    assert_eq!(gate.workers.counters()[0].upstream_connects.load(Ordering::Relaxed), 1);
+    reads(&gate.workers.counters()[0].upstream_connects, 1);
+    gate.stop();
+}
+
+#[test]
+fn another_upstream_closes_the_formers_idle_connections() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let former = backend(move |mut stream, _| {
+        head(&mut stream);
+        stream.write_all(HELLO.as_bytes()).unwrap();
+        tell.send(rest(&mut stream)).unwrap();
+    });
+    let mut setup = Setup::before(former);
+    setup.other = Some(Arc::new(upstream(answering(HELLO))));
+    let gate = setup.start();
+    assert!(gate.ask(GET).ends_with("hello"));
+    assert!(told.try_recv().is_err(), "it is kept as long as its upstream is in force");
+    assert!(gate.ask(&GET.replace(" / ", " /other ")).ends_with("hello"));
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "");
+    reads(&gate.workers.counters()[0].upstream_idle, 1);
     gate.stop();
 }

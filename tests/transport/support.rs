@@ -15,10 +15,11 @@ use tollgate::policy::snapshot::{
     Bounds, HostRule, Listener, Scheme, Upstream, UpstreamProtocol, UpstreamTls,
 };
 use tollgate::proxy::body::{Body, BodyEnd, BodyFate, OnEnd, RequestBody};
+use tollgate::proxy::cut::Cut;
 use tollgate::proxy::listen::Listeners;
 use tollgate::proxy::peer::{Handler, Peer};
 use tollgate::proxy::pool::{Pools, SendFailure};
-use tollgate::proxy::tunnel::{Cut, Tunnelled, carry};
+use tollgate::proxy::tunnel::{Tunnelled, carry};
 use tollgate::proxy::worker::{WorkerParts, Workers};
 
 /// Longest that any test waits for anything.
@@ -94,6 +95,8 @@ struct State {
 /// A gate under test, before it starts.
 pub struct Setup {
     pub upstream: Arc<Upstream>,
+    /// Where requests for `/other` go.
+    pub other: Option<Arc<Upstream>>,
     pub bounds: Bounds,
     pub max_body: Option<u64>,
     pub response_timeout: Duration,
@@ -116,6 +119,7 @@ impl Setup {
     pub fn of(upstream: Upstream) -> Setup {
         Setup {
             upstream: Arc::new(upstream),
+            other: None,
             bounds: bounds(),
             max_body: None,
             response_timeout: Duration::from_secs(5),
@@ -262,7 +266,9 @@ impl PassOn {
         }
         let body = RequestBody::new(incoming, setup.max_body, setup.bounds.body_idle);
         let watch = body.watch();
-        let pool = pools.of(&setup.upstream).unwrap();
+        let to_other = head.uri.path() == "/other";
+        let upstream = setup.other.as_ref().filter(|_| to_other).unwrap_or(&setup.upstream);
+        let pool = pools.of(upstream).unwrap();
         match pool.send(Request::from_parts(head, body), setup.response_timeout).await {
             Ok(mut answer) => {
                 if answer.status() == StatusCode::SWITCHING_PROTOCOLS
@@ -276,7 +282,9 @@ impl PassOn {
                         let _ = events.send(Event::Tunnel(carried));
                     });
                 }
-                answer.map(|body| Body::upstream(body).on_end(Note(events.clone())))
+                answer.map(|body| {
+                    Body::upstream(body).on_end(Note(events.clone())).cut_by(cut.clone())
+                })
             }
             Err(failure) => {
                 let _ = events.send(Event::Failed(failure, watch.fate()));
@@ -314,6 +322,19 @@ pub fn until(stream: &mut TcpStream, end: &str) -> String {
         all.push(one[0]);
     }
     String::from_utf8_lossy(&all).into_owned()
+}
+
+/// Waits until a counter reads `wanted`: it is written by the worker, a moment after a client can see why.
+pub fn reads(counter: &std::sync::atomic::AtomicU64, wanted: u64) {
+    let mut read = 0;
+    for _ in 0..200 {
+        read = counter.load(std::sync::atomic::Ordering::Relaxed);
+        if read == wanted {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the counter reads {read}, not {wanted}");
 }
 
 /// Reads one head.

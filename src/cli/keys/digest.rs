@@ -6,7 +6,6 @@ use super::super::args::Digest;
 use super::super::failure::Failure;
 use super::super::{print, tell};
 use super::Policy;
-use crate::config::Secrets;
 use crate::keyfile::digest_lines;
 use crate::keyfile::secret::Secret;
 
@@ -14,8 +13,7 @@ use crate::keyfile::secret::Secret;
 const MOST: u64 = 4096;
 
 pub(super) fn digest(arguments: &Digest) -> Result<(), Failure> {
-    let policy = arguments.config.as_deref();
-    let policy = policy.map(|path| Policy::load(path, Secrets::Required)).transpose()?;
+    let policy = arguments.config.as_deref().map(Policy::load).transpose()?;
     let mut text = String::new();
     io::stdin()
         .lock()
@@ -30,7 +28,9 @@ pub(super) fn digest(arguments: &Digest) -> Result<(), Failure> {
     if secret.len() < 20 {
         tell("warning: a secret this short may be guessed; a digest does not protect it");
     }
-    let pepper =
-        policy.as_ref().and_then(|policy| policy.loaded.snapshot.credentials.peppers.first());
+    let pepper = match &policy {
+        Some(policy) => policy.pepper()?,
+        None => None,
+    };
     print(&digest_lines(&Secret::imported(secret.to_owned()).digest(pepper)))
 }

@@ -9,12 +9,11 @@ use super::super::failure::Failure;
 use super::super::print;
 use super::{Policy, keys_of};
 use crate::clock::Wall;
-use crate::config::Secrets;
 use crate::keyfile::Listed;
 use crate::keyfile::entry::instant;
 
 pub(super) fn list(arguments: &List) -> Result<(), Failure> {
-    let policy = Policy::load(&arguments.config, Secrets::Optional)?;
+    let policy = Policy::load(&arguments.config)?;
     let mut keys = Vec::new();
     for path in &policy.loaded.issuing.key_files {
         keys.extend(keys_of(path)?.into_iter().map(|key| (path.as_path(), key)));

@@ -16,10 +16,11 @@ use super::policy::{Draft, load_for_keys, same_file};
 use super::suggest::nearest;
 use super::{print, tell};
 use crate::clock::{Clock, Wall};
-use crate::config::{Loaded, Problems, Secrets};
+use crate::config::{Loaded, Problems};
 use crate::keyfile::secret::{NoRandomness, Secret};
 use crate::keyfile::write::{Held, WriteProblem, write_private};
 use crate::keyfile::{EditProblem, Format, Listed, list as list_keys};
+use crate::policy::credential::Pepper;
 
 /// Runs one of them.
 pub(super) fn keys(keys: Keys) -> Result<(), Failure> {
@@ -36,22 +37,20 @@ pub(super) fn keys(keys: Keys) -> Result<(), Failure> {
 struct Policy<'a> {
     path: &'a Path,
     loaded: Loaded,
-    secrets: Secrets,
     now: Wall,
 }
 
 impl<'a> Policy<'a> {
-    fn load(path: &'a Path, secrets: Secrets) -> Result<Policy<'a>, Failure> {
+    fn load(path: &'a Path) -> Result<Policy<'a>, Failure> {
         let now = Clock::system().now().wall;
-        let loaded = load_for_keys(path, None, secrets, now)
-            .map_err(|problems| Failure::problems(&problems))?;
-        Ok(Policy { path, loaded, secrets, now })
+        let loaded =
+            load_for_keys(path, None, now).map_err(|problems| Failure::problems(&problems))?;
+        Ok(Policy { path, loaded, now })
     }
 
     /// The policy as it would be with this text in this key file.
     fn with(&self, path: &Path, text: &str) -> Result<Loaded, Failure> {
-        load_with(self.path, path, text, self.secrets, self.now)
-            .map_err(|problems| unchanged(&problems))
+        load_with(self.path, path, text, self.now).map_err(|problems| unchanged(&problems))
     }
 
     /// The prefix of a new secret: the one asked for, if the policy has it, or the first.
@@ -101,19 +100,26 @@ impl<'a> Policy<'a> {
         let secret = Secret::new(prefix).map_err(|NoRandomness(why)| {
             Failure::cannot(format!("the operating system gave no random numbers: {why}"))
         })?;
-        let digest = secret.digest(self.loaded.snapshot.credentials.peppers.first());
+        let digest = secret.digest(self.pepper()?);
         Ok((secret, digest))
+    }
+
+    /// The pepper that digests are made with, which must be here if the policy has one.
+    fn pepper(&self) -> Result<Option<&Pepper>, Failure> {
+        match self.loaded.snapshot.credentials.peppers.first() {
+            Some(Pepper(bytes)) if bytes.is_empty() => {
+                let mut failure =
+                    Failure::cannot("without the policy's pepper no digest can be made");
+                failure.text = format!("{}\n{}", self.loaded.warnings, failure.text);
+                Err(failure)
+            }
+            pepper => Ok(pepper),
+        }
     }
 }
 
-fn load_with(
-    policy: &Path,
-    path: &Path,
-    text: &str,
-    secrets: Secrets,
-    now: Wall,
-) -> Result<Loaded, Problems> {
-    load_for_keys(policy, Some(Draft { path, text }), secrets, now)
+fn load_with(policy: &Path, path: &Path, text: &str, now: Wall) -> Result<Loaded, Problems> {
+    load_for_keys(policy, Some(Draft { path, text }), now)
 }
 
 /// The keys in a file; one that does not exist yet has none.
@@ -164,10 +170,16 @@ fn ways_out(problem: &WriteProblem, commit: &str, admin: &str) -> Failure {
 }
 
 fn could_not_write(problem: &WriteProblem, commit: &str, admin: &str) -> Failure {
-    match problem {
-        WriteProblem::Symlink(_) | WriteProblem::ReadOnly(..) => ways_out(problem, commit, admin),
-        problem => Failure::cannot(format!("{problem}; nothing was changed")),
+    if by_hand(problem) {
+        ways_out(problem, commit, admin)
+    } else {
+        Failure::cannot(format!("{problem}; nothing was changed"))
     }
+}
+
+/// Whether somebody else could write what could not be written here.
+fn by_hand(problem: &WriteProblem) -> bool {
+    matches!(problem, WriteProblem::Symlink(_) | WriteProblem::ReadOnly(..))
 }
 
 /// Where a secret goes.
@@ -186,12 +198,22 @@ impl Delivery<'_> {
         })
     }
 
-    /// Takes back what `prepare` did.
-    fn abandon(&self) {
+    /// The key file was not written. Where its entry can be committed by hand, the secret is good as soon as that is
+    /// done, so it is shown all the same; otherwise nothing of it stays.
+    fn not_written(
+        &self,
+        problem: &WriteProblem,
+        secret: &Secret,
+        about: serde_json::Value,
+    ) -> Result<(), Failure> {
+        if by_hand(problem) {
+            return self.show(secret, about);
+        }
         if let Some(file) = self.file {
             // The failure that led here is the one to tell.
             let _ = fs::remove_file(file);
         }
+        Ok(())
     }
 
     /// Shows the secret, this once, and nothing else on standard output.
@@ -207,7 +229,10 @@ impl Delivery<'_> {
         }
         match self.file {
             Some(_) => Ok(()),
-            None => print(&format!("{}\n", secret.reveal())),
+            None => print(&format!("{}\n", secret.reveal())).map_err(|mut failure| {
+                failure.text += "; the secret was not shown, `tollgate keys rotate` makes another";
+                failure
+            }),
         }
     }
 }

@@ -11,14 +11,14 @@ use super::super::tell;
 use super::super::when::{later, whole_second};
 use super::{Delivery, Policy, could_not_write, edit_failed, hold, named_by_policy};
 use crate::clock::Wall;
-use crate::config::{Loaded, NewKeyScopes, Secrets};
+use crate::config::{Loaded, NewKeyScopes};
 use crate::keyfile::entry::instant;
 use crate::keyfile::secret::random_id;
 use crate::keyfile::{self, Format, NewEntry};
 use crate::policy::snapshot::Standing;
 
 pub(super) fn new(arguments: &New) -> Result<(), Failure> {
-    let policy = Policy::load(&arguments.config, Secrets::Required)?;
+    let policy = Policy::load(&arguments.config)?;
     check_names(arguments, &policy.loaded)?;
     let scopes = scopes(arguments, &policy.loaded)?;
     let file = file(arguments, &policy)?;
@@ -65,18 +65,9 @@ pub(super) fn new(arguments: &New) -> Result<(), Failure> {
         entry.tenant, entry.id
     );
     let commit = keyfile::written(&entry, format);
-    match held.writable() {
-        // The secret is good as soon as its entry is committed, so it is shown all the same.
-        Err(problem) => {
-            delivery.show(&secret, about)?;
-            return Err(could_not_write(&problem, &commit, &admin));
-        }
-        Ok(()) => {
-            if let Err(problem) = held.replace(&text) {
-                delivery.abandon();
-                return Err(could_not_write(&problem, &commit, &admin));
-            }
-        }
+    if let Err(problem) = held.replace(&text) {
+        delivery.not_written(&problem, &secret, about)?;
+        return Err(could_not_write(&problem, &commit, &admin));
     }
     report(&entry, &file, policy.now);
     delivery.show(&secret, about)

@@ -11,21 +11,18 @@ use super::{
     Policy, could_not_write, edit_failed, hold, load_with, named_by_policy, unchanged, unknown,
 };
 use crate::clock::Clock;
-use crate::config::Secrets;
 use crate::keyfile::entry::instant;
 use crate::keyfile::{self, EditProblem, Format, Revoked};
 
 pub(super) fn revoke(arguments: &Revoke) -> Result<(), Failure> {
     let now = Clock::system().now().wall;
-    // A revocation needs no secret, so none that is missing here may hinder it.
-    let secrets = Secrets::Optional;
-    let before = load_for_keys(&arguments.config, None, secrets, now);
+    let before = load_for_keys(&arguments.config, None, now);
     let loads = before.is_ok();
     let file: PathBuf = match (&arguments.file, before) {
         (Some(file), Ok(loaded)) => named_by_policy(&loaded.issuing.key_files, file),
         (Some(file), Err(_)) => file.clone(),
         (None, Ok(loaded)) => {
-            Policy { path: &arguments.config, loaded, secrets, now }.file_of(&arguments.id)?
+            Policy { path: &arguments.config, loaded, now }.file_of(&arguments.id)?
         }
         (None, Err(problems)) => {
             let mut failure = Failure::problems(&problems);
@@ -50,7 +47,7 @@ pub(super) fn revoke(arguments: &Revoke) -> Result<(), Failure> {
         Err(EditProblem::Unknown { ids }) => return Err(unknown(&arguments.id, &ids)),
         Err(problem) => return Err(edit_failed(&file, &problem)),
     };
-    match load_with(&arguments.config, &file, &text, secrets, now) {
+    match load_with(&arguments.config, &file, &text, now) {
         Ok(_) => {}
         Err(problems) if loads => return Err(unchanged(&problems)),
         Err(_) => tell(

@@ -7,12 +7,11 @@ use super::super::failure::Failure;
 use super::super::tell;
 use super::super::when::later;
 use super::{Delivery, Policy, could_not_write, edit_failed, hold, unknown};
-use crate::config::Secrets;
 use crate::keyfile::entry::instant;
 use crate::keyfile::{self, EditProblem, Format, Overlap};
 
 pub(super) fn rotate(arguments: &Rotate) -> Result<(), Failure> {
-    let policy = Policy::load(&arguments.config, Secrets::Required)?;
+    let policy = Policy::load(&arguments.config)?;
     let file = policy.file_of(&arguments.id)?;
     let format = Format::of(&file);
     let (secret, digest) = policy.secret(arguments.prefix.as_deref())?;
@@ -45,13 +44,8 @@ pub(super) fn rotate(arguments: &Rotate) -> Result<(), Failure> {
         arguments.id,
         keyfile::digest_lines(&digest)
     );
-    if let Err(problem) = held.writable() {
-        // The secret is good as soon as its digest is committed, so it is shown all the same.
-        delivery.show(&secret, about)?;
-        return Err(could_not_write(&problem, &commit, &admin));
-    }
     if let Err(problem) = held.replace(&text) {
-        delivery.abandon();
+        delivery.not_written(&problem, &secret, about)?;
         return Err(could_not_write(&problem, &commit, &admin));
     }
     tell(&match until {

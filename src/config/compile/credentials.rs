@@ -30,6 +30,8 @@ pub(super) fn credentials(raw: Option<raw::Credentials>, desk: &mut Desk<'_>) ->
         .into_iter()
         .filter_map(|prefix| self::prefix(prefix, desk))
         .collect::<Vec<_>>();
+    // One that could not be read was told of already.
+    desk.has_pepper = pepper.is_some();
     let peppers = pepper
         .map_or_else(Vec::new, |pepper| pepper.items)
         .into_iter()
@@ -112,7 +114,13 @@ fn places(accept: Many<Or<String, raw::Place>>, desk: &mut Desk<'_>) -> Vec<Plac
             }
             Or::Map(raw::Place { at, header, query }) => match (header, query) {
                 (Some(header), None) => {
-                    if is_ours(&header.value) {
+                    if header.value == http::header::AUTHORIZATION {
+                        desk.findings.error_with(
+                            header.at,
+                            "`Authorization` has words of its own",
+                            "write `authorization` for its raw value, or `bearer`".to_owned(),
+                        );
+                    } else if is_ours(&header.value) {
                         desk.findings.error(
                             header.at,
                             format!("`{}` has a meaning of its own in HTTP", header.value),

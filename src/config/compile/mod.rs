@@ -2,6 +2,7 @@
 //! decides what it does; every problem is pushed and compiling goes on, so that all are told at once. Must never: give
 //! a snapshot when an error was found.
 
+mod address;
 mod answers;
 mod callers;
 mod credentials;
@@ -48,6 +49,8 @@ pub(super) struct Desk<'a> {
     pub(super) keys_digest: Sha256,
     pub(super) now: Wall,
     secrets: Secrets,
+    /// Whether a pepper is set, without which a key stored as HMAC is unusable.
+    pub(super) has_pepper: bool,
     /// Lines for the operator that are no problems.
     pub(super) notes: Vec<String>,
     pub(super) origins: Origins,
@@ -96,6 +99,7 @@ impl<'a> Desk<'a> {
             keys_digest: Sha256::new(),
             now,
             secrets,
+            has_pepper: false,
             notes: Vec::new(),
             origins: Origins::default(),
             scopes: Interned::new(),
@@ -291,7 +295,7 @@ pub(super) fn compile(
     check_version(version.as_ref(), at, &mut desk.findings);
     refuse_idempotency(idempotency.as_ref(), &mut desk.findings);
     let server = server::server(listen, admin, state, workers, overrides, desk);
-    let client_address = server::client_address(client_address, desk);
+    let client_address = address::client_address(client_address, &server.listeners, desk);
     let bounds = server::bounds(bounds, desk);
     let drain = server::drain(drain.as_ref());
     let ready_asks_upstream = server::ready(ready.as_ref(), desk);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
 use super::writer::{Chunk, Message};
-use super::{Closing, Draft};
+use super::{Closing, Draft, Wanted};
 
 /// Bytes at which a buffer is handed on without waiting for the tick.
 pub(super) const HAND_ON: usize = 32 * 1024;
@@ -50,23 +50,28 @@ impl RecordBuffer {
 
     /// An empty draft for one more request.
     pub fn draft(&mut self) -> Draft {
-        self.spare.pop().unwrap_or_else(|| Draft(Vec::with_capacity(DRAFT)))
+        match &self.sink {
+            None => Draft { line: Vec::new(), wanted: Wanted::No },
+            Some(_) => self
+                .spare
+                .pop()
+                .unwrap_or_else(|| Draft { line: Vec::with_capacity(DRAFT), wanted: Wanted::Yes }),
+        }
     }
 
     /// Adds the record of an exchange that is over. Never waits: when the buffer is full and nobody takes it, the
     /// record is dropped and counted.
     pub fn close(&mut self, mut draft: Draft, closing: &Closing) {
-        if let Some(sink) = &self.sink {
-            draft.close(closing);
-            if self.lines.len() + draft.0.len() > MOST {
-                sink.dropped.fetch_add(1, Ordering::Relaxed);
-            } else {
-                self.lines.extend_from_slice(&draft.0);
-                self.records += 1;
-            }
+        let Some(sink) = &self.sink else { return };
+        draft.close(closing);
+        if self.lines.len() + draft.line.len() > MOST {
+            sink.dropped.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.lines.extend_from_slice(&draft.line);
+            self.records += 1;
         }
-        draft.0.clear();
-        if self.spare.len() < SPARE && draft.0.capacity() <= 4 * DRAFT {
+        draft.line.clear();
+        if self.spare.len() < SPARE && draft.line.capacity() <= 4 * DRAFT {
             self.spare.push(draft);
         }
         if self.lines.len() >= HAND_ON {

@@ -7,15 +7,16 @@ mod writer;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::clock::Wall;
+use crate::policy::address::write_address;
 use crate::policy::limit::Mode;
 use crate::policy::refusal::Refusal;
 
 use super::decision_id::DecisionId;
-use super::json::{Object, number, string};
-use super::metrics::{Outcome, mode_name};
+use super::json::{Object, number, rfc3339, string};
+use super::metrics::Outcome;
 
 pub use buffer::RecordBuffer;
-pub use writer::{RecordWriter, Reopen};
+pub use writer::RecordWriter;
 
 /// The version of the record's form. Fields may be added under one version; none changes its meaning.
 pub const VERSION: u8 = 1;
@@ -113,7 +114,20 @@ impl End {
 
 /// One record under construction: opened when its request is decided, closed when the exchange is over.
 #[derive(Debug, Default)]
-pub struct Draft(Vec<u8>);
+pub struct Draft {
+    line: Vec<u8>,
+    wanted: Wanted,
+}
+
+/// Whether anyone will read a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Wanted {
+    /// It goes to the writer.
+    #[default]
+    Yes,
+    /// `record: { to: none }`: nothing is written at all.
+    No,
+}
 
 /// What one limit said about one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,26 +173,38 @@ const SECRET_HEADERS: [&str; 7] = [
 impl Draft {
     /// Writes what the decision was made of. To be called once, first.
     pub fn open(&mut self, opening: &Opening<'_>) {
-        let mut record = Object::begin(&mut self.0);
-        record.number("v", VERSION);
-        record.time("time", opening.time);
-        let id = record.member("id");
-        id.push(b'"');
-        opening.id.write(id);
-        id.push(b'"');
-        record.text("policy", opening.policy.get(..12).unwrap_or(opening.policy));
-        record.number("listener", opening.listener);
-        write_peer(record.member("peer"), opening.peer);
-        record.address("client", opening.client);
-        record.text("protocol", opening.protocol);
-        record.text("method", opening.method);
-        record.text("path", without_query(opening.path));
-        record.text_if("host", opening.host);
-        record.text_if("route", opening.route);
-        record.text_if("key", opening.key);
-        record.text_if("tenant", opening.tenant);
-        record.text_if("plan", opening.plan);
-        record.text_if("scope", opening.scope);
+        if self.wanted == Wanted::No {
+            return;
+        }
+        let out = &mut self.line;
+        // Every request writes these: whole pieces, so that none is put together from parts.
+        out.extend_from_slice(b"{\"v\":1,\"time\":\"");
+        out.extend_from_slice(&rfc3339(opening.time));
+        out.extend_from_slice(b"\",\"id\":\"");
+        opening.id.write(out);
+        out.extend_from_slice(b"\",\"policy\":\"");
+        out.extend_from_slice(
+            opening.policy.as_bytes().get(..12).unwrap_or(opening.policy.as_bytes()),
+        );
+        out.extend_from_slice(b"\",\"listener\":");
+        number(out, opening.listener);
+        out.extend_from_slice(b",\"peer\":");
+        write_peer(out, opening.peer);
+        out.extend_from_slice(b",\"client\":\"");
+        write_address(out, opening.client);
+        out.extend_from_slice(b"\",\"protocol\":");
+        string(out, opening.protocol.as_bytes());
+        out.extend_from_slice(b",\"method\":");
+        string(out, opening.method.as_bytes());
+        out.extend_from_slice(b",\"path\":");
+        string(out, without_query(opening.path).as_bytes());
+        text_if(out, b",\"host\":", opening.host);
+        text_if(out, b",\"route\":", opening.route);
+        text_if(out, b",\"key\":", opening.key);
+        text_if(out, b",\"tenant\":", opening.tenant);
+        text_if(out, b",\"plan\":", opening.plan);
+        text_if(out, b",\"scope\":", opening.scope);
+        let mut record = Object::resume(out);
         opening.write_limits(&mut record);
         record.text("request_id", opening.request_id);
         if !opening.headers.is_empty() {
@@ -194,7 +220,10 @@ impl Draft {
 
     /// Writes why the request was refused. After [`Draft::open`], at most once.
     pub fn refuse(&mut self, refusal: &RefusalLine<'_>) {
-        let mut record = Object::resume(&mut self.0);
+        if self.wanted == Wanted::No {
+            return;
+        }
+        let mut record = Object::resume(&mut self.line);
         record.text("refusal", refusal.why.name());
         record.text_if("limit", refusal.limit);
         record.text_if("detail", Some(refusal.detail).filter(|detail| !detail.is_empty()));
@@ -202,18 +231,38 @@ impl Draft {
 
     /// Writes how it ended, and ends the line.
     fn close(&mut self, closing: &Closing) {
-        let mut record = Object::resume(&mut self.0);
-        record.text("outcome", closing.outcome.name());
-        record.number("status", closing.status);
-        record.number_if("upstream_status", closing.upstream_status);
-        record.number("request_bytes", closing.request_bytes);
-        record.number("response_bytes", closing.response_bytes);
-        record.number("gate_us", closing.gate_nanos / 1000);
-        record.number_if("upstream_us", closing.upstream_nanos.map(|nanos| nanos / 1000));
-        record.number("total_us", closing.total_nanos / 1000);
-        record.text("end", closing.end.name());
-        record.end();
-        self.0.push(b'\n');
+        let out = &mut self.line;
+        out.extend_from_slice(if out.is_empty() { b"{\"outcome\":\"" } else { b",\"outcome\":\"" });
+        out.extend_from_slice(closing.outcome.name().as_bytes());
+        out.extend_from_slice(b"\",\"status\":");
+        number(out, closing.status);
+        if let Some(status) = closing.upstream_status {
+            out.extend_from_slice(b",\"upstream_status\":");
+            number(out, status);
+        }
+        out.extend_from_slice(b",\"request_bytes\":");
+        number(out, closing.request_bytes);
+        out.extend_from_slice(b",\"response_bytes\":");
+        number(out, closing.response_bytes);
+        out.extend_from_slice(b",\"gate_us\":");
+        number(out, closing.gate_nanos / 1000);
+        if let Some(nanos) = closing.upstream_nanos {
+            out.extend_from_slice(b",\"upstream_us\":");
+            number(out, nanos / 1000);
+        }
+        out.extend_from_slice(b",\"total_us\":");
+        number(out, closing.total_nanos / 1000);
+        out.extend_from_slice(b",\"end\":\"");
+        out.extend_from_slice(closing.end.name().as_bytes());
+        out.extend_from_slice(b"\"}\n");
+    }
+}
+
+/// Writes a member, whose name comes with what stands around it, if there is a text.
+fn text_if(out: &mut Vec<u8>, name: &[u8], text: Option<&str>) {
+    if let Some(text) = text {
+        out.extend_from_slice(name);
+        string(out, text.as_bytes());
     }
 }
 
@@ -240,16 +289,29 @@ impl Opening<'_> {
 
 impl LimitLine<'_> {
     fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
-        line.text("name", self.name);
-        line.text("mode", mode_name(self.mode));
-        line.number("used", self.used);
-        line.number("ceiling", self.ceiling);
-        line.number("remaining", self.remaining);
-        line.member("admits").extend_from_slice(if self.admits { b"true" } else { b"false" });
-        // Rounded up: a wait that is written as 0 would say that time does not matter.
-        line.number_if("wait_us", self.wait_nanos.map(|nanos| nanos.div_ceil(1000)));
-        line.end();
+        // By hand: there are several on every record.
+        out.extend_from_slice(b"{\"name\":");
+        string(out, self.name.as_bytes());
+        out.extend_from_slice(match self.mode {
+            Mode::Enforce => b",\"mode\":\"enforce\",\"used\":".as_slice(),
+            Mode::Shadow => b",\"mode\":\"shadow\",\"used\":",
+        });
+        number(out, self.used);
+        out.extend_from_slice(b",\"ceiling\":");
+        number(out, self.ceiling);
+        out.extend_from_slice(b",\"remaining\":");
+        number(out, self.remaining);
+        out.extend_from_slice(if self.admits {
+            b",\"admits\":true".as_slice()
+        } else {
+            b",\"admits\":false"
+        });
+        if let Some(nanos) = self.wait_nanos {
+            // Rounded up: a wait that is written as 0 would say that time does not matter.
+            out.extend_from_slice(b",\"wait_us\":");
+            number(out, nanos.div_ceil(1000));
+        }
+        out.push(b'}');
     }
 }
 
@@ -259,12 +321,16 @@ fn without_query(path: &str) -> &str {
 }
 
 fn write_peer(out: &mut Vec<u8>, peer: SocketAddr) {
-    use std::io::Write;
-    // Writing to a vector cannot fail.
-    let _ = match peer {
-        SocketAddr::V4(v4) => write!(out, "\"{}:", v4.ip()),
-        SocketAddr::V6(v6) => write!(out, "\"[{}]:", v6.ip()),
-    };
+    out.push(b'"');
+    let brackets = peer.is_ipv6();
+    if brackets {
+        out.push(b'[');
+    }
+    write_address(out, peer.ip());
+    if brackets {
+        out.push(b']');
+    }
+    out.push(b':');
     number(out, peer.port());
     out.push(b'"');
 }

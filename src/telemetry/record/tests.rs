@@ -80,7 +80,7 @@ fn write(buffer: &mut RecordBuffer, record: &Record<'_>) {
 fn written(record: &Record<'_>) -> Value {
     let mut draft = record.draft();
     draft.close(&record.closing);
-    let text = String::from_utf8(draft.0).unwrap();
+    let text = String::from_utf8(draft.line).unwrap();
     assert_eq!(text.matches('\n').count(), 1, "{text}");
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
@@ -240,7 +240,7 @@ fn a_blocked_pipe_drops_and_counts_and_blocks_no_worker() {
     let one = {
         let mut draft = record().draft();
         draft.close(&CLOSING);
-        draft.0.len()
+        draft.line.len()
     };
     // More than the queue and the buffer can hold together.
     while dropped() < 10 {
@@ -274,7 +274,7 @@ fn a_file_that_was_moved_away_is_made_again() {
     assert!(writer.finish(Duration::from_secs(10)));
     let moved = directory.path().join("access.log.1");
     std::fs::rename(&path, &moved).unwrap();
-    assert!(writer.reopen(Reopen::Same));
+    assert!(writer.reopen());
     write(&mut buffer, &record());
     buffer.flush();
     assert!(writer.finish(Duration::from_secs(10)));

@@ -20,7 +20,7 @@ const QUEUE: usize = 16;
 
 pub(super) enum Message {
     Chunk(Chunk),
-    Reopen(Reopen),
+    Reopen,
     Finish(SyncSender<()>),
 }
 
@@ -29,15 +29,6 @@ pub(super) struct Chunk {
     pub(super) lines: Vec<u8>,
     pub(super) records: u64,
     pub(super) back: SyncSender<Vec<u8>>,
-}
-
-/// What the writer opens again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reopen {
-    /// The file it has, under the name it had: after `logrotate` moved it away (SIGHUP).
-    Same,
-    /// Another sink: a reload named one. Workers that hold a buffer that is off keep it until they get another.
-    Sink(RecordSink),
 }
 
 /// The writer of access records. Dropping it lets the thread write what it has and end.
@@ -58,7 +49,7 @@ impl RecordWriter {
         RecordWriter::start_on(to, sink.clone(), log, clock)
     }
 
-    /// Starts the thread on any sink. `named` is what [`Reopen::Same`] opens again.
+    /// Starts the thread on any sink. `named` is what [`RecordWriter::reopen`] opens again.
     pub fn start_on(
         out: Box<dyn Write + Send>,
         named: RecordSink,
@@ -91,8 +82,8 @@ impl RecordWriter {
     /// Has the writer open its file again, or another one. Returns false where the queue is full, so that nobody
     /// waits for a blocked pipe; the caller asks again later.
     #[must_use = "a full queue takes no request"]
-    pub fn reopen(&self, what: Reopen) -> bool {
-        self.to.as_ref().is_none_or(|to| to.try_send(Message::Reopen(what)).is_ok())
+    pub fn reopen(&self) -> bool {
+        self.to.as_ref().is_none_or(|to| to.try_send(Message::Reopen).is_ok())
     }
 
     /// Waits until everything handed on so far is written, at most `wait`; for the end, after the workers' last
@@ -131,7 +122,7 @@ impl Writing {
         loop {
             match from.recv_timeout(Duration::from_secs(1)) {
                 Ok(Message::Chunk(chunk)) => self.write(chunk),
-                Ok(Message::Reopen(what)) => self.reopen(what),
+                Ok(Message::Reopen) => self.reopen(),
                 Ok(Message::Finish(done)) => {
                     let _ = self.out.flush();
                     // Who asked may have stopped waiting.
@@ -158,16 +149,9 @@ impl Writing {
         }
     }
 
-    fn reopen(&mut self, what: Reopen) {
-        let named = match what {
-            Reopen::Same => self.named.clone(),
-            Reopen::Sink(sink) => sink,
-        };
-        match open(&named) {
-            Ok(out) => {
-                self.out = out;
-                self.named = named;
-            }
+    fn reopen(&mut self) {
+        match open(&self.named) {
+            Ok(out) => self.out = out,
             Err(error) => {
                 let why = error.to_string();
                 self.log.say(self.clock.now().wall, &Event::RecordsFailed { why: &why });

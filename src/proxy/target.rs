@@ -1,0 +1,72 @@
+//! Step 9's target: the path that was matched, byte for byte, and the query without what a client may not say in it.
+
+use http::HeaderValue;
+use http::uri::{Authority, PathAndQuery, Uri};
+
+use crate::policy::credential::Place;
+use crate::policy::head::form_decoded;
+use crate::policy::refusal::{Refusal, Refused};
+use crate::policy::snapshot::{Scheme, Snapshot, Upstream};
+
+/// The path and query that the backend is asked for. The path is the one that was matched, byte for byte.
+pub(super) fn target(uri: &Uri, policy: &Snapshot) -> Result<PathAndQuery, Refused> {
+    let upstream = &*policy.upstream;
+    let query_credential =
+        policy.credentials.places.iter().any(|place| matches!(place, Place::Query(_)));
+    let given = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let changes = !upstream.base_path.is_empty()
+        || !upstream.remove_query.is_empty()
+        || !upstream.set_query.is_empty()
+        || (query_credential && uri.query().is_some());
+    if !changes {
+        return Ok(given);
+    }
+    let mut text = format!("{}{}", upstream.base_path, given.path());
+    let kept = uri
+        .query()
+        .unwrap_or("")
+        .split('&')
+        .filter(|pair| !pair.is_empty() && may_stay(pair, policy));
+    let mut separator = '?';
+    for pair in kept.chain(upstream.set_query.iter().map(|pair| &**pair)) {
+        text.push(separator);
+        text.push_str(pair);
+        separator = '&';
+    }
+    PathAndQuery::try_from(text)
+        .map_err(|_| Refused::because(Refusal::BadRequest, "a target that cannot be forwarded"))
+}
+
+/// Whether the client's parameter may reach the backend. Names are compared decoded, without case and without what no
+/// name has in it, because it is not known how the backend compares them.
+fn may_stay(pair: &str, policy: &Snapshot) -> bool {
+    let (name, _) = pair.split_once('=').unwrap_or((pair, ""));
+    let decoded = form_decoded(name);
+    let bare: Vec<u8> = decoded.iter().copied().filter(u8::is_ascii_graphic).collect();
+    let removed =
+        policy.upstream.remove_query.iter().any(|gone| bare.eq_ignore_ascii_case(gone.as_bytes()));
+    let credential = policy.credentials.places.iter().any(
+        |place| matches!(place, Place::Query(place) if decoded.eq_ignore_ascii_case(place.as_bytes())),
+    );
+    !removed && !credential
+}
+
+/// The same in absolute form, as HTTP/2 has it.
+pub(super) fn absolute(
+    target: PathAndQuery,
+    upstream: &Upstream,
+    authority: &HeaderValue,
+) -> Result<Uri, Refused> {
+    let scheme = match upstream.scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    let refused = || Refused::because(Refusal::BadRequest, "an authority that cannot be forwarded");
+    let authority = Authority::try_from(authority.as_bytes()).map_err(|_| refused())?;
+    Uri::builder()
+        .scheme(scheme)
+        .authority(authority)
+        .path_and_query(target)
+        .build()
+        .map_err(|_| refused())
+}

@@ -1,0 +1,221 @@
+//! The core against any head: whatever a parser lets through is decided, never panicked over, and the same head at the
+//! same instant is decided the same way twice.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use proptest::prelude::*;
+
+use tollgate::clock::Wall;
+use tollgate::config::{self, Overrides, Sources};
+use tollgate::policy::authenticate::authenticate;
+use tollgate::policy::authorize::authorize;
+use tollgate::policy::covering;
+use tollgate::policy::head::Head;
+use tollgate::policy::refusal::Refusal;
+use tollgate::policy::route::Routed;
+use tollgate::policy::snapshot::{Access, Snapshot};
+
+const POLICY: &str = r#"
+version: 1
+upstream: http://127.0.0.1:9000
+state: memory
+client_address: { from: x-forwarded-for, trusted: [127.0.0.0/8] }
+allow: [127.0.0.0/8, 10.0.0.0/8, "2001:db8::/32"]
+credentials: { accept: [bearer, authorization, basic, { header: X-API-Key }, { query: api_key }], keys: keys.yaml, prefix: sp_ }
+routes:
+  - { name: literal, match: GET /a/b, scope: read }
+  - { name: parameter, match: ["ANY /a/{id}", "POST /t/{tenant}/x"], scope: { any: [read, write] }, tenant: { query: tenant } }
+  - { name: rest, match: "GET /**", scope: read }
+  - { name: open, match: "ANY /open/**", public: true }
+limits:
+  each: { rate: 10/second, per: [key, route] }
+  crowd: { rate: 5/second, per: address, counts: failed_authentication }
+"#;
+
+/// SHA-256 of `secret`.
+const KEYS: &str = r#"
+- { id: k1, tenant: acme, scopes: [read], digest: { sha256: 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b } }
+"#;
+
+static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
+    let read = |path: &Path| match path.file_name().and_then(|name| name.to_str()) {
+        Some("policy.yaml") => Ok(POLICY.as_bytes().to_vec()),
+        Some("keys.yaml") => Ok(KEYS.as_bytes().to_vec()),
+        _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+    };
+    let list = |_: &Path| Ok(Vec::<PathBuf>::new());
+    let sources = Sources { read: &read, list: &list, env: &|_| None };
+    config::load(Path::new("policy.yaml"), &Overrides::default(), &sources, Wall(0), None)
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .snapshot
+});
+
+/// How far a head came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum End {
+    Refused(Refusal),
+    Nowhere,
+    OtherMethod,
+    Permitted { limits: usize },
+}
+
+fn decide(
+    snapshot: &Snapshot,
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+    peer: IpAddr,
+) -> End {
+    let head = match Head::check(method, uri, version, headers, &snapshot.bounds) {
+        Ok(head) => head,
+        Err(refused) => return End::Refused(refused.why),
+    };
+    let client = snapshot.client_address.client(peer, headers);
+    let routed = snapshot.router.find(head.method, head.path);
+    let public = matches!(routed, Routed::To(ix) if snapshot.route(ix).access == Access::Public);
+    let caller = match authenticate(snapshot, &head, Wall(1)) {
+        _ if public => None,
+        Ok(caller) => Some(caller),
+        Err(stranger) => {
+            covering::guesses(snapshot, client);
+            return End::Refused(stranger.refused.why);
+        }
+    };
+    match routed {
+        Routed::Nowhere => End::Nowhere,
+        Routed::OtherMethods(allow) => {
+            assert!(!allow.is_empty());
+            End::OtherMethod
+        }
+        Routed::To(route) => match authorize(snapshot, route, caller, client, &head) {
+            Err(refused) => End::Refused(refused.why),
+            Ok(permit) => End::Permitted {
+                limits: covering::asks(snapshot, route, permit.caller, client).len(),
+            },
+        },
+    }
+}
+
+fn words() -> impl Strategy<Value = String> {
+    let known = prop::sample::select(vec![
+        "Bearer secret",
+        "bearer  secret",
+        "Basic c2VjcmV0Og==",
+        "secret",
+        "Bearer",
+        "sp_x000000",
+        "close, x",
+        "upgrade",
+        "127.0.0.1, 10.0.0.9",
+        "::1",
+        "[::1]:80",
+        "for=x",
+        "a@b",
+        "a,b",
+        "chunked",
+        "5",
+        "application/grpc",
+        "%00",
+        "",
+    ]);
+    prop_oneof![3 => known.prop_map(str::to_owned), 1 => "[ -~]{0,40}"]
+}
+
+fn headers() -> impl Strategy<Value = HeaderMap> {
+    let name = prop::sample::select(vec![
+        "host",
+        "authorization",
+        "x-api-key",
+        "connection",
+        "content-length",
+        "x-forwarded-for",
+        "forwarded",
+        "te",
+        "via",
+        "content-type",
+        "cookie",
+        "x_forwarded_for",
+        "upgrade",
+    ]);
+    prop::collection::vec((name, words()), 0..8).prop_map(|lines| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.append(HeaderName::from_static(name), value);
+            }
+        }
+        headers
+    })
+}
+
+fn targets() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "/",
+        "a",
+        "b",
+        "t",
+        "open",
+        "acme",
+        "..",
+        ".",
+        "%2e",
+        "%2F",
+        "%00",
+        "%41",
+        "%c3%a9",
+        "%ff",
+        ";x",
+        "?",
+        "api_key=secret",
+        "tenant=acme",
+        "&",
+        "=",
+        "%61pi_key=secret",
+        "//",
+        "*",
+        "%25%32%65",
+        "+",
+    ]);
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    #[test]
+    fn any_head_is_decided_and_twice_the_same(
+        method in prop::sample::select(vec!["GET", "HEAD", "POST", "OPTIONS", "CONNECT", "TRACE", "get", "X-Y"]),
+        target in targets(),
+        authority in prop::option::of(prop::sample::select(vec!["a.example", "a.example:80", "[::1]:1"])),
+        two in any::<bool>(),
+        headers in headers(),
+        peer in prop::sample::select(vec!["127.0.0.1", "192.0.2.1", "2001:db8::7", "::ffff:127.0.0.1"]),
+    ) {
+        let uri = match authority {
+            Some(authority) => format!("http://{authority}{target}"),
+            None => target,
+        };
+        let Ok(uri) = uri.parse::<Uri>() else { return Ok(()) };
+        let version = if two { Version::HTTP_2 } else { Version::HTTP_11 };
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let peer = peer.parse().unwrap();
+        let once = decide(&SNAPSHOT, &method, &uri, version, &headers, peer);
+        prop_assert_eq!(decide(&SNAPSHOT, &method, &uri, version, &headers, peer), once);
+    }
+}
+
+#[test]
+fn the_generator_reaches_a_permit() {
+    let mut headers = HeaderMap::new();
+    headers.insert("host", HeaderValue::from_static("a"));
+    headers.insert("authorization", HeaderValue::from_static("Bearer secret"));
+    let uri = Uri::from_static("/a/b");
+    let end =
+        decide(&SNAPSHOT, &Method::GET, &uri, Version::HTTP_11, &headers, [127, 0, 0, 1].into());
+    assert_eq!(end, End::Permitted { limits: 1 });
+}
