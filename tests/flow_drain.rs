@@ -202,6 +202,7 @@ fn the_deadline_ends_what_does_not_end() {
     assert_eq!(gate.exit_within(Duration::from_secs(3)), Some(0));
     assert!(stuck.is_closed_within(A_SECOND));
     assert_eq!(drained(&gate), 1, "the log says how many it cut");
+    assert_eq!(gate.records().len(), 1, "what was cut is recorded, too");
 }
 
 #[test]
