@@ -13,7 +13,7 @@ use listenfd::ListenFd;
 use crate::admin::{self, AdminHandle, AdminState};
 use crate::clock::Clock;
 use crate::config::{self, Loaded, Overrides, Sources};
-use crate::policy::snapshot::{Drain, RecordSink, Scheme, Snapshot, StateAt};
+use crate::policy::snapshot::{Drain, RecordSink, Scheme, Snapshot};
 use crate::proxy;
 use crate::proxy::context::Common;
 use crate::proxy::counters::ConnectionCounters;
@@ -146,9 +146,8 @@ impl Gate {
         for address in &traffic {
             log.say(now, &Event::Listening { listener: "traffic", address: *address });
         }
-        if server.state == StateAt::Memory {
-            log.say(now, &Event::StateForgets);
-        }
+        // Also with a directory: nothing is written there yet.
+        log.say(now, &Event::StateForgets);
         common.lifecycle.serving();
         Ok(Gate {
             traffic,

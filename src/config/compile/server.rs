@@ -161,6 +161,7 @@ fn state_at(
         None => {}
     }
     match state {
+        // Nothing is written there yet, so that nothing is said of it either.
         None => StateAt::Directory(desk.beside(defaults::STATE)),
         Some(Or::One(text)) => match text.value.as_str() {
             "memory" => StateAt::Memory,
@@ -168,7 +169,11 @@ fn state_at(
                 desk.findings.error(text.at, "expected `memory` or a directory, found nothing");
                 StateAt::Memory
             }
-            directory => StateAt::Directory(desk.beside(directory)),
+            directory => {
+                let note = "state: a directory is not written to in this release; meters live in memory and a restart forgets them";
+                desk.notes.push(note.to_owned());
+                StateAt::Directory(desk.beside(directory))
+            }
         },
         Some(Or::Map(raw::State { at, redis: _, local: _ })) => {
             desk.findings.error_with(
