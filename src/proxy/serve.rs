@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -44,8 +44,10 @@ pub(super) async fn serve(
     let mut exchange = Exchange::begin(&at, now);
     match decide(&at, &peer, &mut head, now, &mut exchange) {
         Decision::Here(mut answer) => {
-            // RFC 9110 §10.1.1: who answers before the body says that the connection ends.
-            if peer.http == ClientHttp::Http1 && !body.is_end_stream() {
+            if peer.http == ClientHttp::Http1
+                && !body.is_end_stream()
+                && outgrows_draining(&head.headers)
+            {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             exchange.answered(answer)
@@ -59,6 +61,18 @@ pub(super) async fn serve(
             passage::pass(&at, &peer, request, admission, exchange).await
         }
     }
+}
+
+/// Whether a body that nobody will read ends its connection, which is then announced (RFC 9110 §10.1.1). One that has
+/// very likely arrived with its head is drained instead, and the connection goes on.
+fn outgrows_draining(headers: &HeaderMap) -> bool {
+    const DRAINED: u64 = 8 * 1024;
+    let drained = content_length(headers).is_some_and(|length| length <= DRAINED);
+    !drained || headers.contains_key(EXPECT)
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// What lives on of a decision when the policy it was made under is let go.
@@ -322,9 +336,7 @@ fn guessed(
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.
 fn refuse_large_body(most: Option<u64>, head: &Head<'_>) -> Result<(), Refused> {
-    let length =
-        head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match (length, most) {
+    match (content_length(head.headers), most) {
         (Some(length), Some(most)) if length > most => {
             Err(Refused::because(Refusal::BodyTooLarge, "Content-Length is over the route's bound"))
         }
