@@ -73,7 +73,8 @@ impl Exchange {
             reservation: None,
             membership: None,
             watch: BodyWatch::default(),
-            outcome: Outcome::Failed,
+            // Until an answer says otherwise: admitted, and the client left before there was one.
+            outcome: Outcome::Admitted,
             status: CLIENT_LEFT,
             upstream_status: None,
             sent: None,
@@ -223,9 +224,6 @@ impl Exchange {
         mut answer: Response<Body<Exchange>>,
     ) -> Response<Body<Exchange>> {
         self.0.status = answer.status().as_u16();
-        if self.0.outcome == Outcome::Failed && self.0.answered.is_none() && self.0.sent.is_none() {
-            self.0.outcome = Outcome::Admitted;
-        }
         self.hang_on(&mut answer);
         answer
     }
@@ -346,6 +344,9 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Settles, before anything else: a slot must be free when the answer is over.
         self.reservation = None;
+        if std::thread::panicking() {
+            (self.outcome, self.status) = (Outcome::Failed, 500);
+        }
         let now = self.at.clock.steady();
         let total = now.since(self.started.steady);
         let upstream = self.sent.map(|sent| self.answered.unwrap_or(now).since(sent));
@@ -365,6 +366,9 @@ impl Drop for Inner {
             end: self.end,
         };
         let draft = std::mem::take(&mut self.draft);
-        self.at.records.borrow_mut().close(draft, &closing);
+        // Borrowed already only if writing a record panicked: then this one is lost with it.
+        if let Ok(mut records) = self.at.records.try_borrow_mut() {
+            records.close(draft, &closing);
+        }
     }
 }

@@ -136,7 +136,7 @@ pub struct LimitLine<'a> {
     pub name: &'a str,
     /// Whether it vetoes.
     pub mode: Mode,
-    /// Units in use before this request.
+    /// Units in use, this request's among them if it was admitted.
     pub used: u64,
     /// The caller's ceiling in units.
     pub ceiling: u64,
