@@ -18,29 +18,33 @@ use crate::policy::outcome::Outcome;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::OnRevoke;
 
-/// Sends an admitted request on, and passes the answer back.
-pub(super) async fn pass(
-    at: &Rc<WorkerContext>,
-    peer: &Rc<Peer>,
+/// Sends an admitted request on, and passes the answer back. What it returns is small, because hyper moves it about: the
+/// rest is boxed, and its memory goes from request to request.
+pub(super) fn pass(
+    at: Rc<WorkerContext>,
+    peer: Rc<Peer>,
     mut request: Request<RequestBody>,
     admission: Admission,
     mut exchange: Exchange,
-) -> Answer {
+) -> impl Future<Output = Answer> {
     // Taken out of the request in any case: what hyper hangs on it is for this hop alone.
     let client = hyper::upgrade::on(&mut request);
     exchange.sending(request.body().watch(), at.clock.steady());
-    let sent = admission.pool.send(request, admission.response_timeout).await;
-    let now = at.clock.steady();
-    match sent {
-        Ok(response) => {
-            exchange.learned(Outcome::of_status(response.status().as_u16()), now);
-            deliver(at, peer, client, response, &admission, exchange)
-        }
-        Err(failure) => {
-            exchange.learned(outcome_of(&failure), now);
-            let refused = blamed(&failure, exchange.watch().fate());
-            let answer = late_refusal(at, &exchange, &refused);
-            exchange.failed(&refused, answer)
+    let sending = Box::pin(admission.pool.send(request, admission.response_timeout));
+    async move {
+        let sent = sending.await;
+        let now = at.clock.steady();
+        match sent {
+            Ok(response) => {
+                exchange.learned(Outcome::of_status(response.status().as_u16()), now);
+                deliver(&at, &peer, client, response, &admission, exchange)
+            }
+            Err(failure) => {
+                exchange.learned(outcome_of(&failure), now);
+                let refused = blamed(&failure, exchange.watch().fate());
+                let answer = late_refusal(&at, &exchange, &refused);
+                exchange.failed(&refused, answer)
+            }
         }
     }
 }

@@ -139,32 +139,42 @@ impl Pool {
 
     /// Sends a request, of which everything is final (the target in origin form for HTTP/1, absolute for HTTP/2), and
     /// waits for the head of the answer. `response_timeout` runs from the last byte that moved of the request.
-    pub async fn send(
+    ///
+    /// The request is with hyper before this returns, where a connection is at hand: what waits holds no request.
+    pub fn send(
         self: &Rc<Pool>,
         request: Request<RequestBody>,
         response_timeout: Duration,
-    ) -> Result<Response<UpstreamBody>, SendFailure> {
-        let active = Active::new(self);
-        let watch = request.body().watch();
-        let rest = Rest { active, watch, response_timeout };
-        match self.target.upstream.protocol {
+    ) -> impl Future<Output = Result<Response<UpstreamBody>, SendFailure>> + use<> {
+        let pool = Rc::clone(self);
+        let rest =
+            Rest { active: Active::new(self), watch: request.body().watch(), response_timeout };
+        let begun = match self.target.upstream.protocol {
             UpstreamProtocol::Http1 => match self.take_idle() {
                 Some(mut send) => {
-                    // The request is with hyper before anything is waited for, so that this future, which is moved
-                    // several times, holds no request. What is rare is boxed for the same reason.
                     let answer = send.try_send_request(request);
+                    Begun::Pooled { send, answer }
+                }
+                None => Begun::Fresh(Box::new(request)),
+            },
+            UpstreamProtocol::Http2 => Begun::Shared(Box::new(request)),
+        };
+        async move {
+            match begun {
+                Begun::Pooled { send, answer } => {
                     let answer = in_time(answer, &rest.watch, response_timeout).await;
                     match answer.ok_or(LATE)? {
-                        Ok(answer) => Ok(self.leased(answer, rest.lease(send))),
+                        Ok(answer) => Ok(pool.leased(answer, rest.lease(send))),
                         Err(mut error) => match error.take_message() {
-                            Some(untouched) => Box::pin(self.send_fresh(untouched, rest)).await,
+                            // Boxed, as all that is rare: its future would be moved with every request.
+                            Some(untouched) => Box::pin(pool.send_fresh(untouched, rest)).await,
                             None => Err(broken(&error.into_error())),
                         },
                     }
                 }
-                None => Box::pin(self.send_fresh(request, rest)).await,
-            },
-            UpstreamProtocol::Http2 => Box::pin(self.send_http2(request, rest)).await,
+                Begun::Fresh(request) => Box::pin(pool.send_fresh(*request, rest)).await,
+                Begun::Shared(request) => Box::pin(pool.send_http2(*request, rest)).await,
+            }
         }
     }
 
@@ -338,6 +348,16 @@ async fn close_old(pool: Weak<Pool>, every: Duration) {
             _ => return,
         }
     }
+}
+
+/// How far a request came without waiting.
+enum Begun<A> {
+    /// It is with a pooled connection.
+    Pooled { send: Http1, answer: A },
+    /// It needs a connection of its own.
+    Fresh(Box<Request<RequestBody>>),
+    /// It needs a stream of a shared connection.
+    Shared(Box<Request<RequestBody>>),
 }
 
 /// What goes with a request on its way: what it holds, and how long it may take.

@@ -58,7 +58,7 @@ pub(super) async fn serve(
             // 9 forward; 10 settle and 11 record hang on the exchange, which travels with the answer's body
             let body = RequestBody::new(body, admission.max_body, admission.body_idle);
             let request = Request::from_parts(head, body);
-            passage::pass(&at, &peer, request, admission, exchange).await
+            passage::pass(at, peer, request, admission, exchange).await
         }
     }
 }
