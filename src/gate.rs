@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{self, Loaded, Overrides, Sources};
 use crate::policy::snapshot::{Drain, RecordSink, Scheme, Snapshot};
 use crate::proxy;
-use crate::proxy::context::Common;
+use crate::proxy::context::{Common, Pulse};
 use crate::proxy::counters::ConnectionCounters;
 use crate::proxy::listen::Listeners;
 use crate::proxy::served_tls::ServedTls;
@@ -28,6 +28,8 @@ use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{BuildInfo, ConnectionFigures, Metrics};
 use crate::telemetry::record::RecordWriter;
 
+/// How long a worker may keep no house before it counts as stuck; it does ten times a second.
+const STUCK: Duration = Duration::from_secs(5);
 /// How long the last records and log lines may take to be written at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -125,6 +127,7 @@ impl Gate {
             clock,
             boot,
             workers,
+            pulses: (0..workers).map(|_| Pulse::default()).collect(),
         };
         let workers = Arc::new(proxy::start(common.clone(), &bound).map_err(|error| here(&error))?);
         for counters in workers.counters() {
@@ -168,6 +171,15 @@ impl Gate {
     /// Whether requests are served: the first policy is in force and no drain has begun.
     pub fn is_ready(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.common.lifecycle.ready().is_ok())
+    }
+
+    /// Whether every worker moves: a watchdog that is told so by anything less proves nothing.
+    pub fn is_alive(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            let now = running.common.clock.steady();
+            let moves = |pulse: &Pulse| u128::from(now.since(pulse.last())) < STUCK.as_nanos();
+            running.common.pulses.iter().all(moves)
+        })
     }
 
     /// Ends as the policy's `drain` says: readiness fails, accepting goes on for the delay, then what is open has until

@@ -50,7 +50,9 @@ pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
     let heartbeat = notify::heartbeat();
     loop {
         match signals.wait(heartbeat) {
-            Wish::Timeout => notify::alive(),
+            // Withheld when a worker is stuck, so that the service manager starts the gate anew.
+            Wish::Timeout if gate.is_alive() => notify::alive(),
+            Wish::Timeout => {}
             Wish::Reload => {
                 notify::reloading();
                 gate.reload();

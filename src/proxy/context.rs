@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use http::{Extensions, HeaderValue};
@@ -11,7 +12,7 @@ use super::forward::Pseudonym;
 use super::long_lived::LongLived;
 use super::pool::Pools;
 use super::served_tls::ServedTls;
-use crate::clock::Clock;
+use crate::clock::{Clock, Steady};
 use crate::policy::snapshot::Snapshot;
 use crate::store::Ledger;
 use crate::telemetry::decision_id::{BootId, DecisionId, DecisionIds};
@@ -41,6 +42,8 @@ pub(crate) struct WorkerContext {
     pub(super) workers: usize,
     /// Whether this worker is the one that sweeps the ledger.
     pub(super) sweeps: bool,
+    /// Where it says that it moves.
+    pub(super) pulse: Pulse,
 }
 
 /// What all workers of a gate have in common, to make each its context of.
@@ -64,6 +67,23 @@ pub struct Common {
     pub boot: BootId,
     /// The number of workers.
     pub workers: usize,
+    /// One a worker.
+    pub pulses: Arc<[Pulse]>,
+}
+
+/// When a worker last kept house, in nanoseconds of the steady clock: a worker that is stuck in a request does not.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    pub(super) fn beat(&self, now: Steady) {
+        self.0.store(now.0, Ordering::Relaxed);
+    }
+
+    /// The latest beat; the clock's origin before the first.
+    pub fn last(&self) -> Steady {
+        Steady(self.0.load(Ordering::Relaxed))
+    }
 }
 
 impl Common {
@@ -91,6 +111,7 @@ impl Common {
             in_flight: Cell::new(0),
             workers: self.workers,
             sweeps: index == 0,
+            pulse: self.pulses.get(index).cloned().unwrap_or_default(),
         }
     }
 }

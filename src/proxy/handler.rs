@@ -67,6 +67,7 @@ async fn keep_house(at: Rc<WorkerContext>) {
         ticks = ticks.wrapping_add(1);
         at.records.borrow_mut().flush();
         let now = at.clock.now();
+        at.pulse.beat(now.steady);
         if ticks.is_multiple_of(RECHECK_TICKS) {
             at.long_lived.recheck(&at.policy.load(), now.wall);
         }
