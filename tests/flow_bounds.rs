@@ -6,51 +6,11 @@ mod support;
 use std::io::Write as _;
 use std::time::Duration;
 
+use support::bait::{KEY, POLICY, ours, start, unharmed};
 use support::wire::Asked;
 use support::{
-    A_SECOND, Answer, Backend, Connection, Gate, Key, Policy, Reply, Request, eventually, streams,
+    A_SECOND, Backend, Connection, Gate, Key, Policy, Reply, Request, eventually, streams,
 };
-
-const POLICY: &str = "\
-version: 1
-upstream: http://127.0.0.1:9
-state: memory
-credentials: { accept: [bearer], keys: gate.keys.yaml }
-routes:
-  - { name: open, match: ANY /open/** }
-  - { name: small, match: POST /small, max_body: 16B }
-  - { name: closed, match: ANY /closed/**, scope: none-has-it }
-bounds: { head_timeout: 1s, body_idle: 1s }
-errors:
-  content_type: application/json
-  body: { ours: \"{code}\", status: \"{status}\" }
-";
-
-const KEY: &str = "Authorization: Bearer secret-a\r\n";
-
-fn start(backend: &Backend) -> Gate {
-    let keys = [Key::of("ka", "acme", "secret-a").with("scopes: [open]")];
-    Gate::start(Policy::with_keys(POLICY, &keys), backend)
-}
-
-/// The answer must be the gate's own, in the policy's envelope.
-#[track_caller]
-fn ours(answer: &Answer, what: &str) {
-    if answer.body.is_empty() {
-        return;
-    }
-    let body: serde_json::Value = serde_json::from_slice(&answer.body)
-        .unwrap_or_else(|_| panic!("{what}: not the envelope: {answer:?} {}", answer.text()));
-    assert!(body["ours"].is_string() && body["status"] == answer.status, "{what}: {body}");
-}
-
-#[track_caller]
-fn unharmed(gate: &Gate, backend: &Backend) {
-    assert_eq!(gate.metric("tollgate_panics_total"), Some(0.0));
-    let reached = backend.count();
-    assert_eq!(gate.send(&Request::get("/open/x").bearer("secret-a")).status, 200);
-    assert_eq!(backend.count(), reached + 1);
-}
 
 #[test]
 fn slow_heads_and_slow_bodies_end() {

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, reason = "each suite uses its part of this")]
 
 pub(crate) mod backend;
+pub(crate) mod bait;
 pub(crate) mod contract;
 pub(crate) mod gate;
 pub(crate) mod inside;
