@@ -308,12 +308,19 @@ fn a_proxy_header_is_believed_of_trusted_peers_only() {
          client_address: {{ from: proxy-protocol, trusted: [127.0.0.1/32] }}\n{ALL}"
     );
     let gate = Gate::start(policy("bearer", &rest, &KEYS), &backend);
-    let request = Request::get("/x").bearer("secret-a").bytes();
+    let request = Request::get("/x")
+        .bearer("secret-a")
+        .header("X-Request-Id", "theirs-1")
+        .header("X-Forwarded-Proto", "https")
+        .bytes();
     let mut connection = gate.connect();
     connection.write(b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n");
     connection.write(&request);
     assert_eq!(connection.answer(support::wire::Asked::Other).status, 200);
     assert_eq!(backend.last().only("x-forwarded-for"), "192.0.2.7");
+    // The proxy has passed the client's own fields on, and vouches for none of them.
+    assert_eq!(backend.last().only("x-forwarded-proto"), "http");
+    assert_ne!(backend.last().only("x-request-id"), "theirs-1");
 
     let mut version_2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24".to_vec();
     version_2.extend("2001:db8::7".parse::<std::net::Ipv6Addr>().expect("an address").octets());

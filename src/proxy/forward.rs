@@ -344,7 +344,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// The scheme that the client used, as far as we can know it: a trusted proxy before us may have ended its TLS.
 fn said_proto(head: &request::Parts, passage: &Passage<'_>, sent: bool) -> &'static str {
-    let trusted = || passage.policy.client_address.trusts(passage.peer.socket.ip());
+    let trusted = || passage.policy.client_address.trusts_fields(passage.peer.address());
     let said = head.headers.get(&X_FORWARDED_PROTO).filter(|_| sent && trusted());
     match said.map(HeaderValue::as_bytes) {
         Some(b"https") => "https",
