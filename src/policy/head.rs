@@ -247,6 +247,23 @@ pub fn query_parameters(query: &str) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)>
     })
 }
 
+/// The parameters that a backend may read in one `&`-separated part of a query, decoded: the part as a whole, and each
+/// piece between semicolons, at which some servers cut as well.
+pub fn readings(part: &str) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + '_ {
+    let pieces = part.contains(';').then(|| part.split(';'));
+    std::iter::once(part).chain(pieces.into_iter().flatten()).map(|piece| {
+        let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
+        (form_decoded(name), form_decoded(value))
+    })
+}
+
+/// Whether a backend may read a parameter of this decoded name as `wanted`: without regard to case and to spaces around
+/// it, and as an array or a map of that name (`name[]`, `name[x]`).
+pub fn may_be_read_as(given: &[u8], wanted: &str) -> bool {
+    let outer = given.split(|byte| *byte == b'[').next().unwrap_or(given);
+    [given, outer].iter().any(|name| name.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
 /// One name or value of a query, decoded.
 pub fn form_decoded(text: &str) -> Vec<u8> {
     let spaced: Vec<u8> = text.bytes().map(|byte| if byte == b'+' { b' ' } else { byte }).collect();
