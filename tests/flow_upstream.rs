@@ -142,6 +142,32 @@ fn nobody_there_and_nobody_answering_are_told_apart() {
 }
 
 #[test]
+fn requests_that_wait_for_one_shared_connection_do_not_wait_for_one_anothers_attempts() {
+    let silent = raw(|mut stream| {
+        let mut room = [0; 1024];
+        while matches!(stream.read(&mut room), Ok(1..)) {}
+    });
+    let upstream =
+        format!("{{ url: \"https://{silent}\", protocol: http2, connect_timeout: 500ms }}");
+    let policy = Policy::with_keys(
+        &format!(
+            "version: 1\nworkers: 1\nupstream: {upstream}\nstate: memory\n\
+             credentials: {{ accept: [bearer], keys: gate.keys.yaml }}\n\
+             routes:\n  - {{ name: all, match: ANY /** }}\n"
+        ),
+        &[Key::of("ka", "acme", "secret-a")],
+    );
+    let gate = Gate::run(policy, &["--listen", "127.0.0.1:0"]);
+    let began = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(gate.send(&get()).status, 502));
+        }
+    });
+    assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
+}
+
+#[test]
 fn silence_inside_an_answer_breaks_it() {
     let address = raw(|mut stream| {
         if head(&mut stream, &mut Vec::new()).is_some() {
