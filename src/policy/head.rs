@@ -93,6 +93,9 @@ fn check_host(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Re
         if authority.as_str().contains('@') {
             return bad("user information in the authority");
         }
+        if !is_host(authority.as_str().as_bytes()) {
+            return bad("an invalid authority");
+        }
         // Absolute-form replaces Host in HTTP/1.1 (RFC 9112 §3.2.2); in HTTP/2 two that differ are an attack.
         let same = |host: &http::HeaderValue| {
             host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
@@ -319,6 +322,15 @@ mod tests {
         }
         for host in ["a", "a.example:8080", "127.0.0.1", "[::1]:80", "xn--bcher-kva.example"] {
             assert!(is_host(host.as_bytes()), "{host:?}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, http::HeaderValue::from_static("a"));
+        for (target, fine) in
+            [("http://a,b/", false), ("http://a:b:c/", false), ("http://[::1]:80/", true)]
+        {
+            // What the parser of targets refuses by itself comes no further.
+            let told = target.parse().map(|uri| check_host(&uri, Version::HTTP_11, &headers));
+            assert_eq!(told.is_ok_and(|told| told.is_ok()), fine, "{target}");
         }
     }
 
