@@ -56,7 +56,7 @@ pub(super) async fn serve(
             // 8 commit: nothing that can be held now needs a durable record; what will is awaited here
             exchange.committed();
             // 9 forward; 10 settle and 11 record hang on the exchange, which travels with the answer's body
-            let body = RequestBody::new(body, admission.max_body, admission.body_idle);
+            let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
             let request = Request::from_parts(head, body);
             passage::pass(&at, &peer, request, admission, exchange).await
         }
