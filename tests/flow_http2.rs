@@ -135,6 +135,27 @@ fn each_refusal_has_its_status_and_the_policys_envelope() {
 }
 
 #[test]
+fn a_refused_head_request_has_the_length_of_a_body_and_none() {
+    let backend = Backend::start();
+    let gate = start(&backend);
+    run(async {
+        let to = connect(&gate).await;
+        for (request, status) in [
+            (ask(Method::HEAD, "/open/x"), 401),
+            (signed(Method::HEAD, "/closed/x"), 403),
+            (signed(Method::HEAD, "/nowhere"), 404),
+        ] {
+            let shown = format!("{request:?}");
+            let (told, headers, text) = send(&to, request, None).await.expect("an answer");
+            assert_eq!((told.as_u16(), text.len()), (status, 0), "{shown}");
+            let length = headers[http::header::CONTENT_LENGTH].to_str().unwrap();
+            assert!(length.parse::<usize>().is_ok_and(|length| length > 0), "{shown}: {length}");
+        }
+        assert_eq!(send(&to, signed(Method::HEAD, "/open/x"), None).await.unwrap().0, 200);
+    });
+}
+
+#[test]
 fn a_client_cannot_say_who_it_is_and_limits_count_streams() {
     let backend = Backend::start();
     let gate = start(&backend);

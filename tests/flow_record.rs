@@ -290,6 +290,24 @@ fn a_header_that_carries_keys_cannot_be_recorded() {
 }
 
 #[test]
+fn a_password_before_the_host_is_not_written_down() {
+    let backend = Backend::start();
+    let gate = start(&backend);
+    for (target, host) in [
+        (format!("http://me:{SECRET}@api.example/read/x"), "api.example".to_owned()),
+        ("/read/x".to_owned(), format!("me:{SECRET}@api.example")),
+    ] {
+        let mut connection = gate.connect();
+        connection.write(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+        assert_eq!(connection.answer(support::wire::Asked::Other).status, 400, "{target}");
+    }
+    for record in records(&gate, 2) {
+        assert_eq!(record["host"], "api.example");
+        assert!(!record.to_string().contains(SECRET), "{record}");
+    }
+}
+
+#[test]
 fn a_callers_text_stays_inside_its_field_and_out_of_labels() {
     let backend = Backend::start();
     let gate = start(&backend);

@@ -142,6 +142,63 @@ fn nobody_there_and_nobody_answering_are_told_apart() {
 }
 
 #[test]
+fn what_a_client_may_not_say_it_cannot_say_in_trailers() {
+    let (sender, seen) = std::sync::mpsc::channel();
+    let sender = std::sync::Mutex::new(sender);
+    let backend = raw(move |mut stream| {
+        let (mut all, mut room) = (Vec::new(), [0; 1024]);
+        while !(String::from_utf8_lossy(&all).contains("\r\n0\r\n") && all.ends_with(b"\r\n\r\n")) {
+            match stream.read(&mut room) {
+                Ok(read @ 1..) => all.extend_from_slice(&room[..read]),
+                _ => return,
+            }
+        }
+        drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
+        drop(sender.lock().unwrap().send(String::from_utf8_lossy(&all).into_owned()));
+    });
+    let policy = format!("{POLICY}identity: {{ tenant: X-Tenant-Id }}\n");
+    let policy = Policy::with_keys(&policy, &[Key::of("ka", "acme", "secret-a")]);
+    let gate = Gate::before(policy, &format!("http://{backend}"));
+    let mut connection = gate.connect();
+    connection.write(
+        b"POST /x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret-a\r\nTransfer-Encoding: chunked\r\n\
+          Trailer: X-Sum, X-Tenant-Id, X_Tenant_Id, X-Forwarded-For\r\n\r\n2\r\nhi\r\n0\r\n\
+          X-Sum: 7\r\nX-Tenant-Id: evil\r\nX_Tenant_Id: evil\r\nX-Forwarded-For: evil\r\n\r\n",
+    );
+    assert_eq!(connection.answer(Asked::Other).status, 200);
+    let request = seen.recv_timeout(A_SECOND).expect("it arrived").to_ascii_lowercase();
+    assert!(request.contains("x-sum: 7") && request.contains("x-tenant-id: acme"), "{request}");
+    assert!(!request.contains("evil"), "{request}");
+}
+
+#[test]
+fn requests_that_wait_for_one_shared_connection_do_not_wait_for_one_anothers_attempts() {
+    let silent = raw(|mut stream| {
+        let mut room = [0; 1024];
+        while matches!(stream.read(&mut room), Ok(1..)) {}
+    });
+    let upstream =
+        format!("{{ url: \"https://{silent}\", protocol: http2, connect_timeout: 500ms }}");
+    let policy = Policy::with_keys(
+        &format!(
+            "version: 1\nworkers: 1\nupstream: {upstream}\nstate: memory\n\
+             credentials: {{ accept: [bearer], keys: gate.keys.yaml }}\n\
+             routes:\n  - {{ name: all, match: ANY /** }}\n"
+        ),
+        &[Key::of("ka", "acme", "secret-a")],
+    );
+    let gate = Gate::run(policy, &["--listen", "127.0.0.1:0"]);
+    let clock = tollgate::clock::Clock::system();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(gate.send(&get()).status, 502));
+        }
+    });
+    let took = Duration::from_nanos(clock.steady().0);
+    assert!(took < Duration::from_millis(2500), "{took:?}");
+}
+
+#[test]
 fn silence_inside_an_answer_breaks_it() {
     let address = raw(|mut stream| {
         if head(&mut stream, &mut Vec::new()).is_some() {

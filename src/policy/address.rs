@@ -160,6 +160,12 @@ impl ClientAddressRule {
         self.from != AddressSource::Peer && self.trusted.contains(canonical(peer))
     }
 
+    /// Whether this peer's fields (a request id, the scheme) are a proxy's and not a client's: who speaks the PROXY
+    /// protocol passes them on as they came. `peer` is what that protocol announced, where it was spoken.
+    pub fn trusts_fields(&self, peer: IpAddr) -> bool {
+        self.from != AddressSource::ProxyProtocol && self.trusts(peer)
+    }
+
     fn walk(
         &self,
         peer: IpAddr,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use super::authenticate::{self, Caller};
-use super::head::{Head, form_decoded, percent_decoded};
+use super::head::{Head, may_be_read_as, percent_decoded, readings};
 use super::keys::SecretDigest;
 use super::limit::Mode;
 use super::refusal::{Refusal, Refused};
@@ -140,11 +140,12 @@ fn names_only(head: &Head<'_>, rule: &TenantRule, tenant: &str) -> bool {
             .split('/')
             .nth(at + 1)
             .is_some_and(|segment| percent_decoded(segment.as_bytes()) == tenant.as_bytes()),
-        // Decoded, and without regard to case in the name: a backend may read `Tenant_ID` as `tenant_id`.
-        TenantPlace::Query(name) => head.query.unwrap_or("").split('&').all(|pair| {
-            let (given, value) = pair.split_once('=').unwrap_or((pair, ""));
-            !form_decoded(given).eq_ignore_ascii_case(name.as_bytes())
-                || form_decoded(value) == tenant.as_bytes()
-        }),
+        // However a backend may read it: `Tenant_ID` as `tenant_id`, or what stands behind a semicolon.
+        TenantPlace::Query(name) => head
+            .query
+            .unwrap_or("")
+            .split('&')
+            .flat_map(readings)
+            .all(|(given, value)| !may_be_read_as(&given, name) || value == tenant.as_bytes()),
     }
 }

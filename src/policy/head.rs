@@ -93,6 +93,9 @@ fn check_host(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Re
         if authority.as_str().contains('@') {
             return bad("user information in the authority");
         }
+        if !is_host(authority.as_str().as_bytes()) {
+            return bad("an invalid authority");
+        }
         // Absolute-form replaces Host in HTTP/1.1 (RFC 9112 §3.2.2); in HTTP/2 two that differ are an attack.
         let same = |host: &http::HeaderValue| {
             host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
@@ -247,6 +250,23 @@ pub fn query_parameters(query: &str) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)>
     })
 }
 
+/// The parameters that a backend may read in one `&`-separated part of a query, decoded: the part as a whole, and each
+/// piece between semicolons, at which some servers cut as well.
+pub fn readings(part: &str) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + '_ {
+    let pieces = part.contains(';').then(|| part.split(';'));
+    std::iter::once(part).chain(pieces.into_iter().flatten()).map(|piece| {
+        let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
+        (form_decoded(name), form_decoded(value))
+    })
+}
+
+/// Whether a backend may read a parameter of this decoded name as `wanted`: without regard to case and to spaces around
+/// it, and as an array or a map of that name (`name[]`, `name[x]`).
+pub fn may_be_read_as(given: &[u8], wanted: &str) -> bool {
+    let outer = given.split(|byte| *byte == b'[').next().unwrap_or(given);
+    [given, outer].iter().any(|name| name.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
 /// One name or value of a query, decoded.
 pub fn form_decoded(text: &str) -> Vec<u8> {
     let spaced: Vec<u8> = text.bytes().map(|byte| if byte == b'+' { b' ' } else { byte }).collect();
@@ -302,6 +322,15 @@ mod tests {
         }
         for host in ["a", "a.example:8080", "127.0.0.1", "[::1]:80", "xn--bcher-kva.example"] {
             assert!(is_host(host.as_bytes()), "{host:?}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, http::HeaderValue::from_static("a"));
+        for (target, fine) in
+            [("http://a,b/", false), ("http://a:b:c/", false), ("http://[::1]:80/", true)]
+        {
+            // What the parser of targets refuses by itself comes no further.
+            let told = target.parse().map(|uri| check_host(&uri, Version::HTTP_11, &headers));
+            assert_eq!(told.is_ok_and(|told| told.is_ok()), fine, "{target}");
         }
     }
 

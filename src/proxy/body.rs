@@ -12,8 +12,10 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::context::WorkerContext;
 use super::cut::Cut;
 use super::deadline::Silence;
+use super::forward::request_trailers;
 use super::pool::Lease;
 
 /// How far a request's body has come.
@@ -93,6 +95,16 @@ struct Streaming {
     most: u64,
     silence: Silence,
     progress: Rc<Progress>,
+    trailers: Option<TrailerRule>,
+}
+
+/// The worker whose policy says what a client may not say behind its body either.
+struct TrailerRule(Rc<WorkerContext>);
+
+impl fmt::Debug for TrailerRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TrailerRule")
+    }
 }
 
 impl RequestBody {
@@ -113,7 +125,17 @@ impl RequestBody {
             most: max.unwrap_or(u64::MAX),
             silence: Silence::new(idle),
             progress,
+            trailers: None,
         }))
+    }
+
+    /// Has its trailers held to the policy that is in force when they come: some backends take them for headers.
+    #[must_use]
+    pub(super) fn held_to(mut self, at: &Rc<WorkerContext>) -> RequestBody {
+        if let Some(body) = &mut self.0 {
+            body.trailers = Some(TrailerRule(Rc::clone(at)));
+        }
+        self
     }
 
     /// What will tell about this body once it is on its way.
@@ -147,7 +169,14 @@ impl http_body::Body for RequestBody {
                 if frame.is_trailers() || http_body::Body::is_end_stream(&body.incoming) {
                     body.progress.fate.set(BodyFate::Complete);
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(match (frame.into_trailers(), &body.trailers) {
+                    (Ok(mut trailers), Some(TrailerRule(at))) => {
+                        request_trailers(&mut trailers, &at.policy.load());
+                        Frame::trailers(trailers)
+                    }
+                    (Ok(trailers), None) => Frame::trailers(trailers),
+                    (Err(frame), _) => frame,
+                })))
             }
             Poll::Ready(None) => {
                 body.progress.fate.set(BodyFate::Complete);

@@ -18,8 +18,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -376,6 +376,7 @@ impl<H: Handler> Serving<H> {
         request: Request<Incoming>,
     ) -> Result<Response<Answer<H::End>>, Infallible> {
         let bodied = !http_body::Body::is_end_stream(request.body());
+        let head_only = self.peer.http == ClientHttp::Http2 && request.method() == Method::HEAD;
         let owed = Owed::new(&self.wire, request.version() == Version::HTTP_10, bodied);
         let handler = self.handler.clone();
         let peer = Rc::clone(&self.peer);
@@ -393,6 +394,13 @@ impl<H: Handler> Serving<H> {
             && !response.status().is_informational();
         if announces {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if head_only {
+            // hyper leaves the body of an answer to HEAD out for HTTP/1 only (RFC 9110 §9.3.2).
+            let unsent = response.body_mut().take_full();
+            if !unsent.is_empty() {
+                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(unsent.len()));
+            }
         }
         Ok(response.map(|body| Answer { body, owed }))
     }

@@ -319,9 +319,11 @@ pub(super) struct Decided<'a> {
     pub(super) reads: Reads,
 }
 
+/// Without user information: the request is refused for it, and its password must not be written down.
 fn asked_host(head: &request::Parts) -> Option<&str> {
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    authority.or_else(|| head.headers.get(http::header::HOST)?.to_str().ok())
+    let host = authority.or_else(|| head.headers.get(http::header::HOST)?.to_str().ok())?;
+    host.rsplit('@').next()
 }
 
 impl OnEnd for Exchange {

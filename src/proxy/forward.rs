@@ -261,6 +261,27 @@ impl Found {
     }
 }
 
+/// Takes from a request's trailers what its head may not say either (RFC 9110 §6.5.1).
+pub(super) fn request_trailers(trailers: &mut HeaderMap, policy: &Snapshot) {
+    let gone: SmallVec<[HeaderName; 4]> = trailers
+        .keys()
+        .filter(|name| {
+            policy.identity.forbidden.forbids(name)
+                || policy.upstream.remove_headers.contains(name)
+                || *name == header::AUTHORIZATION
+                || policy
+                    .credentials
+                    .places
+                    .iter()
+                    .any(|place| matches!(place, Place::Header(own) if own == *name))
+        })
+        .cloned()
+        .collect();
+    for name in gone {
+        trailers.remove(name);
+    }
+}
+
 /// Takes from the backend's head what belongs to its connection alone. A 101 keeps what it switches with.
 pub(super) fn response_head(head: &mut response::Parts) {
     let is_hop = |name: &&HeaderName| {
@@ -344,7 +365,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// The scheme that the client used, as far as we can know it: a trusted proxy before us may have ended its TLS.
 fn said_proto(head: &request::Parts, passage: &Passage<'_>, sent: bool) -> &'static str {
-    let trusted = || passage.policy.client_address.trusts(passage.peer.socket.ip());
+    let trusted = || passage.policy.client_address.trusts_fields(passage.peer.address());
     let said = head.headers.get(&X_FORWARDED_PROTO).filter(|_| sent && trusted());
     match said.map(HeaderValue::as_bytes) {
         Some(b"https") => "https",

@@ -4,9 +4,10 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::policy::snapshot::Listener;
 
@@ -87,6 +88,8 @@ fn bind_one(listener: &Listener, inherited: &mut Vec<TcpListener>) -> Result<Bou
         None => listen(listener.address),
     };
     let bound = socket.and_then(|socket| {
+        // What is accepted inherits it.
+        socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive())?;
         Ok(Bound {
             address: socket.local_addr()?,
             socket,
@@ -95,6 +98,15 @@ fn bind_one(listener: &Listener, inherited: &mut Vec<TcpListener>) -> Result<Bou
         })
     });
     bound.map_err(|error| BindProblem { address: listener.address, error })
+}
+
+/// Asks a silent peer whether it is still there: a tunnel has no deadline, and one whose other end has lost its network
+/// would hold its connection and its slots for ever. About two and a half minutes.
+pub(super) fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_mins(1))
+        .with_interval(Duration::from_secs(30))
+        .with_retries(3)
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -161,6 +173,27 @@ mod tests {
         let bound = Listeners::bind(&[on(address)], &mut inherited).unwrap();
         assert_eq!(bound[0].local_addr(), address);
         assert_eq!(inherited.len(), 1);
+    }
+
+    #[test]
+    fn an_accepted_connection_finds_out_that_its_other_end_is_gone() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let own = Listeners::bind(&[on(any)], &mut Vec::new()).unwrap();
+        let handed = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = handed.local_addr().unwrap();
+        let handed = Listeners::bind(&[on(address)], &mut vec![handed]).unwrap();
+        for bound in [own, handed].iter().flatten() {
+            let _client = std::net::TcpStream::connect(bound.local_addr()).unwrap();
+            let accepted = loop {
+                match bound.socket.accept() {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    accepted => break accepted.unwrap().0,
+                }
+            };
+            let accepted = socket2::SockRef::from(&accepted);
+            assert!(accepted.keepalive().unwrap());
+            assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_mins(1));
+        }
     }
 
     #[test]

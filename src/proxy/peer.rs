@@ -57,6 +57,13 @@ pub struct Peer {
     pub(crate) slot: Option<Slot>,
 }
 
+impl Peer {
+    /// The connection's other end, as its PROXY header says it where a trusted proxy sent one.
+    pub(super) fn address(&self) -> IpAddr {
+        self.announced.unwrap_or(self.socket.ip())
+    }
+}
+
 /// What answers requests: one value a worker, cloned for every request (an `Rc` inside).
 pub trait Handler: Clone + 'static {
     /// What hangs on the end of an answer.

@@ -288,7 +288,9 @@ impl Pool {
         if let Some(connection) = self.with_room().filter(|_| !fresh) {
             return Ok(connection);
         }
-        let _one_at_a_time = self.opening.lock().await;
+        // Those who wait behind an upstream that does not answer must not wait for one another's attempts in turn.
+        let turn = timeout(self.target.upstream.connect_timeout, self.opening.lock()).await;
+        let Ok(_one_at_a_time) = turn else { return Err(NO_TURN) };
         if let Some(connection) = self.with_room().filter(|_| !fresh) {
             return Ok(connection);
         }
@@ -431,6 +433,12 @@ const LATE: SendFailure = SendFailure {
     why: Why::Timeout,
     processed: Processed::MayHaveBeen,
     detail: "the upstream did not answer in time",
+};
+
+const NO_TURN: SendFailure = SendFailure {
+    why: Why::Unreachable,
+    processed: Processed::NotProcessed,
+    detail: "the upstream took too long to connect",
 };
 
 const GAVE_UP: SendFailure = SendFailure {

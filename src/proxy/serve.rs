@@ -56,7 +56,7 @@ pub(super) async fn serve(
             // 8 commit: nothing that can be held now needs a durable record; what will is awaited here
             exchange.committed();
             // 9 forward; 10 settle and 11 record hang on the exchange, which travels with the answer's body
-            let body = RequestBody::new(body, admission.max_body, admission.body_idle);
+            let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
             let request = Request::from_parts(head, body);
             passage::pass(at, peer, request, admission, exchange).await
         }
@@ -124,7 +124,7 @@ fn decide(
 ) -> Decision {
     let policy = at.policy.load();
     let mut facts = Facts {
-        client: announced(peer),
+        client: peer.address(),
         route: None,
         key: None,
         caller: None,
@@ -134,7 +134,7 @@ fn decide(
     };
     let reads = if is_grpc(&head.headers) { Reads::Grpc } else { Reads::Http };
     let (id, made) = at.next_id();
-    let request_id = if policy.client_address.trusts(peer.socket.ip()) {
+    let request_id = if policy.client_address.trusts_fields(peer.address()) {
         head.headers.get(&X_REQUEST_ID).cloned().unwrap_or(made)
     } else {
         made
@@ -222,7 +222,7 @@ fn judge(
     // 2 head
     let head = Head::check(&head.method, &head.uri, head.version, &head.headers, &policy.bounds)?;
     // 3 client address
-    facts.client = policy.client_address.client(announced(peer), head.headers);
+    facts.client = policy.client_address.client(peer.address(), head.headers);
     // 4 route
     let routed = policy.router.find(head.method, head.path);
     if let Routed::To(ix) = routed {
@@ -260,11 +260,6 @@ fn judge(
             Err(refused.into())
         }
     }
-}
-
-/// The connection's other end, as its PROXY header says it where a trusted proxy sent one.
-fn announced(peer: &Peer) -> IpAddr {
-    peer.announced.unwrap_or(peer.socket.ip())
 }
 
 /// What the limits say to a caller who was refused before they were asked: every answer to an authenticated request

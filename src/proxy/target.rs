@@ -4,7 +4,7 @@ use http::HeaderValue;
 use http::uri::{Authority, PathAndQuery, Uri};
 
 use crate::policy::credential::Place;
-use crate::policy::head::form_decoded;
+use crate::policy::head::{may_be_read_as, readings};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::{Scheme, Snapshot, Upstream};
 
@@ -38,17 +38,18 @@ pub(super) fn target(uri: &Uri, policy: &Snapshot) -> Result<PathAndQuery, Refus
 }
 
 /// Whether the client's parameter may reach the backend. Names are compared decoded, without case and without what no
-/// name has in it, because it is not known how the backend compares them.
-fn may_stay(pair: &str, policy: &Snapshot) -> bool {
-    let (name, _) = pair.split_once('=').unwrap_or((pair, ""));
-    let decoded = form_decoded(name);
-    let bare: Vec<u8> = decoded.iter().copied().filter(u8::is_ascii_graphic).collect();
-    let removed =
-        policy.upstream.remove_query.iter().any(|gone| bare.eq_ignore_ascii_case(gone.as_bytes()));
-    let credential = policy.credentials.places.iter().any(
-        |place| matches!(place, Place::Query(place) if decoded.eq_ignore_ascii_case(place.as_bytes())),
-    );
-    !removed && !credential
+/// name has in it, in every way in which a backend may cut the query, because it is not known how this one does.
+fn may_stay(part: &str, policy: &Snapshot) -> bool {
+    readings(part).all(|(name, _)| {
+        let bare: Vec<u8> = name.iter().copied().filter(u8::is_ascii_graphic).collect();
+        let removed = policy.upstream.remove_query.iter().any(|gone| may_be_read_as(&bare, gone));
+        let credential = policy
+            .credentials
+            .places
+            .iter()
+            .any(|place| matches!(place, Place::Query(place) if may_be_read_as(&name, place)));
+        !removed && !credential
+    })
 }
 
 /// The same in absolute form, as HTTP/2 has it.

@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
 use super::io::{Socket, Stream};
+use super::listen::keepalive;
 use super::tls::{self, TlsProblem};
 use crate::policy::snapshot::{Scheme, Upstream, UpstreamProtocol};
 
@@ -159,6 +160,8 @@ impl Target {
     async fn secure(&self, tcp: TcpStream) -> Result<Stream, NoConnection> {
         // Without it small requests wait for acknowledgements; a failure costs only that.
         let _ = tcp.set_nodelay(true);
+        // A tunnel's backend that is gone without a word is found out by this alone.
+        let _ = socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive());
         let socket = Socket::new(tcp);
         let Some((config, name)) = &self.tls else { return Ok(Stream::Plain(socket)) };
         let tls = TlsConnector::from(Arc::clone(config))
