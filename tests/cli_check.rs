@@ -139,3 +139,20 @@ fn show_tells_what_is_in_force() {
     assert!(text(&output).contains("ping"), "{}", text(&output));
     assert_eq!(code(&tollgate(&directory, &["show", "policy.yaml", "--route", "pong"])), 1);
 }
+
+#[test]
+fn a_flag_that_cannot_be_is_wrong_usage() {
+    let directory = with(GOOD);
+    for (flag, value, told) in [
+        ("--listen", "8080", "expected an address with a port"),
+        ("--listen", "localhost:8080", "expected an address with a port"),
+        ("--admin", "9901", "or `none`"),
+        ("--upstream", "127.0.0.1:9000", "write http://host:port"),
+        ("--upstream", "ftp://127.0.0.1", "http or https"),
+    ] {
+        let output = tollgate(&directory, &["run", "--config", "policy.yaml", flag, value]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(code(&output), 2, "{flag} {value}: {error}");
+        assert!(error.contains(told), "{flag} {value}: {error}");
+    }
+}
