@@ -139,3 +139,57 @@ fn show_tells_what_is_in_force() {
     assert!(text(&output).contains("ping"), "{}", text(&output));
     assert_eq!(code(&tollgate(&directory, &["show", "policy.yaml", "--route", "pong"])), 1);
 }
+
+#[test]
+fn show_tells_what_bounds_a_tenants_keys_and_what_is_only_shadow() {
+    let directory = with(
+        "\
+version: 1
+upstream: http://127.0.0.1:9
+state: memory
+credentials: { accept: [bearer], keys: keys.yaml, new_keys: { scopes: all } }
+routes:
+  - { name: send, match: POST /send, scope: send, max_body: 64KiB }
+  - { name: read, match: GET /**, scope: read }
+limits:
+  trial: { rate: 10/minute, per: key, mode: shadow }
+plans:
+  basic: { scopes: [send, read] }
+tenants:
+  acme: { plan: basic, scopes: [read] }
+",
+    );
+    fs::write(directory.path().join("keys.yaml"), "[]\n").unwrap();
+    let told = |arguments: &[&str]| {
+        let output = tollgate(&directory, &[&["show", "policy.yaml"], arguments].concat());
+        assert_eq!(code(&output), 0, "{}", String::from_utf8_lossy(&output.stderr));
+        text(&output)
+    };
+    let tenant = told(&["--tenant", "acme"]);
+    assert!(tenant.contains("scopes of the plan, at most: [send, read]"), "{tenant}");
+    assert!(tenant.contains("scopes of the tenant, at most: [read]  # policy.yaml:13"), "{tenant}");
+    assert!(tenant.contains("trial: 10/minute, per key (shadow)"), "{tenant}");
+    let route = told(&["--route", "send"]);
+    assert!(route.contains("max_body: 64KiB"), "{route}");
+    assert!(route.contains("limit trial: 10/minute (shadow)"), "{route}");
+    let all = told(&[]);
+    assert!(all.contains("acme: plan basic, scopes [read]"), "{all}");
+    assert!(all.contains("scopes: [send, read]"), "{all}");
+}
+
+#[test]
+fn a_flag_that_cannot_be_is_wrong_usage() {
+    let directory = with(GOOD);
+    for (flag, value, told) in [
+        ("--listen", "8080", "expected an address with a port"),
+        ("--listen", "localhost:8080", "expected an address with a port"),
+        ("--admin", "9901", "or `none`"),
+        ("--upstream", "127.0.0.1:9000", "write http://host:port"),
+        ("--upstream", "ftp://127.0.0.1", "http or https"),
+    ] {
+        let output = tollgate(&directory, &["run", "--config", "policy.yaml", flag, value]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(code(&output), 2, "{flag} {value}: {error}");
+        assert!(error.contains(told), "{flag} {value}: {error}");
+    }
+}

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use super::when::{When, duration, when};
+use crate::config::upstream_complaint;
 
 /// A policy gate in front of an HTTP API: keys, scopes, allowlists and rate limits, from one YAML file.
 #[derive(Debug, Parser)]
@@ -51,24 +52,24 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Signals: SIGHUP reloads now (a changed file is in force within a second anyway); SIGTERM or SIGINT drains, and a second
-one ends the process at once.
+Signals: SIGHUP reloads now (a changed file is in force within a second anyway); SIGTERM or SIGINT
+drains, and a second one ends the process at once.
 
 Examples:
   tollgate run --config tollgate.yaml
-  tollgate run --config tollgate.yaml --listen 0.0.0.0:8080 --upstream http://127.0.0.1:9000 --state memory")]
+  tollgate run --config tollgate.yaml --listen 0.0.0.0:8080 --upstream http://127.0.0.1:9000")]
 pub(super) struct Run {
     /// The policy.
     #[arg(long, value_name = "FILE")]
     pub(super) config: PathBuf,
     /// Listen here instead of where the policy says.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(super) listen: Option<SocketAddr>,
     /// Forward there instead of where the policy says.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = upstream)]
     pub(super) upstream: Option<String>,
     /// The admin listener's address, or `none`.
-    #[arg(long, value_name = "ADDR|none")]
+    #[arg(long, value_name = "ADDR|none", value_parser = address_or_none)]
     pub(super) admin: Option<String>,
     /// Where counters live: `memory`, or a directory.
     #[arg(long, value_name = "memory|DIR")]
@@ -89,7 +90,7 @@ pub(super) enum LogFormat {
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// Listen here; by default 127.0.0.1:8080, or any free port of loopback if that is taken.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(super) listen: Option<SocketAddr>,
     /// End by itself after this long.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -182,8 +183,9 @@ pub(super) enum KeysCommand {
 #[command(after_help = "\
 Examples:
   tollgate keys new --config tollgate.yaml --tenant acme
-  SECRET=$(tollgate keys new --config tollgate.yaml --tenant acme --id acme-live --scope sms:send --expires 365d)
-  tollgate keys new --config tollgate.yaml --tenant acme --allow 203.0.113.0/24 --limit throttle=600/minute
+  SECRET=$(tollgate keys new --config tollgate.yaml --tenant acme --scope sms:send --expires 365d)
+  tollgate keys new --config tollgate.yaml --tenant acme --allow 203.0.113.0/24
+  tollgate keys new --config tollgate.yaml --tenant acme --limit throttle=600/minute
   tollgate keys new --config tollgate.yaml --tenant acme --secret-file ./acme.secret")]
 pub(super) struct New {
     /// The policy whose key file takes the key.
@@ -295,6 +297,24 @@ pub(super) struct Digest {
     /// The policy whose pepper the digest is made with; without it, plain SHA-256.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an address with a port, such as 127.0.0.1:8080".to_owned())
+}
+
+fn address_or_none(text: &str) -> Result<String, String> {
+    match (text, address(text)) {
+        ("none", _) | (_, Ok(_)) => Ok(text.to_owned()),
+        (_, Err(why)) => Err(format!("{why}, or `none`")),
+    }
+}
+
+fn upstream(text: &str) -> Result<String, String> {
+    match upstream_complaint(text) {
+        None => Ok(text.to_owned()),
+        Some(why) => Err(format!("{why}; write http://host:port or https://host")),
+    }
 }
 
 /// A network; an address alone is the network of this one host.

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use sha2::Digest;
 
+pub use compile::upstream_complaint;
 pub use origin::{Origins, Place};
 pub use problem::{Problem, Problems, Severity};
 pub use schema::schema;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::problem::{Findings, Span};
 use crate::policy::limit::{Ceiling, LimitIx};
-use crate::policy::snapshot::{PlanIx, TenantIx};
+use crate::policy::snapshot::{PlanIx, ScopeIx, TenantIx};
 
 /// A line of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,10 @@ pub struct Origins {
     pub plan_overrides: HashMap<(PlanIx, LimitIx), (Option<Ceiling>, Place)>,
     /// What tenants set limits to.
     pub tenant_overrides: HashMap<(TenantIx, LimitIx), (Option<Ceiling>, Place)>,
+    /// The most that the callers of a plan may do, where it says so. The snapshot holds only what is left for each key.
+    pub plan_scopes: HashMap<PlanIx, Vec<ScopeIx>>,
+    /// The most that a tenant's keys may do, where it says so.
+    pub tenant_scopes: HashMap<TenantIx, Vec<ScopeIx>>,
 }
 
 impl Origins {

@@ -14,8 +14,8 @@ use crate::policy::keys::{Key, KeyIx, KeyStatus};
 use crate::policy::limit::{Ceiling, Counts, LimitIx, LimitKind, Mode, Window};
 use crate::policy::route::ScopeDemand;
 use crate::policy::snapshot::{
-    Access, AddressRule, Grant, PlanIx, Route, RouteIx, Snapshot, Standing, Target, TenantIx,
-    TenantPlace,
+    Access, AddressRule, Grant, PlanIx, Route, RouteIx, ScopeIx, Snapshot, Standing, Target,
+    TenantIx, TenantPlace,
 };
 
 /// What to show.
@@ -117,6 +117,9 @@ impl Page<'_> {
         self.line(0, "plans:", None);
         for (ix, plan) in (0..).map(PlanIx).zip(&snapshot.plans) {
             self.line(1, &format!("{}:", plan.name), self.loaded.origins.plans.get(&*plan.name));
+            if let Some(scopes) = self.loaded.origins.plan_scopes.get(&ix) {
+                self.line(2, &format!("scopes: [{}]", self.scope_names(scopes)), None);
+            }
             for (limit_ix, limit) in (0..).map(LimitIx).zip(&snapshot.limits) {
                 if let Some((ceiling, place)) =
                     self.loaded.origins.plan_overrides.get(&(ix, limit_ix))
@@ -127,11 +130,15 @@ impl Page<'_> {
             }
         }
         self.line(0, "tenants:", None);
-        for tenant in &snapshot.tenants {
+        for (ix, tenant) in (0..).map(TenantIx).zip(&snapshot.tenants) {
             let plan = &snapshot.plan(tenant.plan).name;
             let standing = standing_words(tenant.standing);
             let place = self.loaded.origins.tenants.get(&*tenant.name);
-            self.line(1, &format!("{}: plan {plan}{standing}", tenant.name), place);
+            let scopes = match self.loaded.origins.tenant_scopes.get(&ix) {
+                Some(scopes) => format!(", scopes [{}]", self.scope_names(scopes)),
+                None => String::new(),
+            };
+            self.line(1, &format!("{}: plan {plan}{scopes}{standing}", tenant.name), place);
         }
         self.line(0, &format!("keys: {}", snapshot.keys.len()), None);
     }
@@ -157,10 +164,8 @@ impl Page<'_> {
                 ScopeDemand::Any(scopes) => ("any", scopes),
                 ScopeDemand::All(scopes) => ("all", scopes),
             };
-            let names: Vec<&str> =
-                scopes.iter().map(|ix| &*self.snapshot.scopes[ix.0 as usize]).collect();
-            let mode = mode_words(rule.mode);
-            self.line(depth + 1, &format!("scope: {word} of {}{mode}", names.join(", ")), None);
+            let (names, mode) = (self.scope_names(scopes), mode_words(rule.mode));
+            self.line(depth + 1, &format!("scope: {word} of {names}{mode}"), None);
         }
         if let Some(rule) = &route.tenant {
             let place = match &rule.place {
@@ -172,7 +177,7 @@ impl Page<'_> {
         self.allow(depth + 1, "allow", route.allow, None);
         self.line(depth + 1, &format!("weight: {}", route.weight), None);
         let body = match route.max_body.or(self.snapshot.bounds.body) {
-            Some(bytes) => format!("{bytes}B"),
+            Some(bytes) => size_words(bytes),
             None => "none".to_owned(),
         };
         self.line(depth + 1, &format!("max_body: {body}"), None);
@@ -181,7 +186,8 @@ impl Page<'_> {
             let limit = self.snapshot.limit(*ix);
             let place = self.loaded.origins.limits.get(&*limit.name);
             let ceiling = ceiling_words(limit.ceiling, limit.kind);
-            self.line(depth + 1, &format!("limit {}: {ceiling}", limit.name), place);
+            let mode = mode_words(limit.mode);
+            self.line(depth + 1, &format!("limit {}: {ceiling}{mode}", limit.name), place);
         }
     }
 
@@ -193,6 +199,10 @@ impl Page<'_> {
         let active = tenant.standing == Standing::Active;
         self.line(0, &format!("active: {active}"), None);
         self.line(0, &format!("plan: {}", plan.name), origins.plans.get(&*plan.name));
+        let plan_place = origins.plans.get(&*plan.name);
+        self.bound("the plan", origins.plan_scopes.get(&tenant.plan), plan_place);
+        let place = origins.tenants.get(&*tenant.name);
+        self.bound("the tenant", origins.tenant_scopes.get(&ix), place);
         self.allow(0, "allow", snapshot.allow, None);
         self.allow(0, "allow of the plan", plan.allow, origins.plans.get(&*plan.name));
         self.allow(0, "allow of the tenant", tenant.allow, origins.tenants.get(&*tenant.name));
@@ -200,8 +210,8 @@ impl Page<'_> {
         for (limit_ix, limit) in (0..).map(LimitIx).zip(&snapshot.limits) {
             let (ceiling, place) = self.below_key(limit_ix, ix, tenant.plan);
             let ceiling = ceiling_words(ceiling, limit.kind);
-            let text = format!("{}: {ceiling}, per {}", limit.name, compile::per_words(limit.per));
-            self.line(1, &text, place.as_ref());
+            let (per, mode) = (compile::per_words(limit.per), mode_words(limit.mode));
+            self.line(1, &format!("{}: {ceiling}, per {per}{mode}", limit.name), place.as_ref());
         }
         let keys: Vec<&str> =
             snapshot.keys.iter().filter(|key| key.tenant == ix).map(|key| &*key.id).collect();
@@ -231,11 +241,7 @@ impl Page<'_> {
         }
         let scopes = match snapshot.grant(key.grant) {
             Grant::All => "all".to_owned(),
-            Grant::Only(scopes) => {
-                let names: Vec<&str> =
-                    scopes.iter().map(|ix| &*snapshot.scopes[ix.0 as usize]).collect();
-                format!("[{}]", names.join(", "))
-            }
+            Grant::Only(scopes) => format!("[{}]", self.scope_names(scopes)),
         };
         self.line(0, &format!("scopes: {scopes}"), None);
         self.allow(0, "allow", snapshot.allow, None);
@@ -259,6 +265,19 @@ impl Page<'_> {
             .map(|(_, route)| route.name.to_string())
             .collect();
         self.line(0, &format!("routes: [{}]", routes.join(", ")), None);
+    }
+
+    fn scope_names(&self, scopes: &[ScopeIx]) -> String {
+        let names: Vec<&str> =
+            scopes.iter().map(|ix| &*self.snapshot.scopes[ix.0 as usize]).collect();
+        names.join(", ")
+    }
+
+    /// The most that a key may do, whatever the key itself says.
+    fn bound(&mut self, whose: &str, scopes: Option<&Vec<ScopeIx>>, from: Option<&Place>) {
+        let Some(scopes) = scopes else { return };
+        let names = self.scope_names(scopes);
+        self.line(0, &format!("scopes of {whose}, at most: [{names}]"), from);
     }
 
     /// Whether the key's scopes open the route.
@@ -334,6 +353,13 @@ fn standing_words(standing: Standing) -> &'static str {
 fn wall_words(wall: Wall) -> String {
     jiff::Timestamp::from_millisecond(wall.0)
         .map_or_else(|_| wall.0.to_string(), |timestamp| timestamp.to_string())
+}
+
+/// `64KiB`, as the policy writes it.
+fn size_words(bytes: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let whole = units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
+    whole.map_or_else(|| format!("{bytes}B"), |(unit, word)| format!("{}{word}", bytes / unit))
 }
 
 /// `120/minute, sliding`, as the policy writes it.

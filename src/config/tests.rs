@@ -212,6 +212,17 @@ fn tenants_that_are_not_listed_may_come_unless_closed() {
     assert!(!closed.tenants_by_name().contains_key("unlisted"));
 }
 
+#[test]
+fn a_key_that_a_closed_policy_shuts_out_is_told() {
+    let keys = key("one", "acmee", "") + &key("two", "acme", "");
+    assert!(!loaded(POLICY, &keys, "").warnings.to_string().contains("is refused"));
+    let closed = POLICY.replace("tenants:", "tenants:\n  unlisted: closed");
+    let told = loaded(&closed, &keys, "").warnings.to_string();
+    assert!(told.contains("the key `one` is refused: its tenant `acmee` is not listed"), "{told}");
+    assert!(told.contains("did you mean `acme`?"), "{told}");
+    assert!(!told.contains("`two`"), "{told}");
+}
+
 fn body(policy: &str, refusal: Refusal) -> String {
     let snapshot = loaded(policy, "[]", "").snapshot;
     let facts = Facts {

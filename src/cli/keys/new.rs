@@ -177,7 +177,7 @@ fn check_loaded(loaded: &Loaded, before: &Loaded, entry: &NewEntry) -> Result<()
         if is_new {
             let hint = suggestion(&entry.tenant, known());
             return Err(Failure::problem(format!(
-                "there is no tenant {}, and this policy is closed to others{hint} Nothing was changed",
+                "there is no tenant {}, and this policy is closed to others; nothing was changed{hint}",
                 entry.tenant
             )));
         }

@@ -143,7 +143,11 @@ fn plan(
         subject: SubjectKey::of(SubjectKind::Plan, name),
         allow: desk.allow(allow),
     });
-    callers.plan_sets.push(sets(overrides, scopes, desk));
+    let sets = sets(overrides, scopes, desk);
+    if let Some(scopes) = &sets.scopes {
+        desk.origins.plan_scopes.insert(ix, scopes.clone());
+    }
+    callers.plan_sets.push(sets);
     callers.plan_spans.push(at);
     callers.plan_places.insert(name.to_owned(), ix);
 }
@@ -182,6 +186,9 @@ fn tenant(
     };
     let allow = desk.allow(allow);
     let sets = sets(overrides, scopes, desk);
+    if let Some(scopes) = &sets.scopes {
+        desk.origins.tenant_scopes.insert(ix, scopes.clone());
+    }
     callers.push_tenant(name, standing, plan, allow, sets);
 }
 

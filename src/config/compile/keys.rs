@@ -19,7 +19,7 @@ use crate::policy::address::Nets;
 use crate::policy::keys::{Key, KeyIx, KeyStatus, Keys, SecretDigest, SharedSecret};
 use crate::policy::limit::{Ceiling, LimitIx, Mode, SubjectKey, Terms};
 use crate::policy::snapshot::{
-    AddressRule, Grant, GrantIx, Plan, PlanIx, ScopeIx, Tenant, TenantIx, TermsIx,
+    AddressRule, Grant, GrantIx, Plan, PlanIx, ScopeIx, Standing, Tenant, TenantIx, TermsIx,
 };
 use crate::policy::subject::SubjectKind;
 
@@ -163,7 +163,7 @@ impl Collector<'_, '_> {
             limits,
             status,
         } = entry;
-        let tenant = self.callers.tenant(tenant);
+        let (tenant_name, tenant) = (tenant, self.callers.tenant(tenant));
         let own_plan = plan.and_then(|(name, at)| {
             let found = self.callers.plan(name);
             if found.is_none() {
@@ -190,6 +190,20 @@ impl Collector<'_, '_> {
                 at,
                 format!("the key `{id}` has expired"),
                 "take it out, or `tollgate keys rotate` it".to_owned(),
+            );
+        }
+        let shut_out = self.callers.unlisted == Standing::Inactive
+            && !self.desk.origins.tenants.contains_key(tenant_name);
+        if shut_out && again == Again::Clashes && status == KeyStatus::Live {
+            let known = self.desk.origins.tenants.keys().map(String::as_str);
+            let near = did_you_mean(tenant_name, known);
+            self.desk.findings.warn(
+                at,
+                format!(
+                    "the key `{id}` is refused: its tenant `{tenant_name}` is not listed, and the policy \
+                     is closed to others"
+                ),
+                near.unwrap_or_else(|| "list the tenant".to_owned()),
             );
         }
         let subject = SubjectKey::of(SubjectKind::Key, id);

@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 pub(super) use self::keys::{Again, Collector, Entry};
 pub(super) use self::limits::per_words;
 pub(super) use self::overrides::Amounts;
+pub use self::upstream::upstream_complaint;
 use super::origin::Origins;
 use super::problem::{At, Findings, Span};
 use super::raw::{self, Secret, SecretPlace};

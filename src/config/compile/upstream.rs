@@ -127,6 +127,11 @@ fn target(url: Option<&At<String>>, at: Span, flag: Option<&str>, desk: &mut Des
     })
 }
 
+/// What is wrong with an upstream's URL; `None` if nothing is.
+pub fn upstream_complaint(url: &str) -> Option<&'static str> {
+    parse_url(url).err()
+}
+
 fn parse_url(text: &str) -> Result<Target, &'static str> {
     let uri: Uri = text.parse().map_err(|_| "this is no URL")?;
     let scheme = match uri.scheme_str() {
