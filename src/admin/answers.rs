@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ pub(super) fn answer<B>(
         "/metrics" => metrics,
         "/healthz" => healthz,
         "/readyz" => readyz,
-        "/v1/policy" if asker == Asker::Remote => forbidden,
+        "/v1/policy" if asker == Asker::Remote || !names_this_host(request) => forbidden,
         "/v1/policy" => policy,
         _ => return nothing_here(),
     };
@@ -83,6 +83,18 @@ pub(super) fn answer<B>(
     }
     // hyper leaves the body of an answer to HEAD out and keeps its length.
     resource(state)
+}
+
+/// Whether the request was meant for this host: by an address, or by a name without a dot. A page whose name was rebound
+/// to 127.0.0.1 has a browser on this host ask under the page's name, which has one.
+fn names_this_host<B>(request: &Request<B>) -> bool {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    !bare.contains('.') || bare.parse::<IpAddr>().is_ok()
 }
 
 fn metrics(state: &AdminState) -> Response<Answer> {
@@ -161,6 +173,19 @@ fn whole(status: StatusCode, content_type: &'static str, body: String) -> Respon
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rebound_name_is_not_this_host() {
+        let names = |host: &'static str| {
+            names_this_host(&Request::builder().header(HOST, host).body(()).unwrap())
+        };
+        for host in ["127.0.0.1:9901", "[::1]:9901", "localhost:9901", "localhost", "gate", ""] {
+            assert!(names(host), "{host}");
+        }
+        for host in ["evil.example", "evil.example:9901", "127.0.0.1.evil.example"] {
+            assert!(!names(host), "{host}");
+        }
+    }
 
     #[test]
     fn only_loopback_on_both_ends_is_local() {

@@ -1,7 +1,7 @@
 //! Step 2: refuse what two parsers could read two ways. Nothing is repaired: the decision and the backend see the
 //! same bytes, or the backend sees nothing.
 
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, Version};
 
@@ -53,6 +53,7 @@ impl<'a> Head<'a> {
         if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
             return bad("more than one Content-Length");
         }
+        check_transfer_coding(headers)?;
         if let Err(detail) = canonical_path(uri.path()) {
             return bad(detail);
         }
@@ -122,6 +123,19 @@ fn is_host(host: &[u8]) -> bool {
             .iter()
             .any(|byte| matches!(byte, b'@' | b',' | b'/' | b'?' | b'#' | b'\\' | b' ' | b'\t'))
         && Authority::try_from(host).is_ok()
+}
+
+/// RFC 9112 §6.1: the gate takes `chunked` off and puts it on again, and knows no other coding. One that it passed over
+/// would reach the backend as the body itself.
+fn check_transfer_coding(headers: &HeaderMap) -> Result<(), Refused> {
+    let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+            Ok(())
+        }
+        _ => Err(Refused::because(Refusal::BadRequest, "a transfer coding other than one chunked")),
+    }
 }
 
 /// RFC 9110 §7.6.1: a sender may not nominate end-to-end fields. One that does wants them to vanish behind the gate.
@@ -332,6 +346,19 @@ mod tests {
             let told = target.parse().map(|uri| check_host(&uri, Version::HTTP_11, &headers));
             assert_eq!(told.is_ok_and(|told| told.is_ok()), fine, "{target}");
         }
+    }
+
+    #[test]
+    fn a_body_may_be_chunked_once_and_coded_no_other_way() {
+        let check = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(TRANSFER_ENCODING, http::HeaderValue::from_static(line));
+            }
+            check_transfer_coding(&headers).is_ok()
+        };
+        assert!(check(&[]) && check(&["chunked"]) && check(&["Chunked "]));
+        assert!(!check(&["gzip, chunked"]) && !check(&["chunked", "chunked"]) && !check(&["gzip"]));
     }
 
     #[test]

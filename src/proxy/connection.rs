@@ -37,7 +37,7 @@ use super::io::{Socket, Stream};
 use super::peer::{ClientHttp, Handler, Peer, TlsFacts};
 use super::proxy_protocol::{self, Announced};
 use super::upstream::{
-    BUFFER, CONNECTION_WINDOW, HEADER_LIST, OnThisWorker, PING_EVERY, PING_WITHIN, STREAM_WINDOW,
+    BUFFER, CONNECTION_WINDOW, OnThisWorker, PING_EVERY, PING_WITHIN, STREAM_WINDOW,
 };
 use super::watch::{Over, Pieces, Watch};
 use super::wire::{ClientIo, Owed, Stage, Wire};
@@ -287,7 +287,7 @@ impl<H: Handler> Driver<H> {
             .max_concurrent_streams(self.bounds.h2_streams)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(HEADER_LIST)
+            .max_header_list_size(u32::try_from(self.bounds.head).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(ERROR_RESETS)
             .keep_alive_interval(PING_EVERY)

@@ -11,10 +11,11 @@ use super::forward::X_REQUEST_ID;
 use super::long_lived::Member;
 use super::peer::{ClientHttp, Peer};
 use super::respond::{LimitFields, Reads};
-use super::serve::Facts;
+use super::serve::{Asked, Facts};
 use super::tunnel::{TunnelEnd, Tunnelled};
 use crate::clock::{Now, Steady};
 use crate::policy::limit::{LimitIx, Mode};
+use crate::policy::order::Reading;
 use crate::policy::outcome::Outcome as Processed;
 use crate::policy::refusal::{Blame, Refusal, Refused};
 use crate::policy::report::Spelling;
@@ -146,9 +147,9 @@ impl Exchange {
         for refusal in &facts.shadowed {
             inner.at.metrics.refusal(inner.route, *refusal, None, Mode::Shadow);
         }
-        for reading in
-            facts.readings.iter().filter(|reading| reading.mode == Mode::Shadow && !reading.admits)
-        {
+        let would_refuse = |reading: &&Reading| reading.mode == Mode::Shadow && !reading.admits;
+        let decided = facts.asked == Asked::Decided;
+        for reading in facts.readings.iter().filter(would_refuse).filter(|_| decided) {
             let limit = policy.limit(reading.limit);
             inner.at.metrics.refusal(
                 inner.route,

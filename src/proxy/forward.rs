@@ -212,13 +212,10 @@ impl Found {
         // A public route's `Authorization` is between the client and the backend: the gate did not read it.
         let keyed = policy.route(passage.permit.route).access == Access::Keyed;
         let authorization = keyed && policy.credentials.reads_authorization();
+        // A header of the gate's own is its own on every route: clients send their key everywhere.
+        let places = &policy.credentials.places;
         let credential = |name: &HeaderName| {
-            keyed
-                && policy
-                    .credentials
-                    .places
-                    .iter()
-                    .any(|place| matches!(place, Place::Header(own) if own == name))
+            places.iter().any(|place| matches!(place, Place::Header(own) if own == name))
         };
         let mut found = Found::default();
         for name in headers.keys() {

@@ -102,6 +102,7 @@ pub(super) struct Facts {
     pub(super) key: Option<KeyIx>,
     caller: Option<Caller>,
     pub(super) readings: Readings,
+    pub(super) asked: Asked,
     pub(super) shadowed: SmallVec<[Refusal; 2]>,
     allow: Option<String>,
 }
@@ -112,6 +113,15 @@ enum Decision {
     Pass(Admission),
     /// The gate answers it by itself.
     Here(Answer),
+}
+
+/// What readings are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// They decided.
+    Decided,
+    /// They were only looked at, for what an answer shows: the request was refused before its limits were asked.
+    Peeked,
 }
 
 /// Steps 2 to 7, and the head of step 9, under one policy and without waiting for anything.
@@ -129,6 +139,7 @@ fn decide(
         key: None,
         caller: None,
         readings: Readings::new(),
+        asked: Asked::Decided,
         shadowed: SmallVec::new(),
         allow: None,
     };
@@ -143,6 +154,7 @@ fn decide(
     let judged = judge(at, &policy, peer, head, now, &mut facts);
     if judged.is_err() && facts.readings.is_empty() {
         facts.readings = untaken(at, &policy, &facts, now);
+        facts.asked = Asked::Peeked;
     }
     let fields = LimitFields::new(&policy, &facts.readings, now.wall);
     let decided = Decided { id, request_id: &request_id, parts: head, fields: &fields, reads };
@@ -377,13 +389,19 @@ fn ready_to_leave(
         pseudonym: &at.pseudonym,
         request_id,
     };
-    let wish = forward::request_head(head, &passage)?;
-    let pool = at.pools.of(&policy.upstream).map_err(|_| {
-        Refused::because(
-            Refusal::UpstreamUnreachable,
-            "the TLS material for the upstream cannot be used",
-        )
-    })?;
+    let prepared = forward::request_head(head, &passage).and_then(|wish| {
+        let detail = "the TLS material for the upstream cannot be used";
+        let pool = at.pools.of(&policy.upstream);
+        Ok((wish, pool.map_err(|_| Refused::because(Refusal::UpstreamUnreachable, detail))?))
+    });
+    let (wish, pool) = match prepared {
+        Ok(prepared) => prepared,
+        Err(refused) => {
+            // A refused request spends nothing, also when it is refused this late.
+            reservation.release(&at.ledger);
+            return Err(refused.into());
+        }
+    };
     let admission = Admission {
         wish,
         response_timeout: route.response_timeout,

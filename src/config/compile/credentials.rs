@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::problem::{At, Span, did_you_mean};
+use super::super::problem::{At, Span, did_you_mean, nearest};
 use super::super::raw::{self, Or};
 use super::super::read::Many;
 use super::super::{Issuing, NewKeyScopes, defaults};
@@ -47,7 +47,7 @@ pub(super) fn credentials(raw: Option<raw::Credentials>, desk: &mut Desk<'_>) ->
     };
     let issuing = Issuing {
         key_files: key_files.iter().map(|(path, _)| path.clone()).collect(),
-        scopes: scopes.map_or(NewKeyScopes::All, new_key_scopes),
+        scopes: scopes.map_or(NewKeyScopes::All, |scopes| new_key_scopes(scopes, desk)),
         expires: expires.map(|expires| expires.value),
     };
     let credentials = Credentials {
@@ -67,7 +67,19 @@ pub(super) fn credentials(raw: Option<raw::Credentials>, desk: &mut Desk<'_>) ->
     Compiled { credentials, key_files, issuing }
 }
 
-fn new_key_scopes(scopes: Many<At<String>>) -> NewKeyScopes {
+fn new_key_scopes(scopes: Many<At<String>>, desk: &mut Desk<'_>) -> NewKeyScopes {
+    const WORDS: [&str; 3] = ["required", "all", "tenant"];
+    if let [one] = scopes.items.as_slice()
+        && !WORDS.contains(&one.value.as_str())
+        && let Some(meant) = nearest(&one.value, WORDS)
+    {
+        // As a list it would be a scope of that name, which nobody means who is so near a word.
+        desk.findings.error_with(
+            one.at,
+            format!("`{}` is none of the words here", one.value),
+            format!("did you mean `{meant}`?"),
+        );
+    }
     match scopes.items.as_slice() {
         [one] if one.value == "required" => NewKeyScopes::Required,
         [one] if one.value == "all" => NewKeyScopes::All,
