@@ -119,7 +119,7 @@ impl Gate {
 
     /// The admin listener's answer to a GET.
     pub(crate) fn ask_admin(&self, path: &str) -> Answer {
-        send(self.admin, &Request::get(path).header("Connection", "close"))
+        send(self.admin, &Request::get(path).host("localhost").header("Connection", "close"))
     }
 
     /// The value of a series of `/metrics`, by its full name with labels.
