@@ -303,6 +303,20 @@ fn a_tunnel_is_cut_when_its_address_is_no_longer_admitted() {
 }
 
 #[test]
+fn a_tunnel_is_cut_when_its_route_no_longer_admits_its_address() {
+    let stricter = "match: ANY /**, allow: [192.0.2.0/24] }";
+    cuts(open(CUT), |open| open.gate.policy.replace("match: ANY /** }", stricter));
+}
+
+#[test]
+fn a_tunnel_is_cut_when_its_route_demands_a_scope_that_its_key_has_not() {
+    cuts(open(CUT), |open| {
+        open.gate.policy.replace("match: ANY /** }", "match: ANY /**, scope: tunnels }");
+        open.gate.policy.append("tenants: { acme: { scopes: [] } }");
+    });
+}
+
+#[test]
 fn a_tunnel_is_cut_when_its_key_expires() {
     cuts(open(CUT), |Open { gate, secret, tunnel, .. }| {
         let at = jiff::Timestamp::from_second(unix_now() + 3).expect("it is near");

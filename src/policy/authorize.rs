@@ -10,7 +10,7 @@ use super::keys::SecretDigest;
 use super::limit::Mode;
 use super::refusal::{Refusal, Refused};
 use super::route::{ScopeDemand, ScopeRule};
-use super::snapshot::{AddressRule, Grant, RouteIx, Snapshot, TenantPlace, TenantRule};
+use super::snapshot::{AddressRule, Grant, Route, RouteIx, Snapshot, TenantPlace, TenantRule};
 use crate::clock::Wall;
 
 /// The right to be forwarded on one route. It can be made by [`authorize`] only.
@@ -40,12 +40,7 @@ pub fn authorize(
     let route = snapshot.route(route_ix);
     let mut permit = Permit { route: route_ix, caller, shadowed: SmallVec::new(), _made_here: () };
     if let Some(caller) = caller {
-        if let Some(rule) = &route.scope {
-            let detail = "the key's scopes, its tenant's and its plan's do not cover the route";
-            permit.ask(rule.mode, Refusal::ScopeDenied, detail, || {
-                grants(snapshot.grant(caller.grant), rule)
-            })?;
-        }
+        permit.ask_scope(snapshot, caller, route)?;
         for rule in allowlists(snapshot, caller) {
             permit.ask_address(snapshot, rule, client)?;
         }
@@ -61,24 +56,31 @@ pub fn authorize(
     Ok(permit)
 }
 
-/// Whether an exchange that is open for long would still be admitted: its secret, key, tenant and address, not its limits.
+/// Whether an exchange that is open for long would still be admitted: its secret, key, tenant, route, scope and address;
+/// not its limits, which it has taken, nor its head, which is gone. `route_slot` is its route's [`Route::slot`].
 pub fn still_admitted(
     snapshot: &Snapshot,
     secret: &SecretDigest,
+    route_slot: u32,
     client: IpAddr,
     now: Wall,
 ) -> Result<(), Refused> {
+    let no_route = Refused::because(Refusal::RouteUnknown, "the route is no longer in the policy");
+    let at = snapshot.routes.iter().position(|route| route.slot == route_slot).ok_or(no_route)?;
+    let route = &snapshot.routes[at];
     let gone = Refused::because(Refusal::KeyRevoked, "the key is no longer in the policy");
     let caller = authenticate::by_digest(snapshot, secret, now)
         .ok_or(gone)?
         .map_err(|stranger| stranger.refused)?;
     let mut permit = Permit {
-        route: RouteIx(0),
+        route: RouteIx(u32::try_from(at).unwrap_or(u32::MAX)),
         caller: Some(caller),
         shadowed: SmallVec::new(),
         _made_here: (),
     };
-    allowlists(snapshot, caller).try_for_each(|rule| permit.ask_address(snapshot, rule, client))
+    permit.ask_scope(snapshot, caller, route)?;
+    let lists = allowlists(snapshot, caller).chain(route.allow);
+    lists.into_iter().try_for_each(|rule| permit.ask_address(snapshot, rule, client))
 }
 
 /// The lists that bind a caller, which intersect: policy, tenant, plan, key.
@@ -109,6 +111,18 @@ impl Permit {
                 Ok(())
             }
         }
+    }
+
+    fn ask_scope(
+        &mut self,
+        snapshot: &Snapshot,
+        caller: Caller,
+        route: &Route,
+    ) -> Result<(), Refused> {
+        let Some(rule) = &route.scope else { return Ok(()) };
+        let detail = "the key's scopes, its tenant's and its plan's do not cover the route";
+        let agrees = || grants(snapshot.grant(caller.grant), rule);
+        self.ask(rule.mode, Refusal::ScopeDenied, detail, agrees)
     }
 
     fn ask_address(

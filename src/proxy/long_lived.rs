@@ -25,23 +25,33 @@ struct State {
 #[derive(Debug)]
 struct Open {
     secret: SecretDigest,
+    /// Its route's stable place, which a reload keeps.
+    route: u32,
     client: IpAddr,
     cut: Cut,
 }
 
 impl LongLived {
     /// Adds one; it leaves when the membership is dropped.
-    pub(super) fn join(&self, secret: SecretDigest, client: IpAddr, cut: Cut) -> Member {
+    pub(super) fn join(
+        &self,
+        secret: SecretDigest,
+        route: u32,
+        client: IpAddr,
+        cut: Cut,
+    ) -> Member {
         let mut state = self.0.borrow_mut();
         let id = state.next;
         state.next += 1;
-        state.open.insert(id, Open { secret, client, cut });
+        state.open.insert(id, Open { secret, route, client, cut });
         Member { of: self.clone(), id }
     }
 
-    /// Cuts those whose secret, key, tenant or address the policy no longer admits.
+    /// Cuts those whose secret, key, tenant, route, scope or address the policy no longer admits.
     pub(super) fn recheck(&self, policy: &Snapshot, now: Wall) {
-        let gone = |open: &&Open| still_admitted(policy, &open.secret, open.client, now).is_err();
+        let gone = |open: &&Open| {
+            still_admitted(policy, &open.secret, open.route, open.client, now).is_err()
+        };
         let cuts: Vec<Cut> =
             self.0.borrow().open.values().filter(gone).map(|open| open.cut.clone()).collect();
         // Outside the borrow: a cut wakes tasks, and a membership that ends takes itself out of the map.

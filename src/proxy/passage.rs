@@ -101,7 +101,12 @@ fn watched(
     };
     let caller = admission.caller.filter(|_| cuts)?;
     let cut = Cut::new();
-    exchange.belongs_to(at.long_lived.join(caller.secret, admission.client, cut.clone()));
+    exchange.belongs_to(at.long_lived.join(
+        caller.secret,
+        admission.route,
+        admission.client,
+        cut.clone(),
+    ));
     Some(cut)
 }
 

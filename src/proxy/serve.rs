@@ -89,6 +89,8 @@ pub(super) struct Admission {
     pub(super) on_revoke: OnRevoke,
     /// Who asked.
     pub(super) caller: Option<Caller>,
+    /// The route's stable place.
+    pub(super) route: u32,
     /// From where.
     pub(super) client: IpAddr,
     /// The connections it goes out by.
@@ -409,6 +411,7 @@ fn ready_to_leave(
         max_body: policy.body_bound(permit.route),
         on_revoke: route.on_revoke,
         caller: permit.caller,
+        route: route.slot,
         client: facts.client,
         pool,
     };

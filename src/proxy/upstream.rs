@@ -2,7 +2,7 @@
 //! then on. Never decides whether a request is sent again: that is the pool's, and rests on proof.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use smallvec::SmallVec;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -22,6 +23,7 @@ use super::body::RequestBody;
 use super::io::{Socket, Stream};
 use super::listen::keepalive;
 use super::tls::{self, TlsProblem};
+use super::worker::NAME_LOOKUPS;
 use crate::policy::snapshot::{Scheme, Upstream, UpstreamProtocol};
 
 /// Runs hyper's HTTP/2 tasks on the worker that made them.
@@ -55,6 +57,9 @@ pub(crate) const PING_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Target {
     pub(crate) upstream: Arc<Upstream>,
     literal: Option<IpAddr>,
+    /// Look-ups of the name under way. A look-up cannot be called off: without a bound they would pile up behind a
+    /// resolver that is silent, one for each request that has given up meanwhile.
+    lookups: Arc<Semaphore>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
@@ -84,7 +89,8 @@ impl Target {
             Scheme::Http => None,
             Scheme::Https => Some((tls::client_config(&upstream)?, tls::server_name(&upstream)?)),
         };
-        Ok(Target { literal: upstream.host.parse().ok(), tls, upstream })
+        let lookups = Arc::new(Semaphore::new(NAME_LOOKUPS));
+        Ok(Target { literal: upstream.host.parse().ok(), lookups, tls, upstream })
     }
 
     /// Opens an HTTP/1 connection.
@@ -131,14 +137,23 @@ impl Target {
         timeout(self.upstream.connect_timeout, self.connect_untimed()).await.unwrap_or(Err(LATE))
     }
 
+    async fn look_up(&self, port: u16) -> Result<SmallVec<[SocketAddr; 4]>, NoConnection> {
+        const UNKNOWN: NoConnection = NoConnection("the upstream's name cannot be resolved");
+        let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(|_| UNKNOWN)?;
+        let host = self.upstream.host.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            // Given up when the look-up is over, not when nobody waits for it any more.
+            let _permit = permit;
+            (&*host, port).to_socket_addrs().map(Iterator::collect)
+        });
+        looking.await.map_err(|_| UNKNOWN)?.map_err(|_| UNKNOWN)
+    }
+
     async fn connect_untimed(&self) -> Result<Stream, NoConnection> {
         let port = self.upstream.port;
         let addresses: SmallVec<[SocketAddr; 4]> = match self.literal {
             Some(literal) => smallvec::smallvec![SocketAddr::new(literal, port)],
-            None => lookup_host((&*self.upstream.host, port))
-                .await
-                .map_err(|_| NoConnection("the upstream's name cannot be resolved"))?
-                .collect(),
+            None => self.look_up(port).await?,
         };
         // An address that does not answer must leave time for the others.
         let share =

@@ -28,7 +28,7 @@ use super::peer::Handler;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Threads of a worker that may wait for a name's addresses at once.
-const NAME_LOOKUPS: usize = 4;
+pub(super) const NAME_LOOKUPS: usize = 4;
 
 /// Connections of one worker, on a cache line of its own: every worker that accepts reads it, once a connection.
 #[derive(Debug, Default)]
