@@ -19,6 +19,7 @@ use crate::proxy::context::{Common, Pulse};
 use crate::proxy::counters::ConnectionCounters;
 use crate::proxy::listen::Listeners;
 use crate::proxy::served_tls::ServedTls;
+use crate::proxy::tls::TlsProblem;
 use crate::proxy::worker::Workers;
 use crate::reload::{self, ReloadHandle};
 use crate::store::{Backing, Ledger};
@@ -289,24 +290,24 @@ pub fn load(
     clock: &Clock,
     previous: Option<&Snapshot>,
 ) -> Result<Loaded, String> {
-    let sources = Sources { read: &|path| std::fs::read(path), list: &list, env: &env };
+    let sources = Sources { read: &|path| std::fs::read(path), list: &list_directory, env: &env };
     let loaded = config::load(config, overrides, &sources, clock.now().wall, previous)
         .map_err(|problems| problems.to_string())?;
-    check_tls(&loaded.snapshot)?;
+    check_tls(&loaded.snapshot).map_err(|problem| format!("error: {problem}"))?;
     Ok(loaded)
 }
 
-fn check_tls(snapshot: &Snapshot) -> Result<(), String> {
-    ServedTls::check(&snapshot.server.listeners).map_err(|problem| format!("error: {problem}"))?;
+/// Whether keys fit their certificates and authorities can be read: what the loader, which knows no TLS, leaves open.
+pub fn check_tls(snapshot: &Snapshot) -> Result<(), TlsProblem> {
+    ServedTls::check(&snapshot.server.listeners)?;
     match snapshot.upstream.scheme {
         Scheme::Http => Ok(()),
-        Scheme::Https => proxy::tls::client_config(&snapshot.upstream)
-            .map(drop)
-            .map_err(|problem| format!("error: {problem}")),
+        Scheme::Https => proxy::tls::client_config(&snapshot.upstream).map(drop),
     }
 }
 
-fn list(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// The files of a directory; the empty path is the current one.
+pub fn list_directory(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect()
 }

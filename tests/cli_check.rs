@@ -193,3 +193,19 @@ fn a_flag_that_cannot_be_is_wrong_usage() {
         assert!(error.contains(told), "{flag} {value}: {error}");
     }
 }
+
+#[test]
+fn a_certificate_with_anothers_key_fails_the_check_as_it_fails_the_start() {
+    let listen = "listen: [{ address: 127.0.0.1:0, tls: { certificate: c.pem, key: k.pem } }]";
+    let directory = with(&GOOD.replace("listen: 127.0.0.1:0", listen));
+    let pair = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (ours, others) = (pair(), pair());
+    fs::write(directory.path().join("c.pem"), ours.cert.pem()).unwrap();
+    fs::write(directory.path().join("k.pem"), others.signing_key.serialize_pem()).unwrap();
+    let output = tollgate(&directory, &["check", "policy.yaml"]);
+    assert_eq!(code(&output), 1, "{}", text(&output));
+    assert!(text(&output).contains("error: "), "{}", text(&output));
+    fs::write(directory.path().join("k.pem"), ours.signing_key.serialize_pem()).unwrap();
+    let output = tollgate(&directory, &["check", "policy.yaml"]);
+    assert_eq!(code(&output), 0, "{}", text(&output));
+}

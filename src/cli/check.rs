@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 
 use super::args::{Check, CheckFormat};
 use super::failure::{Code, Failure};
-use super::policy::{list_directory, read_file};
+use super::policy::read_file;
 use super::{environment, print};
 use crate::clock::{Clock, Wall};
 use crate::config::{self, Overrides, Problem, Secrets, Severity, Sources};
+use crate::gate::{check_tls, list_directory};
+use crate::policy::snapshot::Snapshot;
 
 /// What one policy came to.
 struct Report {
@@ -52,6 +54,24 @@ pub(super) fn check(arguments: &Check) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The one thing that `run` refuses and the loader does not know. Without secrets there is no key to look at.
+fn tls_problem(file: &Path, policy: &Snapshot, secrets: Secrets) -> Option<Problem> {
+    let problem = match secrets {
+        Secrets::Required => check_tls(policy).err()?,
+        Secrets::Optional => return None,
+    };
+    Some(Problem {
+        severity: Severity::Error,
+        file: file.to_owned(),
+        line: 0,
+        column: 0,
+        width: 1,
+        source: String::new(),
+        message: problem.to_string(),
+        remedy: None,
+    })
+}
+
 fn examine(file: &Path, secrets: Secrets, now: Wall) -> Report {
     let sources = Sources { read: &read_file, list: &list_directory, env: &environment };
     let overrides = Overrides { secrets, ..Overrides::default() };
@@ -68,7 +88,9 @@ fn examine(file: &Path, secrets: Secrets, now: Wall) -> Report {
             ]
             .join(", ");
             let notes = loaded.notes.iter().cloned().chain([counts]).collect();
-            (loaded.warnings.0, notes)
+            let mut problems = loaded.warnings.0;
+            problems.extend(tls_problem(file, policy, secrets));
+            (problems, notes)
         }
         Err(problems) => (problems.0, Vec::new()),
     };

@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::clock::Wall;
 use crate::config::{self, Loaded, Overrides, Problems, Secrets, Sources};
+use crate::gate::list_directory;
 
 /// The text that a key file is about to have.
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +61,6 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
         return Ok(bytes);
     }
     fs::read(path)
-}
-
-/// The files of a directory.
-pub(super) fn list_directory(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect()
 }
 
 /// Whether two paths name one file, which need not exist as long as its directory does.
