@@ -21,7 +21,7 @@ use tollgate::policy::covering;
 use tollgate::policy::head::Head;
 use tollgate::policy::route::Routed;
 use tollgate::policy::snapshot::Snapshot;
-use tollgate::store::{Backing, Ledger, Opening};
+use tollgate::store::{Backing, Ledger, Opening, Order};
 
 /// A key, scopes, a 20-network allowlist, three limits.
 const POLICY: &str = r#"
@@ -101,13 +101,13 @@ fn decide(
     let Routed::To(route) = snapshot.router.find(head.method, head.path) else { panic!("a route") };
     let caller = authenticate(snapshot, &head, now.wall).expect("a good key");
     let permit = authorize(snapshot, route, Some(caller), client, &head).expect("a permit");
-    let Opening::Admitted(reservation, readings) =
-        ledger.open(now, &covering::asks(snapshot, route, permit.caller, client))
+    let Opening::Admitted(reservation, readings) = ledger
+        .open(now, &Order::of(&covering::asks(snapshot, route, permit.caller, client, now.wall)))
     else {
         panic!("admitted")
     };
     let shown = snapshot.report.x_fields(&readings, now.wall);
-    reservation.close();
+    reservation.close(ledger);
     readings.len() + usize::from(shown.is_some())
 }
 

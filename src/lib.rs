@@ -7,6 +7,7 @@ pub mod config;
 pub mod demo;
 pub mod gate;
 pub mod keyfile;
+pub mod killpoint;
 pub mod policy;
 pub mod proxy;
 pub mod reload;

@@ -82,7 +82,7 @@ fn decide(
         _ if public => None,
         Ok(caller) => Some(caller),
         Err(stranger) => {
-            covering::guesses(snapshot, client);
+            covering::guesses(snapshot, client, Wall(1));
             return End::Refused(stranger.refused.why);
         }
     };
@@ -95,7 +95,7 @@ fn decide(
         Routed::To(route) => match authorize(snapshot, route, caller, client, &head) {
             Err(refused) => End::Refused(refused.why),
             Ok(permit) => End::Permitted {
-                limits: covering::asks(snapshot, route, permit.caller, client).len(),
+                limits: covering::asks(snapshot, route, permit.caller, client, Wall(1)).len(),
             },
         },
     }

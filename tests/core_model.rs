@@ -4,11 +4,14 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 use tollgate::clock::{Now, Steady, Wall};
-use tollgate::policy::limit::{Ceiling, LimitId, LimitIx, Mode, SubjectKey, Window};
+use tollgate::policy::calendar::Period;
+use tollgate::policy::charge::{ChargeRule, Stated, Verdict};
+use tollgate::policy::limit::{
+    Ceiling, LimitId, LimitIx, Mode, OnStoreFailure, SubjectKey, Window,
+};
 use tollgate::policy::meter::Meter;
 use tollgate::policy::order::{Ask, Asks, longest_wait, refusing};
-use tollgate::policy::outcome::Outcome;
-use tollgate::store::{Backing, Ledger, Opening, Reservation};
+use tollgate::store::{Backing, Ledger, Opening, Order, Reservation};
 
 fn at(nanos: u64) -> Now {
     Now { steady: Steady(nanos), wall: Wall(0) }
@@ -27,6 +30,8 @@ fn ask(ceiling: Ceiling, weight: u64) -> Ask {
         ceiling,
         weight,
         mode: Mode::Enforce,
+        period: Period::default(),
+        on_store_failure: OnStoreFailure::Local,
     }
 }
 
@@ -319,7 +324,7 @@ proptest! {
             if reading.admits {
                 meter.take(&ask, at(now));
             } else if changed {
-                meter.give_back(&ask.ceiling, weight, Steady(now));
+                meter.give_back(&ask.ceiling, weight, at(now));
             }
             meter.is_idle(at(now));
         }
@@ -378,7 +383,9 @@ impl Model {
                 let bucket = self.buckets.entry(ask.limit.0).or_default();
                 return bucket.fits(c, ask.weight, now);
             }
-            Window::Concurrent => unreachable!("the model has rates only"),
+            Window::Concurrent | Window::Quota(_) | Window::Spend(_) | Window::Prepaid => {
+                unreachable!("the model has rates only")
+            }
         };
         c.units > 0 && used + ask.weight <= c.units
     }
@@ -415,7 +422,7 @@ proptest! {
             let fits: Vec<bool> = asks.iter().map(|ask| model.fits(ask, now)).collect();
             let vetoed =
                 asks.iter().zip(&fits).any(|(ask, fits)| ask.mode == Mode::Enforce && !fits);
-            let readings = match ledger.open(at(now), &asks) {
+            let readings = match ledger.open(at(now), &Order::of(&asks)) {
                 Opening::Admitted(_, readings) => {
                     prop_assert!(!vetoed);
                     prop_assert_eq!(refusing(&readings), None);
@@ -430,6 +437,7 @@ proptest! {
                     prop_assert_eq!(longest_wait(&readings), waits.max_by_key(|w| w.unwrap_or(u64::MAX)).flatten());
                     readings
                 }
+                other => panic!("nothing was claimed: {other:?}"),
             };
             prop_assert_eq!(readings.iter().map(|r| r.admits).collect::<Vec<_>>(), fits);
             for (ask, reading) in asks.iter().zip(&readings) {
@@ -459,12 +467,12 @@ proptest! {
             now += request.step;
             let asks: Asks =
                 request.limits.iter().map(|i| Ask { weight: request.weight, ..table[*i] }).collect();
-            if let Opening::Refused(readings) = ledger.open(at(now), &asks) {
+            if let Opening::Refused(readings) = ledger.open(at(now), &Order::of(&asks)) {
                 let wait = longest_wait(&readings).expect("every enforced ceiling is above the weights");
-                let early = ledger.open(at(now + wait - 1), &asks);
+                let early = ledger.open(at(now + wait - 1), &Order::of(&asks));
                 prop_assert!(matches!(early, Opening::Refused(_)));
                 now += wait;
-                let after = ledger.open(at(now), &asks);
+                let after = ledger.open(at(now), &Order::of(&asks));
                 prop_assert!(matches!(after, Opening::Admitted(..)));
             }
         }
@@ -486,7 +494,7 @@ proptest! {
         let mut open: Vec<Reservation> = Vec::new();
         for (what, which) in moves {
             match what {
-                0..=3 => match ledger.open(at(0), &asks) {
+                0..=3 => match ledger.open(at(0), &Order::of(&asks)) {
                     Opening::Admitted(reservation, _) => {
                         prop_assert!(open.len() < 4);
                         open.push(reservation);
@@ -495,15 +503,17 @@ proptest! {
                         prop_assert_eq!(open.len(), 4);
                         prop_assert_eq!(longest_wait(&readings), None);
                     }
+                    other => panic!("nothing was claimed: {other:?}"),
                 },
                 _ if open.is_empty() => {}
-                4 => open.swap_remove(which.index(open.len())).close(),
+                4 => open.swap_remove(which.index(open.len())).close(&ledger),
                 5 => drop(open.swap_remove(which.index(open.len()))),
                 6 => {
                     let mut one = open.swap_remove(which.index(open.len()));
                     one.sending();
-                    one.outcome(Outcome::of_status(503));
-                    one.close();
+                    let rule = ChargeRule::default();
+                    let _ = one.learned(&ledger, Verdict::of_status(503), &rule, Stated::Unasked);
+                    one.close(&ledger);
                 }
                 _ => open.swap_remove(which.index(open.len())).release(&ledger),
             }
@@ -538,13 +548,14 @@ proptest! {
             let peeked = ledger.peek(at(now), &ask);
             let asks: Asks = [ask].into_iter().collect();
             let log = logs.entry(stranger).or_default();
-            match ledger.open(at(now), &asks) {
+            match ledger.open(at(now), &Order::of(&asks)) {
                 Opening::Admitted(..) => {
                     prop_assert!(peeked.admits);
                     log.add(now, 1);
                     prop_assert!(log.within(now, PERIOD) <= 2);
                 }
                 Opening::Refused(readings) => prop_assert_eq!(peeked, readings[0]),
+                other => panic!("nothing was claimed: {other:?}"),
             }
             if sweep {
                 ledger.sweep(at(now), 20);

@@ -16,6 +16,7 @@ use tollgate::clock::Clock;
 use tollgate::policy::address::{AddressSource, ClientAddressRule, Nets};
 use tollgate::policy::answer::Answers;
 use tollgate::policy::credential::Credentials;
+use tollgate::policy::idempotency::RecordBounds;
 use tollgate::policy::keys::Keys;
 use tollgate::policy::report::{RateLimitFields, Report, Spelling, XRateLimit};
 use tollgate::policy::route::Router;
@@ -40,6 +41,9 @@ fn policy(text: &str) -> Result<Snapshot, String> {
     }
     let second = Duration::from_secs(1);
     Ok(Snapshot {
+        calendars: Vec::new(),
+        records: RecordBounds { records: 0, per_tenant: 0, bytes: 0 },
+        auto_revoke: Vec::new(),
         digest: text.into(),
         keys_digest: "keys".into(),
         router: Router::default(),

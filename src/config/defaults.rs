@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::policy::idempotency::RecordBounds;
+
 /// Loopback: a gate that nobody configured is reachable by nobody else.
 pub(super) const LISTEN: &str = "127.0.0.1:8080";
 /// Loopback, where the admin listener needs no token.
@@ -54,3 +56,7 @@ pub(super) const V6_PREFIX: u8 = 64;
 pub(super) const WEIGHT: u64 = 1;
 /// The realm of `WWW-Authenticate`.
 pub(super) const REALM: &str = "api";
+
+/// Idempotency records: a day of a hundred sends a second for one tenant of ten, with answers of a few hundred bytes.
+pub(super) const RECORDS: RecordBounds =
+    RecordBounds { records: 1_000_000, per_tenant: 200_000, bytes: 256 * 1024 * 1024 };

@@ -12,6 +12,7 @@ use super::{Loaded, compile};
 use crate::clock::Wall;
 use crate::policy::keys::{Key, KeyIx, KeyStatus};
 use crate::policy::limit::{Ceiling, Counts, LimitIx, LimitKind, Mode, Window};
+use crate::policy::money::Money;
 use crate::policy::route::ScopeDemand;
 use crate::policy::snapshot::{
     Access, AddressRule, Grant, PlanIx, Route, RouteIx, ScopeIx, Snapshot, Standing, Target,
@@ -157,6 +158,10 @@ impl Page<'_> {
         match (route.access, route.target) {
             (Access::Public, Target::Upstream) => self.line(depth + 1, "public: true", None),
             (_, Target::Ready) => self.line(depth + 1, "answer: ready", None),
+            (_, Target::Balance(ix)) => {
+                let name = &self.loaded.snapshot.limit(ix).name;
+                self.line(depth + 1, &format!("answer: {{ balance: {name} }}"), None);
+            }
             (Access::Keyed, Target::Upstream) => {}
         }
         if let Some(rule) = &route.scope {
@@ -385,5 +390,8 @@ fn ceiling_words(ceiling: Option<Ceiling>, kind: LimitKind) -> String {
         Window::Sliding => format!("{units}/{period}, sliding"),
         Window::Fixed => format!("{units}/{period}, fixed"),
         Window::Concurrent => format!("{units} open at once"),
+        Window::Quota(_) => format!("{units} a calendar period"),
+        Window::Spend(_) => format!("{} a calendar period", Money(units)),
+        Window::Prepaid => "prepaid".to_owned(),
     }
 }

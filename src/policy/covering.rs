@@ -3,19 +3,27 @@
 use std::net::IpAddr;
 
 use super::authenticate::Caller;
+use super::calendar::Period;
 use super::limit::{Limit, LimitIx, LimitKind, SubjectKey};
 use super::order::{Ask, Asks};
 use super::snapshot::{RouteIx, Snapshot};
+use crate::clock::Wall;
 
-/// Everything that limits this caller on this route.
-pub fn asks(snapshot: &Snapshot, route: RouteIx, caller: Option<Caller>, client: IpAddr) -> Asks {
-    let ask = |ix: &LimitIx| ask(snapshot, *ix, Some(route), caller, client);
+/// Everything that limits this caller on this route, in the calendar periods of `now`.
+pub fn asks(
+    snapshot: &Snapshot,
+    route: RouteIx,
+    caller: Option<Caller>,
+    client: IpAddr,
+    now: Wall,
+) -> Asks {
+    let ask = |ix: &LimitIx| ask(snapshot, *ix, Some(route), caller, client, now);
     snapshot.route(route).limits.iter().filter_map(ask).collect()
 }
 
 /// Everything that limits failed authentications from this address.
-pub fn guesses(snapshot: &Snapshot, client: IpAddr) -> Asks {
-    snapshot.guessing.iter().filter_map(|ix| ask(snapshot, *ix, None, None, client)).collect()
+pub fn guesses(snapshot: &Snapshot, client: IpAddr, now: Wall) -> Asks {
+    snapshot.guessing.iter().filter_map(|ix| ask(snapshot, *ix, None, None, client, now)).collect()
 }
 
 /// `None` where the limit does not bind this caller: overridden with `none`, or counted by facts it does not have.
@@ -25,6 +33,7 @@ fn ask(
     route: Option<RouteIx>,
     caller: Option<Caller>,
     client: IpAddr,
+    now: Wall,
 ) -> Option<Ask> {
     let limit = snapshot.limit(ix);
     let ceiling = match caller {
@@ -32,11 +41,26 @@ fn ask(
         None => limit.ceiling?,
     };
     let weight = match limit.kind {
-        LimitKind::Rate => route.map_or(1, |ix| snapshot.route(ix).weight),
+        LimitKind::Rate | LimitKind::Quota => route.map_or(1, |ix| snapshot.route(ix).weight),
         LimitKind::Concurrent => 1,
+        LimitKind::Spend | LimitKind::Credit => {
+            route.map_or(0, |ix| snapshot.route(ix).charge.reserve.0)
+        }
     };
     let (subject, crowded) = subject(snapshot, limit, route, caller, client)?;
-    Some(Ask { limit: ix, id: limit.id, subject, crowded, ceiling, weight, mode: limit.mode })
+    let calendar = ceiling.window.calendar();
+    let period = calendar.map_or(Period::default(), |ix| snapshot.calendar(ix).period_at(now));
+    Some(Ask {
+        limit: ix,
+        id: limit.id,
+        subject,
+        crowded,
+        ceiling,
+        period,
+        weight,
+        mode: limit.mode,
+        on_store_failure: limit.on_store_failure,
+    })
 }
 
 /// The subject, and the wider one that stands in for it when the table of addresses is full.

@@ -1,6 +1,7 @@
 //! Limits as compiled: what is counted, for whom, against which ceiling.
 
 use super::Name;
+use super::calendar::CalendarIx;
 use super::refusal::Refusal;
 use super::snapshot::RouteIx;
 
@@ -28,6 +29,37 @@ pub enum Window {
     Fixed,
     /// At most `units` open at one moment; time does not help.
     Concurrent,
+    /// At most `units` in each period of a calendar.
+    Quota(CalendarIx),
+    /// At most `units` millionths of money in each period of a calendar.
+    Spend(CalendarIx),
+    /// At most what was topped up, in millionths; time does not help. The ceiling is the meter's own.
+    Prepaid,
+}
+
+impl Window {
+    /// What is counted: two windows of one kind can be turned into one another, those of two cannot.
+    pub const fn kind(self) -> LimitKind {
+        match self {
+            Window::Bucket | Window::Sliding | Window::Fixed => LimitKind::Rate,
+            Window::Concurrent => LimitKind::Concurrent,
+            Window::Quota(_) => LimitKind::Quota,
+            Window::Spend(_) => LimitKind::Spend,
+            Window::Prepaid => LimitKind::Credit,
+        }
+    }
+
+    /// The calendar whose periods it counts.
+    pub const fn calendar(self) -> Option<CalendarIx> {
+        match self {
+            Window::Quota(calendar) | Window::Spend(calendar) => Some(calendar),
+            Window::Bucket
+            | Window::Sliding
+            | Window::Fixed
+            | Window::Concurrent
+            | Window::Prepaid => None,
+        }
+    }
 }
 
 /// What a subject may use, as its terms say at the moment of the decision.
@@ -35,9 +67,10 @@ pub enum Window {
 pub struct Ceiling {
     /// How use is counted.
     pub window: Window,
-    /// Units per period (for `Concurrent`: open at once). 0 admits nothing.
+    /// Units per period (for `Concurrent`: open at once; for `Spend`: millionths; for `Prepaid`: 0 here, and in a reading
+    /// what was topped up). 0 admits nothing.
     pub units: u64,
-    /// Length of the period in nanoseconds, at least 1; 0 only for `Concurrent`.
+    /// Length of the period in nanoseconds, at least 1; 0 where the window knows none or a calendar has it.
     pub period: u64,
     /// Size of a bucket in units; equals `units` for every other window.
     pub burst: u64,
@@ -71,13 +104,19 @@ pub struct Per {
     pub route: bool,
 }
 
-/// Which refusal a limit answers with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What a limit counts, which chooses its refusal and its row in the table of outcomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LimitKind {
     /// `rate:`
     Rate,
     /// `concurrent:`
     Concurrent,
+    /// `quota:`
+    Quota,
+    /// `spend:`
+    Spend,
+    /// `credit:`
+    Credit,
 }
 
 impl LimitKind {
@@ -86,8 +125,30 @@ impl LimitKind {
         match self {
             LimitKind::Rate => Refusal::Rate,
             LimitKind::Concurrent => Refusal::Concurrent,
+            LimitKind::Quota => Refusal::Quota,
+            LimitKind::Spend => Refusal::Spend,
+            LimitKind::Credit => Refusal::Credit,
         }
     }
+
+    /// Whether it counts money, so that a request takes its `cost` and not its `weight`.
+    pub const fn is_money(self) -> bool {
+        match self {
+            LimitKind::Spend | LimitKind::Credit => true,
+            LimitKind::Rate | LimitKind::Concurrent | LimitKind::Quota => false,
+        }
+    }
+}
+
+/// What a limit does while the store has failed. Our own fault is never a 429.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnStoreFailure {
+    /// Goes on deciding in memory; what is used meanwhile may be forgotten by a crash (the default of `rate`).
+    Local,
+    /// Is not asked.
+    Allow,
+    /// Refuses with 503 `store_unavailable` (the default of `quota`, `spend` and `credit`).
+    Deny,
 }
 
 /// What moves the meter.
@@ -114,6 +175,10 @@ pub struct Limit {
     pub counts: Counts,
     /// Whether it vetoes.
     pub mode: Mode,
+    /// What it does while the store has failed; means nothing for `concurrent`, which is never stored.
+    pub on_store_failure: OnStoreFailure,
+    /// What its units are called (`EUR`, `credits`); `None`: requests.
+    pub unit: Option<Name>,
     /// The ceiling of those with no override; `None` where only an override sets one.
     pub ceiling: Option<Ceiling>,
     /// The routes it covers, ascending. Routes hold the reverse list, which is what a request reads.

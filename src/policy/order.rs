@@ -5,7 +5,8 @@ use std::cmp::Reverse;
 
 use smallvec::SmallVec;
 
-use super::limit::{Ceiling, LimitId, LimitIx, Mode, SubjectKey};
+use super::calendar::Period;
+use super::limit::{Ceiling, LimitId, LimitIx, LimitKind, Mode, OnStoreFailure, SubjectKey};
 
 /// One limit asked about for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +22,15 @@ pub struct Ask {
     pub crowded: Option<SubjectKey>,
     /// What the subject may use, by its terms of this moment.
     pub ceiling: Ceiling,
+    /// The period of the ceiling's calendar in which the request falls; empty where it has none.
+    pub period: Period,
     /// Units that the request takes; 0 takes nothing and is refused only by a ceiling of 0. A concurrent limit takes
-    /// one slot whatever the weight.
+    /// one slot whatever the weight. For money: millionths, and 0 is never refused.
     pub weight: u64,
     /// Whether the answer counts.
     pub mode: Mode,
+    /// What becomes of it while the store has failed.
+    pub on_store_failure: OnStoreFailure,
 }
 
 /// All limits asked about for one request, in the order of the policy. At most one ask a limit.
@@ -39,8 +44,10 @@ pub struct Reading {
     pub limit: LimitIx,
     /// Whether the answer counts.
     pub mode: Mode,
-    /// The ceiling that it was decided against.
+    /// The ceiling that it was decided against; for `Prepaid`, with what was topped up as its units.
     pub ceiling: Ceiling,
+    /// The period of its calendar; empty where it has none.
+    pub period: Period,
     /// Units in use, rounded up. More than the ceiling where that was lowered.
     pub used: u64,
     /// Units left, rounded down; 0 where the ceiling was lowered below the use.
@@ -65,14 +72,24 @@ impl Reading {
 /// What all limits of one request said, in the order of its asks.
 pub type Readings = SmallVec<[Reading; 6]>;
 
-/// The enforced refusal to report: the longest wait first (time that does not help counts as longest), ties by
-/// declaration. `None` if nothing vetoes.
+/// The enforced refusal to report: the longest wait first (time that does not help counts as longest), then credit,
+/// spend, quota, rate; ties by declaration. `None` if nothing vetoes.
 pub fn refusing(readings: &[Reading]) -> Option<&Reading> {
     // `min_by_key` keeps the first of equals; a wait of `None` is put before every `Some`.
-    readings
-        .iter()
-        .filter(|reading| reading.vetoes())
-        .min_by_key(|reading| (reading.wait.is_some(), Reverse(reading.wait), reading.limit))
+    readings.iter().filter(|reading| reading.vetoes()).min_by_key(|reading| {
+        let rank = rank(reading.ceiling.window.kind());
+        (reading.wait.is_some(), Reverse(reading.wait), rank, reading.limit)
+    })
+}
+
+/// What is harder to come by is told first.
+fn rank(kind: LimitKind) -> u8 {
+    match kind {
+        LimitKind::Credit => 0,
+        LimitKind::Spend => 1,
+        LimitKind::Quota => 2,
+        LimitKind::Rate | LimitKind::Concurrent => 3,
+    }
 }
 
 /// What `Retry-After` is made of, in nanoseconds: the maximum wait over all enforced refusals. `None` if any of them
@@ -92,6 +109,7 @@ mod tests {
             limit: LimitIx(limit),
             mode,
             ceiling,
+            period: Period::default(),
             used: 1,
             remaining: 0,
             admits: wait == Some(0),

@@ -1,6 +1,7 @@
 //! What limits say about themselves on answers: `X-RateLimit-*`, the IETF fields, `Retry-After`.
 
-use super::limit::{LimitIx, Mode, Window};
+use super::limit::{LimitIx, LimitKind, Mode, Window};
+use super::money::Money;
 use super::order::Reading;
 use super::snapshot::Snapshot;
 use crate::clock::Wall;
@@ -67,10 +68,10 @@ impl Report {
     /// The three numbers of `X-RateLimit-*`; `None` where no enforced `rate` limit covers the request, or none are sent.
     pub fn x_fields(&self, readings: &[Reading], now: Wall) -> Option<XFields> {
         let rates = readings.iter().filter(|reading| {
-            reading.mode == Mode::Enforce && reading.ceiling.window != Window::Concurrent
+            reading.mode == Mode::Enforce && reading.ceiling.window.kind() == LimitKind::Rate
         });
         let shown = match self.of {
-            Some(of) => rates.clone().find(|reading| reading.limit == of),
+            Some(of) => readings.iter().find(|reading| reading.limit == of),
             None => rates.min_by(|a, b| share(a).cmp(&share(b))),
         }?;
         let nanos = until_reset(shown);
@@ -94,15 +95,29 @@ impl Report {
         }
         let (mut policy, mut state) = (List::of(readings.len()), List::of(readings.len()));
         for reading in readings.iter().filter(|reading| reading.mode == Mode::Enforce) {
-            let name = &snapshot.limit(reading.limit).name;
-            policy.member(name, b"\";q=", reading.ceiling.burst);
+            let limit = snapshot.limit(reading.limit);
+            let name = &limit.name;
+            // Whole units of money, rounded down: the fields know integers only (§3.1, §4.1).
+            let whole = |units| if limit.kind.is_money() { units / Money::WHOLE } else { units };
+            let ceiling = match reading.ceiling.window {
+                Window::Prepaid => reading.ceiling.units,
+                _ => reading.ceiling.burst,
+            };
+            policy.member(name, b"\";q=", whole(ceiling));
+            if let Some(unit) = &limit.unit {
+                policy.text(b";qu=\"", unit);
+            }
             match reading.ceiling.window {
                 Window::Concurrent => policy.0.extend_from_slice(b";qu=\"concurrent-requests\""),
                 Window::Bucket | Window::Sliding | Window::Fixed => {
                     policy.parameter(b";w=", reading.ceiling.period.div_ceil(SECOND));
                 }
+                Window::Quota(_) | Window::Spend(_) => {
+                    policy.parameter(b";w=", reading.period.length().div_ceil(SECOND));
+                }
+                Window::Prepaid => {}
             }
-            state.member(name, b"\";r=", reading.remaining);
+            state.member(name, b"\";r=", whole(reading.remaining));
             if let nanos @ 1.. = until_reset(reading) {
                 state.parameter(b";t=", nanos.div_ceil(SECOND));
             }
@@ -124,6 +139,13 @@ impl List {
         self.0.extend_from_slice(if self.0.is_empty() { b"\"" } else { b", \"" });
         self.0.extend_from_slice(name.as_bytes());
         self.parameter(parameter, value);
+    }
+
+    /// A string parameter; the loader keeps units to characters that need no escaping.
+    fn text(&mut self, parameter: &[u8], text: &str) {
+        self.0.extend_from_slice(parameter);
+        self.0.extend_from_slice(text.as_bytes());
+        self.0.push(b'"');
     }
 
     fn parameter(&mut self, parameter: &[u8], value: u64) {

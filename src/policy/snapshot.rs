@@ -11,11 +11,15 @@ use http::{HeaderName, HeaderValue};
 use super::Name;
 use super::address::{ClientAddressRule, Nets};
 use super::answer::Answers;
+use super::calendar::{Calendar, CalendarIx};
+use super::charge::ChargeRule;
 use super::credential::Credentials;
 use super::forbidden::ForbiddenFields;
+use super::idempotency::{IdempotencyRule, RecordBounds};
 use super::keys::Keys;
 use super::limit::{Limit, LimitIx, Mode, Per, SubjectKey, Terms};
 use super::report::Report;
+use super::revocation::RevocationRule;
 use super::route::{Router, ScopeRule};
 
 /// Place of a route in [`Snapshot::routes`].
@@ -59,6 +63,12 @@ pub struct Snapshot {
     pub nets: Vec<Nets>,
     /// The limits that are not disabled, in the order of the file.
     pub limits: Vec<Limit>,
+    /// The calendars of quotas and spend, interned.
+    pub calendars: Vec<Calendar>,
+    /// Bounds of the idempotency records.
+    pub records: RecordBounds,
+    /// When keys are revoked without a person, in the order of the file.
+    pub auto_revoke: Vec<RevocationRule>,
     /// Interned ceilings.
     pub terms: Vec<Terms>,
     /// The plans, in the order of the file; the first is `default`, whether listed or not.
@@ -118,8 +128,12 @@ pub struct Route {
     pub tenant: Option<TenantRule>,
     /// The limits that cover it, in the order of the file (of those with `counts: requests`).
     pub limits: Box<[LimitIx]>,
-    /// Units it takes from `rate` (and later `quota`) limits.
+    /// Units it takes from `rate` and `quota` limits.
     pub weight: u64,
+    /// What it costs, and for which outcomes.
+    pub charge: Arc<ChargeRule>,
+    /// What it does with idempotency keys; `None`: they are the backend's own affair.
+    pub idempotency: Option<Arc<IdempotencyRule>>,
     /// Largest request body in bytes; `None`: as `bounds.body` says.
     pub max_body: Option<u64>,
     /// Time to the head of the upstream's answer.
@@ -146,6 +160,8 @@ pub enum Target {
     Upstream,
     /// `answer: ready`: the gate's readiness, as `/readyz` says it.
     Ready,
+    /// `answer: { balance: LIMIT }`: what the caller has left of it, by the gate.
+    Balance(LimitIx),
 }
 
 /// What becomes of a long-lived exchange whose key, tenant or address is no longer admitted.
@@ -243,8 +259,19 @@ pub struct Identity {
     pub scopes: Option<HeaderName>,
     /// The client's address.
     pub address: Option<HeaderName>,
+    /// What is left of a `credit` or `spend` limit after this request.
+    pub balance: Option<BalanceHeader>,
     /// What clients may not send: these headers, the policy's `strip`, and what only proxies write.
     pub forbidden: ForbiddenFields,
+}
+
+/// `identity: { balance: … }`: the header, and the limit whose remainder it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BalanceHeader {
+    /// The header.
+    pub name: HeaderName,
+    /// The limit.
+    pub of: LimitIx,
 }
 
 /// Where admitted requests go, and how.
@@ -439,6 +466,11 @@ impl Snapshot {
     /// The limit at `ix`.
     pub fn limit(&self, ix: LimitIx) -> &Limit {
         &self.limits[usize::from(ix.0)]
+    }
+
+    /// The calendar at `ix`.
+    pub fn calendar(&self, ix: CalendarIx) -> &Calendar {
+        &self.calendars[usize::from(ix.0)]
     }
 
     /// The tenant at `ix`.

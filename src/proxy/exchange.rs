@@ -14,9 +14,9 @@ use super::respond::{LimitFields, Reads};
 use super::serve::{Asked, Facts};
 use super::tunnel::{TunnelEnd, Tunnelled};
 use crate::clock::{Now, Steady};
+use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::limit::{LimitIx, Mode};
 use crate::policy::order::Reading;
-use crate::policy::outcome::Outcome as Processed;
 use crate::policy::refusal::{Blame, Refusal, Refused};
 use crate::policy::report::Spelling;
 use crate::policy::snapshot::Snapshot;
@@ -173,7 +173,7 @@ impl Exchange {
     /// Step 8 is behind: whatever had to be durable is.
     pub(super) fn committed(&mut self) {
         if let Some(reservation) = &mut self.0.reservation {
-            reservation.committed();
+            reservation.committed(&self.0.at.ledger);
         }
     }
 
@@ -187,10 +187,11 @@ impl Exchange {
     }
 
     /// The outcome is known: the charge is decided.
-    pub(super) fn learned(&mut self, outcome: Processed, now: Steady) {
+    pub(super) fn learned(&mut self, verdict: Verdict, now: Steady) {
         self.0.answered = Some(now);
         if let Some(reservation) = &mut self.0.reservation {
-            reservation.outcome(outcome);
+            let rule = ChargeRule::default();
+            reservation.learned(&self.0.at.ledger, verdict, &rule, Stated::Unasked);
         }
     }
 
@@ -346,7 +347,9 @@ impl OnEnd for Exchange {
 impl Drop for Inner {
     fn drop(&mut self) {
         // Settles, before anything else: a slot must be free when the answer is over.
-        self.reservation = None;
+        if let Some(reservation) = self.reservation.take() {
+            reservation.close(&self.at.ledger);
+        }
         if std::thread::panicking() {
             (self.outcome, self.status) = (Outcome::Failed, 500);
         }

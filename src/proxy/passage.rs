@@ -14,6 +14,7 @@ use super::peer::Peer;
 use super::pool::{Processed, SendFailure, Why};
 use super::serve::{Admission, Answer, late_refusal};
 use super::tunnel;
+use crate::policy::charge::Verdict;
 use crate::policy::outcome::Outcome;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::OnRevoke;
@@ -36,11 +37,11 @@ pub(super) fn pass(
         let now = at.clock.steady();
         match sent {
             Ok(response) => {
-                exchange.learned(Outcome::of_status(response.status().as_u16()), now);
+                exchange.learned(Verdict::of_status(response.status().as_u16()), now);
                 deliver(&at, &peer, client, response, &admission, exchange)
             }
             Err(failure) => {
-                exchange.learned(outcome_of(&failure), now);
+                exchange.learned(Verdict::without_head(outcome_of(&failure)), now);
                 let refused = blamed(&failure, exchange.watch().fate());
                 let answer = late_refusal(&at, &exchange, &refused);
                 exchange.failed(&refused, answer)

@@ -28,7 +28,7 @@ use crate::policy::order::{Readings, longest_wait, refusing};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
 use crate::policy::snapshot::{Access, OnRevoke, RouteIx, Snapshot, Target};
-use crate::store::{Opening, Reservation};
+use crate::store::{Opening, Order, Reservation};
 
 /// An answer on its way out; the exchange hangs on the end of its body.
 pub(super) type Answer = Response<Body<Exchange>>;
@@ -263,7 +263,8 @@ fn judge(
     facts.shadowed.clone_from(&permit.shadowed);
     refuse_large_body(policy.body_bound(route_ix), &head)?;
     // 7 open
-    match at.ledger.open(now, &covering::asks(policy, route_ix, permit.caller, facts.client)) {
+    let asks = covering::asks(policy, route_ix, permit.caller, facts.client, now.wall);
+    match at.ledger.open(now, &Order::of(&asks)) {
         Opening::Admitted(reservation, readings) => {
             facts.readings = readings;
             Ok(Admitted { permit, reservation })
@@ -273,6 +274,13 @@ fn judge(
             facts.readings = readings;
             Err(refused.into())
         }
+        Opening::Repeated(_, readings)
+        | Opening::Full(readings)
+        | Opening::StoreFailed(readings) => {
+            facts.readings = readings;
+            let detail = "the store has failed";
+            Err(Refused::because(Refusal::StoreUnavailable, detail).into())
+        }
     }
 }
 
@@ -281,7 +289,7 @@ fn judge(
 fn untaken(at: &WorkerContext, policy: &Snapshot, facts: &Facts, now: Now) -> Readings {
     match (facts.route, facts.caller) {
         (Some(route), Some(caller)) => {
-            let asks = covering::asks(policy, route, Some(caller), facts.client);
+            let asks = covering::asks(policy, route, Some(caller), facts.client, now.wall);
             asks.iter().map(|ask| at.ledger.peek(now, ask)).collect()
         }
         _ => Readings::new(),
@@ -329,8 +337,13 @@ fn guessed(
     if policy.guessing.is_empty() || refused.why == Refusal::KeyMissing {
         return None;
     }
-    match at.ledger.open(now, &covering::guesses(policy, facts.client)) {
-        Opening::Admitted(..) => None,
+    let asks = covering::guesses(policy, facts.client, now.wall);
+    match at.ledger.open(now, &Order::of(&asks)) {
+        // Rates alone are asked for here, which neither a record nor a failed store answers.
+        Opening::Admitted(..)
+        | Opening::Repeated(..)
+        | Opening::Full(_)
+        | Opening::StoreFailed(_) => None,
         Opening::Refused(readings) => {
             let reading = refusing(&readings)?;
             Some(Refused {
@@ -378,7 +391,7 @@ fn ready_to_leave(
     let route = policy.route(permit.route);
     match route.target {
         Target::Ready => return Err(Stop::Ready),
-        Target::Upstream => {}
+        Target::Balance(_) | Target::Upstream => {}
     }
     if forward::count_hop(&head.method, &mut head.headers) == Hops::EndHere {
         return Err(Stop::Here(StatusCode::NO_CONTENT));

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::clock::Now;
 use crate::policy::limit::{Ceiling, LimitId, Window};
-use crate::policy::meter::{Family, Meter};
+use crate::policy::meter::Meter;
 
 /// A subject's cell. Aligned to a cache line, so that unrelated subjects never share one.
 #[repr(align(64))]
@@ -89,7 +89,7 @@ impl Cell {
             }
             if let Some(at) = meters.place(limit, ceiling.window) {
                 let meter = &mut meters.entries[at].meter;
-                if meter.window() != ceiling.window {
+                if !meter.counts(ceiling.window) {
                     fresh.inherit(meter, ceiling, now);
                     _replaced = std::mem::replace(meter, fresh);
                 }
@@ -136,12 +136,10 @@ impl Meters {
         self.life == Life::Retired
     }
 
-    /// The meter that counts for a limit in this window's family.
+    /// The meter that counts for a limit what this window counts.
     pub(super) fn place(&self, limit: LimitId, window: Window) -> Option<usize> {
-        let family = Family::of(window);
-        self.entries
-            .iter()
-            .position(|entry| entry.limit == limit && Family::of(entry.meter.window()) == family)
+        let kind = window.kind();
+        self.entries.iter().position(|entry| entry.limit == limit && entry.meter.kind() == kind)
     }
 
     pub(super) fn at(&self, place: usize) -> &Meter {

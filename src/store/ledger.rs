@@ -5,13 +5,18 @@ use std::sync::Arc;
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
-use crate::clock::{Now, Steady};
-use crate::policy::limit::Mode;
+use crate::clock::{Now, Wall};
+use crate::policy::idempotency::{BodyPrint, HeadPrint, OnUnknown, RecordBounds, RecordId};
+use crate::policy::limit::{Mode, SubjectKey};
 use crate::policy::meter::Meter;
 use crate::policy::order::{Ask, Asks, Reading, Readings};
+use crate::policy::overlay::Overlay;
 
+use super::acts::{Act, ActProblem, Named};
 use super::backing::Backing;
+use super::backing::Reply;
 use super::cell::Meters;
+use super::op::{Doubt, KeptAnswer, Pending, Record};
 use super::reservation::{Reservation, Taken};
 use super::table::{Occupancy, Seat, Swept, Table};
 
@@ -30,6 +35,73 @@ pub enum Opening {
     Admitted(Reservation, Readings),
     /// An enforced limit refuses; nothing was taken.
     Refused(Readings),
+    /// A record answers; of the limits only rates were taken.
+    Repeated(Found, Readings),
+    /// There is no room for one more record; nothing was taken.
+    Full(Readings),
+    /// The store has failed, and something that was asked for cannot do without it; nothing was taken.
+    StoreFailed(Readings),
+}
+
+/// How full the idempotency records are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordOccupancy {
+    /// Records.
+    pub records: usize,
+    /// Of these, in flight.
+    pub in_flight: usize,
+    /// Of these, unknown.
+    pub unknown: usize,
+    /// Bytes of kept answers.
+    pub bytes: usize,
+}
+
+/// What the record of an idempotency key says to a repeat of its request.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// The first is under way.
+    InFlight,
+    /// The first had another head.
+    Mismatch,
+    /// Nobody knows what became of the first.
+    Unknown,
+    /// The first is done; its answer was not kept.
+    NotReplayable,
+    /// The first is done: this is its answer, for those whose body has this print.
+    Answered(Arc<KeptAnswer>, BodyPrint),
+}
+
+/// What a request asks of the ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// Its limits.
+    pub asks: &'a Asks,
+    /// The claim on its idempotency key.
+    pub claim: Option<&'a Claim>,
+    /// The most records that there may be.
+    pub bounds: RecordBounds,
+}
+
+/// A claim on an idempotency key.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The record's name.
+    pub id: RecordId,
+    /// Whose it is.
+    pub tenant: SubjectKey,
+    /// The print of this request's head.
+    pub head: HeadPrint,
+    /// How long the record lives, in milliseconds.
+    pub keep: i64,
+    /// What becomes of a repeat of an unknown outcome.
+    pub on_unknown: OnUnknown,
+}
+
+impl<'a> Order<'a> {
+    /// Limits alone.
+    pub fn of(asks: &'a Asks) -> Order<'a> {
+        Order { asks, claim: None, bounds: RecordBounds { records: 0, per_tenant: 0, bytes: 0 } }
+    }
 }
 
 /// Where an ask's meter is: the cell's place among the request's cells, and the meter's place in the cell.
@@ -51,13 +123,14 @@ impl Ledger {
     }
 
     /// What stands behind it.
-    pub fn backing(&self) -> Backing {
-        self.backing
+    pub fn backing(&self) -> &Backing {
+        &self.backing
     }
 
     /// Asks all limits of one request at one instant. Once the subjects have their meters it allocates nothing for up
     /// to six asks, one of them concurrent.
-    pub fn open(&self, now: Now, asks: &Asks) -> Opening {
+    pub fn open(&self, now: Now, order: &Order<'_>) -> Opening {
+        let asks = order.asks;
         if asks.is_empty() {
             return Opening::Admitted(Reservation::new(now), Readings::new());
         }
@@ -95,8 +168,60 @@ impl Ledger {
         self.table.sweep(now, budget)
     }
 
+    /// The keys that are revoked outside their files.
+    pub fn overlay(&self) -> Arc<Overlay> {
+        Arc::default()
+    }
+
+    /// Does what a person or a rule asks for: sends it on its way, then applies it in memory. `reply` is told when it is
+    /// durable. Without a backing that remembers, at once.
+    pub fn act(
+        &self,
+        _now: Now,
+        _act: Act,
+        _named: Option<Named>,
+        _reply: Reply,
+    ) -> Result<(), ActProblem> {
+        Err(ActProblem::StoreFailed)
+    }
+
+    /// The answer that an act of this name got.
+    pub fn acted(&self, _id: &str) -> Option<Arc<str>> {
+        None
+    }
+
+    /// Reservations whose outcome nobody knows, oldest first.
+    pub fn unresolved(&self) -> Vec<(Pending, Doubt)> {
+        Vec::new()
+    }
+
+    /// Idempotency records whose outcome nobody knows, oldest first.
+    pub fn unknown_records(&self) -> Vec<(RecordId, Record)> {
+        Vec::new()
+    }
+
+    /// A key was used. Kept to the hour, and written then only.
+    pub fn saw(&self, _key: SubjectKey, _now: Wall) {}
+
+    /// When a key was last used, or first seen.
+    pub fn last_seen(&self, _key: SubjectKey) -> Option<Wall> {
+        None
+    }
+
+    /// How full the idempotency records are.
+    pub fn records(&self) -> RecordOccupancy {
+        RecordOccupancy::default()
+    }
+
+    /// Hands on what changed since the last time and nobody waits for: rates, last uses. To be called about every
+    /// second, not on a worker.
+    pub fn flush(&self, _now: Now) {}
+
+    /// Forgets records whose life has ended. Looks at no more than `budget`.
+    pub fn sweep_records(&self, _now: Now, _budget: usize) {}
+
     /// Undoes a take; nothing if the cell was swept since, for then it counted nothing any more.
-    pub(super) fn give_back(&self, taken: &Taken, at: Steady) {
+    pub(super) fn give_back(&self, taken: &Taken, at: Now) {
         let guard = self.table.guard();
         let Some(cell) = self.table.get(taken.seated, &guard) else { return };
         let mut meters = cell.lock();
@@ -163,7 +288,7 @@ impl Ledger {
 /// The place of the ask's meter, if it is there and counts as the ask's ceiling does.
 fn place_of(ask: &Ask, meters: &Meters) -> Option<usize> {
     let place = meters.place(ask.id, ask.ceiling.window)?;
-    (meters.at(place).window() == ask.ceiling.window).then_some(place)
+    meters.at(place).counts(ask.ceiling.window).then_some(place)
 }
 
 /// Reads all limits, takes from all that admit if every enforced one does, and fills in the readings. Nothing is

@@ -12,15 +12,22 @@
 //!
 //! It knows no HTTP, reads no clock, and never waits.
 
+mod acts;
 mod backing;
 mod cell;
 mod ledger;
+mod op;
 mod reservation;
 mod table;
 
-pub use backing::Backing;
-pub use ledger::{Ledger, Opening};
-pub use reservation::Reservation;
+pub use acts::{Act, ActProblem, Adjustment, Named, Resolution, Sighting};
+pub use backing::{Backing, Health, Reply, StoreFailed};
+pub use ledger::{Claim, Found, Ledger, Opening, Order, RecordOccupancy};
+pub use op::{
+    Batch, Charge, Charges, Doubt, KeptAnswer, MeterId, Op, Party, Pending, Progress, Record,
+    ReservationId,
+};
+pub use reservation::{Completion, Reservation};
 pub use table::{Occupancy, Swept};
 
 #[cfg(test)]

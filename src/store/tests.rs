@@ -2,12 +2,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 
 use crate::clock::{Now, Steady, Wall};
-use crate::policy::limit::{Ceiling, LimitId, LimitIx, Mode, SubjectKey, Window};
+use crate::policy::calendar::Period;
+use crate::policy::charge::{ChargeRule, Stated, Verdict};
+use crate::policy::limit::{Ceiling, LimitId, LimitIx, Mode, OnStoreFailure, SubjectKey, Window};
 use crate::policy::order::{Ask, Asks, Readings};
-use crate::policy::outcome::{Charge, Money, Outcome, Stage};
+use crate::policy::outcome::{Charge, Outcome, Settlement, Stage};
 
 use super::cell::Cell;
-use super::{Backing, Ledger, Opening, Reservation};
+use super::{Backing, Ledger, Opening, Order, Reservation};
 
 const MINUTE: u64 = 60_000_000_000;
 
@@ -29,6 +31,8 @@ fn ask(limit: u16, subject: u128, window: Window, units: u64) -> Ask {
         ceiling: Ceiling { window, units, period, burst: units },
         weight: 1,
         mode: Mode::Enforce,
+        period: Period::default(),
+        on_store_failure: OnStoreFailure::Local,
     }
 }
 
@@ -42,6 +46,11 @@ fn shadow(ask: Ask) -> Ask {
     Ask { mode: Mode::Shadow, ..ask }
 }
 
+fn learns(ledger: &Ledger, reservation: &mut Reservation, outcome: Outcome) -> Settlement {
+    let verdict = Verdict::without_head(outcome);
+    reservation.learned(ledger, verdict, &ChargeRule::default(), Stated::Unasked)
+}
+
 fn asks(all: &[Ask]) -> Asks {
     Asks::from_slice(all)
 }
@@ -49,26 +58,26 @@ fn asks(all: &[Ask]) -> Asks {
 fn admitted(opening: Opening) -> (Reservation, Readings) {
     match opening {
         Opening::Admitted(reservation, readings) => (reservation, readings),
-        Opening::Refused(readings) => panic!("refused: {readings:?}"),
+        other => panic!("not admitted: {other:?}"),
     }
 }
 
 fn refused(opening: Opening) -> Readings {
     match opening {
         Opening::Refused(readings) => readings,
-        Opening::Admitted(_, readings) => panic!("admitted: {readings:?}"),
+        other => panic!("not refused: {other:?}"),
     }
 }
 
 /// Opens at `now`, closes at once, and says whether it was admitted.
 fn passes(ledger: &Ledger, now: Now, all: &[Ask]) -> bool {
-    matches!(ledger.open(now, &asks(all)), Opening::Admitted(..))
+    matches!(ledger.open(now, &Order::of(&asks(all))), Opening::Admitted(..))
 }
 
 #[test]
 fn a_request_without_limits_is_admitted_and_leaves_no_trace() {
     let ledger = ledger();
-    let (reservation, readings) = admitted(ledger.open(at(0), &asks(&[])));
+    let (reservation, readings) = admitted(ledger.open(at(0), &Order::of(&asks(&[]))));
     assert!(readings.is_empty() && !reservation.needs_commit());
     assert_eq!(ledger.occupancy().cells, 0);
 }
@@ -77,12 +86,12 @@ fn a_request_without_limits_is_admitted_and_leaves_no_trace() {
 fn readings_are_after_the_take_when_admitted_and_as_they_stand_when_refused() {
     let ledger = ledger();
     let one = ask(0, 1, Window::Bucket, 2);
-    let (_, readings) = admitted(ledger.open(at(0), &asks(&[one])));
+    let (_, readings) = admitted(ledger.open(at(0), &Order::of(&asks(&[one]))));
     assert_eq!((readings[0].used, readings[0].remaining, readings[0].admits), (1, 1, true));
-    let (_, readings) = admitted(ledger.open(at(0), &asks(&[one])));
+    let (_, readings) = admitted(ledger.open(at(0), &Order::of(&asks(&[one]))));
     assert_eq!((readings[0].used, readings[0].remaining), (2, 0));
     assert_eq!((readings[0].admits, readings[0].wait), (true, Some(0)));
-    let readings = refused(ledger.open(at(0), &asks(&[one])));
+    let readings = refused(ledger.open(at(0), &Order::of(&asks(&[one]))));
     assert_eq!((readings[0].used, readings[0].admits), (2, false));
     assert_eq!(readings[0].wait, Some(MINUTE / 2));
 }
@@ -95,7 +104,7 @@ fn a_refusal_by_one_limit_spends_none_of_the_others() {
     let all = [wide, narrow, same_cell];
     assert!(passes(&ledger, at(0), &all));
     for _ in 0..5 {
-        let readings = refused(ledger.open(at(1), &asks(&all)));
+        let readings = refused(ledger.open(at(1), &Order::of(&asks(&all))));
         assert_eq!(readings.iter().map(|r| r.used).collect::<Vec<_>>(), [1, 1, 1]);
         assert_eq!(readings.iter().map(|r| r.admits).collect::<Vec<_>>(), [true, false, true]);
     }
@@ -107,14 +116,14 @@ fn a_shadow_limit_never_vetoes_and_takes_only_if_it_would_have_admitted() {
     let ledger = ledger();
     let (wide, narrow) = (ask(0, 1, Window::Sliding, 3), shadow(ask(1, 2, Window::Sliding, 1)));
     let all = [wide, narrow];
-    let (_, readings) = admitted(ledger.open(at(0), &asks(&all)));
+    let (_, readings) = admitted(ledger.open(at(0), &Order::of(&asks(&all))));
     assert_eq!((readings[1].used, readings[1].admits), (1, true));
     for _ in 0..2 {
-        let (_, readings) = admitted(ledger.open(at(0), &asks(&all)));
+        let (_, readings) = admitted(ledger.open(at(0), &Order::of(&asks(&all))));
         assert_eq!((readings[1].used, readings[1].admits), (1, false));
     }
     let free = shadow(ask(3, 3, Window::Sliding, 5));
-    let readings = refused(ledger.open(at(0), &asks(&[wide, free])));
+    let readings = refused(ledger.open(at(0), &Order::of(&asks(&[wide, free]))));
     assert_eq!(readings[1].used, 0, "a refused request spends nothing, in shadow either");
 }
 
@@ -122,15 +131,15 @@ fn a_shadow_limit_never_vetoes_and_takes_only_if_it_would_have_admitted() {
 fn a_slot_is_freed_once_whether_the_request_closes_or_is_dropped() {
     let ledger = ledger();
     let one = ask(0, 1, Window::Concurrent, 2);
-    let open = || admitted(ledger.open(at(0), &asks(&[one]))).0;
+    let open = || admitted(ledger.open(at(0), &Order::of(&asks(&[one])))).0;
     let (first, mut second) = (open(), open());
-    assert_eq!(refused(ledger.open(at(0), &asks(&[one])))[0].wait, None);
+    assert_eq!(refused(ledger.open(at(0), &Order::of(&asks(&[one]))))[0].wait, None);
     drop(first);
     assert_eq!(ledger.peek(at(0), &one).used, 1);
     second.sending();
-    second.outcome(Outcome::Success);
+    let _ = learns(&ledger, &mut second, Outcome::Success);
     assert_eq!(ledger.peek(at(0), &one).used, 1, "open until the body has ended");
-    second.close();
+    second.close(&ledger);
     assert_eq!(ledger.peek(at(0), &one).used, 0);
     assert_eq!(ledger.sweep(at(0), 10).removed, 1);
 }
@@ -139,9 +148,9 @@ fn a_slot_is_freed_once_whether_the_request_closes_or_is_dropped() {
 fn a_limit_that_changes_its_family_neither_leaks_a_slot_nor_frees_another_s() {
     let ledger = ledger();
     let (open, rate) = (ask(0, 1, Window::Concurrent, 5), ask(0, 1, Window::Bucket, 5));
-    let early = admitted(ledger.open(at(0), &asks(&[open]))).0;
+    let early = admitted(ledger.open(at(0), &Order::of(&asks(&[open])))).0;
     assert!(passes(&ledger, at(0), &[rate]));
-    let late = admitted(ledger.open(at(0), &asks(&[open]))).0;
+    let late = admitted(ledger.open(at(0), &Order::of(&asks(&[open])))).0;
     assert_eq!(ledger.peek(at(0), &open).used, 2);
     drop(early);
     assert_eq!(ledger.peek(at(0), &open).used, 1);
@@ -154,18 +163,17 @@ fn a_limit_that_changes_its_family_neither_leaks_a_slot_nor_frees_another_s() {
 fn a_rate_stays_taken_however_the_request_ends_unless_it_is_released() {
     let ledger = ledger();
     let one = ask(0, 1, Window::Sliding, 10);
-    let open = || admitted(ledger.open(at(0), &asks(&[one]))).0;
+    let open = || admitted(ledger.open(at(0), &Order::of(&asks(&[one])))).0;
     drop(open());
     let mut sent = open();
     sent.sending();
     assert_eq!(sent.stage(), Stage::Sending);
-    assert_eq!(sent.settlement().money, Money::Kept, "unknown keeps");
     drop(sent);
     let mut proved = open();
     proved.sending();
-    proved.outcome(Outcome::NotProcessed);
-    assert_eq!((proved.settlement().rate, proved.settlement().quota), (Charge::Kept, Charge::Back));
-    proved.close();
+    let row = learns(&ledger, &mut proved, Outcome::NotProcessed);
+    assert_eq!((row.rate, row.quota), (Charge::Kept, Charge::Back));
+    proved.close(&ledger);
     assert_eq!(ledger.peek(at(0), &one).used, 3);
     open().release(&ledger);
     assert_eq!(ledger.peek(at(0), &one).used, 3, "released: as if it had never been there");
@@ -177,7 +185,8 @@ fn a_rate_stays_taken_however_the_request_ends_unless_it_is_released() {
 fn an_outcome_of_what_was_never_sent_is_a_mistake_that_tests_see() {
     let ledger = ledger();
     let one = ask(0, 1, Window::Sliding, 10);
-    admitted(ledger.open(at(0), &asks(&[one]))).0.outcome(Outcome::Success);
+    let mut held = admitted(ledger.open(at(0), &Order::of(&asks(&[one])))).0;
+    let _ = learns(&ledger, &mut held, Outcome::Success);
 }
 
 #[test]
@@ -185,7 +194,8 @@ fn a_changed_window_keeps_the_use() {
     let ledger = ledger();
     let windows = [Window::Bucket, Window::Sliding, Window::Fixed, Window::Bucket];
     for (used, window) in (1..).zip(windows) {
-        let (_, readings) = admitted(ledger.open(at(5), &asks(&[ask(0, 1, window, 10)])));
+        let (_, readings) =
+            admitted(ledger.open(at(5), &Order::of(&asks(&[ask(0, 1, window, 10)]))));
         assert_eq!(readings[0].used, used, "{window:?}");
     }
 }

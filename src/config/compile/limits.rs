@@ -12,7 +12,7 @@ use super::super::scalar::{
 use super::Desk;
 use super::routes::Routes;
 use crate::policy::limit::{
-    Ceiling, Counts, Limit, LimitId, LimitIx, LimitKind, Mode, Per, Window,
+    Ceiling, Counts, Limit, LimitId, LimitIx, LimitKind, Mode, OnStoreFailure, Per, Window,
 };
 use crate::policy::snapshot::{Access, RouteIx};
 
@@ -201,6 +201,8 @@ fn limit(
             _ if disabled => return None,
             _ => Mode::Enforce,
         },
+        on_store_failure: OnStoreFailure::Local,
+        unit: None,
         ceiling,
         routes: covered.into(),
         slot: 0,

@@ -26,6 +26,7 @@ pub(super) use self::keys::{Again, Collector, Entry};
 pub(super) use self::limits::per_words;
 pub(super) use self::overrides::Amounts;
 pub use self::upstream::upstream_complaint;
+use super::defaults;
 use super::origin::Origins;
 use super::problem::{At, Findings, Span};
 use super::raw::{self, Secret, SecretPlace};
@@ -335,6 +336,9 @@ pub(super) fn compile(
     let guessing = limits.guessing();
     let keys::Compiled { keys, plans, tenants, .. } = keys;
     let snapshot = Snapshot {
+        calendars: Vec::new(),
+        records: defaults::RECORDS,
+        auto_revoke: Vec::new(),
         digest: hex(desk.digest.clone().finalize().as_slice()).into(),
         keys_digest: hex(desk.keys_digest.clone().finalize().as_slice()).into(),
         router: routes.router,

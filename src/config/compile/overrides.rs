@@ -49,6 +49,7 @@ impl Limits {
             (LimitKind::Concurrent, _) => {
                 return Err((format!("`{name}` counts open requests: write a number"), None));
             }
+            (LimitKind::Quota | LimitKind::Spend | LimitKind::Credit, _) => return Ok(None),
             (LimitKind::Rate, Some(Amount::Calendar)) => {
                 return Err((format!("`{name}` is a rate: {CALENDAR}"), None));
             }

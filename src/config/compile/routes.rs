@@ -1,6 +1,7 @@
 //! `routes:` → the routes and the router.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::defaults;
@@ -157,6 +158,8 @@ fn route(
         }
     };
     Route {
+        charge: Arc::default(),
+        idempotency: None,
         subject: SubjectKey::of(SubjectKind::Route, &name),
         name,
         slot: 0,

@@ -312,7 +312,16 @@ pub(super) fn identity(
         }
         forbidden.push(value);
     }
-    Identity { tenant, key, plan, scopes, address, forbidden: ForbiddenFields::new(&forbidden) }
+    let balance = None;
+    Identity {
+        tenant,
+        key,
+        plan,
+        scopes,
+        address,
+        balance,
+        forbidden: ForbiddenFields::new(&forbidden),
+    }
 }
 
 /// Fields that decide how a message is read or where it goes; setting them would break every request.

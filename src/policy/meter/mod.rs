@@ -7,16 +7,20 @@
 mod bucket;
 mod concurrent;
 mod fixed;
+mod purse;
 mod sliding;
+mod tally;
 
 pub use bucket::Bucket;
 pub use concurrent::Concurrent;
 pub use fixed::Fixed;
+pub use purse::Purse;
 pub use sliding::Sliding;
+pub use tally::{Block, Tally};
 
 use crate::clock::{Now, Steady};
 
-use super::limit::{Ceiling, Window};
+use super::limit::{Ceiling, LimitKind, Window};
 use super::order::{Ask, Reading};
 
 /// What one subject has used of one limit.
@@ -30,25 +34,12 @@ pub enum Meter {
     Fixed(Fixed),
     /// What is open.
     Concurrent(Concurrent),
-}
-
-/// Two ways of counting that cannot be turned into one another: use over time, and what is open now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Bucket, sliding, fixed: what was used passes with time.
-    Rate,
-    /// Concurrent: what is open stays until it is closed.
-    Open,
-}
-
-impl Family {
-    /// The family of a window.
-    pub fn of(window: Window) -> Family {
-        match window {
-            Window::Bucket | Window::Sliding | Window::Fixed => Family::Rate,
-            Window::Concurrent => Family::Open,
-        }
-    }
+    /// The units of one calendar period.
+    Quota(Tally),
+    /// The money of one calendar period.
+    Spend(Tally),
+    /// Prepaid credit.
+    Credit(Purse),
 }
 
 /// The figures of a [`Reading`], as each kind of meter works them out.
@@ -76,34 +67,69 @@ impl Meter {
             Window::Sliding => Meter::Sliding(Sliding::default()),
             Window::Fixed => Meter::Fixed(Fixed::default()),
             Window::Concurrent => Meter::Concurrent(Concurrent::default()),
+            Window::Quota(_) => Meter::Quota(Tally::default()),
+            Window::Spend(_) => Meter::Spend(Tally::default()),
+            Window::Prepaid => Meter::Credit(Purse::default()),
         }
     }
 
-    /// How it counts.
-    pub fn window(&self) -> Window {
+    /// What it counts.
+    pub fn kind(&self) -> LimitKind {
         match self {
-            Meter::Bucket(_) => Window::Bucket,
-            Meter::Sliding(_) => Window::Sliding,
-            Meter::Fixed(_) => Window::Fixed,
-            Meter::Concurrent(_) => Window::Concurrent,
+            Meter::Bucket(_) | Meter::Sliding(_) | Meter::Fixed(_) => LimitKind::Rate,
+            Meter::Concurrent(_) => LimitKind::Concurrent,
+            Meter::Quota(_) => LimitKind::Quota,
+            Meter::Spend(_) => LimitKind::Spend,
+            Meter::Credit(_) => LimitKind::Credit,
+        }
+    }
+
+    /// Whether it counts as this window does. A tally counts for every calendar.
+    pub fn counts(&self, window: Window) -> bool {
+        match (self, window) {
+            (Meter::Bucket(_), Window::Bucket)
+            | (Meter::Sliding(_), Window::Sliding)
+            | (Meter::Fixed(_), Window::Fixed)
+            | (Meter::Concurrent(_), Window::Concurrent)
+            | (Meter::Quota(_), Window::Quota(_))
+            | (Meter::Spend(_), Window::Spend(_))
+            | (Meter::Credit(_), Window::Prepaid) => true,
+            (
+                Meter::Bucket(_)
+                | Meter::Sliding(_)
+                | Meter::Fixed(_)
+                | Meter::Concurrent(_)
+                | Meter::Quota(_)
+                | Meter::Spend(_)
+                | Meter::Credit(_),
+                _,
+            ) => false,
         }
     }
 
     /// Whether the ask is admitted: the same answer as [`Meter::read`], for less work.
     pub fn admits(&self, ask: &Ask, now: Now) -> bool {
-        let (ceiling, weight, now) = (&ask.ceiling, ask.weight, now.steady);
+        let (ceiling, weight, steady) = (&ask.ceiling, ask.weight, now.steady);
         match (self, ceiling.window) {
-            (Meter::Bucket(bucket), Window::Bucket) => bucket.admits(ceiling, weight, now),
-            (Meter::Sliding(sliding), Window::Sliding) => sliding.admits(ceiling, weight, now),
-            (Meter::Fixed(fixed), Window::Fixed) => fixed.admits(ceiling, weight, now),
+            (Meter::Bucket(bucket), Window::Bucket) => bucket.admits(ceiling, weight, steady),
+            (Meter::Sliding(sliding), Window::Sliding) => sliding.admits(ceiling, weight, steady),
+            (Meter::Fixed(fixed), Window::Fixed) => fixed.admits(ceiling, weight, steady),
             (Meter::Concurrent(concurrent), Window::Concurrent) => concurrent.admits(ceiling),
+            (Meter::Quota(tally), Window::Quota(_)) | (Meter::Spend(tally), Window::Spend(_)) => {
+                tally.admits(ceiling, weight, ask.period)
+            }
+            (Meter::Credit(purse), Window::Prepaid) => purse.admits(weight),
             _ => self.figures(ask, now).admits,
         }
     }
 
     /// What the limit says to the ask. Changes nothing. A meter of another window answers with its use carried over.
     pub fn read(&self, ask: &Ask, now: Now) -> Reading {
-        reading(ask, self.figures(ask, now.steady))
+        let mut reading = reading(ask, self.figures(ask, now));
+        if let Meter::Credit(purse) = self {
+            reading.ceiling.units = purse.granted;
+        }
+        reading
     }
 
     /// What a limit says of which nothing is used: as `Meter::empty(window).read(…)`, without making the meter.
@@ -112,8 +138,8 @@ impl Meter {
         Meter::empty(Window::Bucket).read(ask, now)
     }
 
-    fn figures(&self, ask: &Ask, now: Steady) -> Figures {
-        let (ceiling, weight) = (&ask.ceiling, ask.weight);
+    fn figures(&self, ask: &Ask, at: Now) -> Figures {
+        let (ceiling, weight, now) = (&ask.ceiling, ask.weight, at.steady);
         match (self, ceiling.window) {
             (Meter::Bucket(bucket), Window::Bucket) => bucket.figures(ceiling, weight, now),
             (Meter::Sliding(sliding), Window::Sliding) => sliding.figures(ceiling, weight, now),
@@ -129,13 +155,21 @@ impl Meter {
                 Fixed::carrying(other.carried(ceiling, now), ceiling).figures(ceiling, weight, now)
             }
             (_, Window::Concurrent) => Concurrent::default().figures(ceiling),
+            (Meter::Quota(tally), Window::Quota(_)) | (Meter::Spend(tally), Window::Spend(_)) => {
+                tally.figures(ceiling, weight, ask.period, at.wall)
+            }
+            (_, Window::Quota(_) | Window::Spend(_)) => {
+                Tally::default().figures(ceiling, weight, ask.period, at.wall)
+            }
+            (Meter::Credit(purse), Window::Prepaid) => purse.figures(weight),
+            (_, Window::Prepaid) => Purse::default().figures(weight),
         }
     }
 
     /// Takes what was asked for. Only after a reading under the same lock, with the same `now`, that admits.
     /// Allocates nothing, unless the window is another one and the meter was not made to [`Meter::inherit`] before.
     pub fn take(&mut self, ask: &Ask, now: Now) {
-        if self.window() != ask.ceiling.window {
+        if !self.counts(ask.ceiling.window) {
             let mut fresh = Meter::empty(ask.ceiling.window);
             fresh.inherit(self, &ask.ceiling, now);
             *self = fresh;
@@ -145,17 +179,23 @@ impl Meter {
             Meter::Sliding(sliding) => sliding.take(&ask.ceiling, ask.weight, now.steady),
             Meter::Fixed(fixed) => fixed.take(&ask.ceiling, ask.weight, now.steady),
             Meter::Concurrent(concurrent) => concurrent.take(),
+            Meter::Quota(tally) | Meter::Spend(tally) => {
+                tally.take(ask.weight, ask.period, now.wall);
+            }
+            Meter::Credit(purse) => purse.take(ask.weight),
         }
     }
 
     /// Undoes a take of `weight` that was made at `taken` under this ceiling, as far as its units are still in use; what time has given back since,
     /// or a window that has ended, is not given back twice.
-    pub fn give_back(&mut self, ceiling: &Ceiling, weight: u64, taken: Steady) {
+    pub fn give_back(&mut self, ceiling: &Ceiling, weight: u64, taken: Now) {
         match self {
-            Meter::Bucket(bucket) => bucket.give_back(ceiling, weight, taken),
-            Meter::Sliding(sliding) => sliding.give_back(ceiling, weight, taken),
-            Meter::Fixed(fixed) => fixed.give_back(ceiling, weight, taken),
+            Meter::Bucket(bucket) => bucket.give_back(ceiling, weight, taken.steady),
+            Meter::Sliding(sliding) => sliding.give_back(ceiling, weight, taken.steady),
+            Meter::Fixed(fixed) => fixed.give_back(ceiling, weight, taken.steady),
             Meter::Concurrent(concurrent) => concurrent.close_one(),
+            Meter::Quota(tally) | Meter::Spend(tally) => tally.give_back(weight, taken.wall),
+            Meter::Credit(purse) => purse.give_back(weight),
         }
     }
 
@@ -169,11 +209,17 @@ impl Meter {
     /// Makes this meter, which is empty, count what `old` counted; use over time and what is open stay apart.
     /// Between windows it errs towards refusing: all use is put at the instant of the latest. Allocates nothing.
     pub fn inherit(&mut self, old: &Meter, ceiling: &Ceiling, now: Now) {
+        let alike = self.kind() == old.kind();
         match (&mut *self, old) {
             (Meter::Bucket(bucket), Meter::Bucket(old)) => *bucket = *old,
             (Meter::Sliding(sliding), Meter::Sliding(old)) => sliding.copy_from(old),
             (Meter::Fixed(fixed), Meter::Fixed(old)) => *fixed = *old,
-            (Meter::Concurrent(_), _) | (_, Meter::Concurrent(_)) => {}
+            (Meter::Quota(tally), Meter::Quota(old)) | (Meter::Spend(tally), Meter::Spend(old)) => {
+                *tally = *old;
+            }
+            (Meter::Credit(purse), Meter::Credit(old)) => *purse = *old,
+            // What one kind counted says nothing to another.
+            _ if !alike => {}
             (Meter::Bucket(bucket), _) => {
                 *bucket = Bucket::carrying(old.carried(ceiling, now.steady), ceiling);
             }
@@ -181,6 +227,7 @@ impl Meter {
             (Meter::Fixed(fixed), _) => {
                 *fixed = Fixed::carrying(old.carried(ceiling, now.steady), ceiling);
             }
+            (Meter::Concurrent(_) | Meter::Quota(_) | Meter::Spend(_) | Meter::Credit(_), _) => {}
         }
         self.keep(ceiling, now);
     }
@@ -192,7 +239,7 @@ impl Meter {
             Meter::Bucket(bucket) => bucket.keep(ceiling, now.steady),
             Meter::Sliding(sliding) => sliding.keep(ceiling),
             Meter::Fixed(fixed) => fixed.keep(ceiling),
-            Meter::Concurrent(_) => {}
+            Meter::Concurrent(_) | Meter::Quota(_) | Meter::Spend(_) | Meter::Credit(_) => {}
         }
     }
 
@@ -204,6 +251,8 @@ impl Meter {
             Meter::Sliding(sliding) => sliding.is_idle(now.steady),
             Meter::Fixed(fixed) => fixed.is_idle(now.steady),
             Meter::Concurrent(concurrent) => concurrent.is_idle(),
+            Meter::Quota(tally) | Meter::Spend(tally) => tally.is_idle(now.wall),
+            Meter::Credit(purse) => purse.is_idle(),
         }
     }
 
@@ -212,15 +261,17 @@ impl Meter {
             Meter::Bucket(bucket) => bucket.carried(),
             Meter::Sliding(sliding) => sliding.carried(ceiling, now),
             Meter::Fixed(fixed) => fixed.carried(),
-            Meter::Concurrent(_) => Carried::default(),
+            Meter::Concurrent(_) | Meter::Quota(_) | Meter::Spend(_) | Meter::Credit(_) => {
+                Carried::default()
+            }
         }
     }
 }
 
 fn reading(ask: &Ask, figures: Figures) -> Reading {
     let Figures { used, remaining, admits, wait, more_in } = figures;
-    let (limit, mode, ceiling) = (ask.limit, ask.mode, ask.ceiling);
-    Reading { limit, mode, ceiling, used, remaining, admits, wait, more_in }
+    let Ask { limit, mode, ceiling, period, .. } = *ask;
+    Reading { limit, mode, ceiling, period, used, remaining, admits, wait, more_in }
 }
 
 #[cfg(test)]

@@ -1,0 +1,53 @@
+//! Prepaid credit: what was topped up and what of it is used, in millionths. The ceiling is its own; time does not help.
+
+use super::Figures;
+
+/// A balance, as the two sums that it is the difference of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purse {
+    /// All that was ever topped up.
+    pub granted: u64,
+    /// All that was used of it.
+    pub used: u64,
+}
+
+impl Purse {
+    /// What is left.
+    pub fn balance(self) -> u64 {
+        self.granted.saturating_sub(self.used)
+    }
+
+    pub(super) fn admits(self, cost: u64) -> bool {
+        cost <= self.balance()
+    }
+
+    pub(super) fn figures(self, cost: u64) -> Figures {
+        let admits = self.admits(cost);
+        Figures {
+            used: self.used,
+            remaining: self.balance(),
+            admits,
+            wait: admits.then_some(0),
+            more_in: None,
+        }
+    }
+
+    /// Uses some of it.
+    pub fn take(&mut self, cost: u64) {
+        self.used = self.used.saturating_add(cost);
+    }
+
+    /// Gives back what was used.
+    pub fn give_back(&mut self, cost: u64) {
+        self.used = self.used.saturating_sub(cost);
+    }
+
+    /// Adds credit.
+    pub fn top_up(&mut self, amount: u64) {
+        self.granted = self.granted.saturating_add(amount);
+    }
+
+    pub(super) fn is_idle(self) -> bool {
+        self == Purse::default()
+    }
+}

@@ -1,0 +1,32 @@
+//! Revocation by policy: the rules under which a key is revoked without a person.
+
+use super::Name;
+use super::limit::{Ceiling, LimitId, Mode};
+use super::refusal::Refusal;
+
+/// One rule of `auto_revoke:`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationRule {
+    /// Its name in the policy.
+    pub name: Name,
+    /// The identity of its count in the ledger, apart from that of any limit.
+    pub id: LimitId,
+    /// `Shadow` unless the policy switches it on: then it is logged and counted, and revokes nothing.
+    pub mode: Mode,
+    /// When it strikes.
+    pub when: RevokeWhen,
+}
+
+/// When a rule strikes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RevokeWhen {
+    /// The key was not used for so many milliseconds; counted from when the gate first saw it, if that is later.
+    Unused(i64),
+    /// The key was refused for one of these reasons more often than this sliding ceiling admits.
+    Refused {
+        /// How often in any period is still borne.
+        ceiling: Ceiling,
+        /// The reasons that count.
+        reasons: Box<[Refusal]>,
+    },
+}
