@@ -16,7 +16,7 @@ use super::charge::ChargeRule;
 use super::credential::Credentials;
 use super::forbidden::ForbiddenFields;
 use super::idempotency::{IdempotencyRule, RecordBounds};
-use super::keys::Keys;
+use super::keys::{Keys, SecretDigest};
 use super::limit::{Limit, LimitIx, Mode, Per, SubjectKey, Terms};
 use super::report::Report;
 use super::revocation::RevocationRule;
@@ -103,6 +103,8 @@ pub struct Snapshot {
     pub record: RecordRule,
     /// Whether readiness asks the upstream (`ready: { upstream: true }`).
     pub ready_asks_upstream: bool,
+    /// Whether readiness asks the store (`ready: { store: true }`).
+    pub ready_asks_store: bool,
     /// The names behind [`Route::slot`]: grows through reloads, never shrinks.
     pub route_slots: Arc<[Name]>,
     /// The names behind [`Limit::slot`]: grows through reloads, never shrinks.
@@ -394,11 +396,20 @@ pub struct Server {
     /// Where clients connect.
     pub listeners: Vec<Listener>,
     /// The admin listener; `None`: `admin: none`.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<AdminListener>,
     /// Number of workers; `None`: one a core.
     pub workers: Option<usize>,
     /// Where state lives.
     pub state: StateAt,
+}
+
+/// Where the admin listener is, and who may use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdminListener {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// SHA-256 of the token that `/v1` asks for. `None`: there is none, so `/v1` answers on loopback only.
+    pub token: Option<SecretDigest>,
 }
 
 /// One listening address.
