@@ -415,6 +415,9 @@ impl Drop for Inner {
             upstream_nanos: upstream,
             total_nanos: total,
             end: self.end,
+            idempotency: None,
+            cost: None,
+            charged: None,
         };
         let draft = std::mem::take(&mut self.draft);
         // Borrowed already only if writing a record panicked: then this one is lost with it.
