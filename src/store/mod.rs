@@ -15,19 +15,23 @@
 mod acts;
 mod backing;
 mod cell;
+mod journal;
 mod ledger;
 mod op;
 mod reservation;
+mod restored;
 mod table;
 
 pub use acts::{Act, ActProblem, Adjustment, Named, Resolution, Sighting};
-pub use backing::{Backing, Health, Reply, StoreFailed};
+pub use backing::{Backing, Health, OpenedBacking, Reply, StoreFailed};
+pub use journal::{Journal, JournalFigures, OnFailure, OpenProblem};
 pub use ledger::{Claim, Found, Ledger, Opening, Order, RecordOccupancy};
 pub use op::{
     Batch, Charge, Charges, Doubt, KeptAnswer, MeterId, Op, Party, Pending, Progress, Record,
     ReservationId,
 };
 pub use reservation::{Completion, Reservation};
+pub use restored::Restored;
 pub use table::{Occupancy, Swept};
 
 #[cfg(test)]
