@@ -173,7 +173,10 @@ fn what_nobody_waits_for_is_written_when_the_backing_is_closed() {
     let opened = open(&directory).unwrap();
     opened.backing.submit(smallvec![Op::Seen(SubjectKey(1), Wall(5))], None).unwrap();
     opened.backing.close();
-    assert_eq!(opened.backing.submit(smallvec![Op::Restore(SubjectKey(1))], None), Err(StoreFailed));
+    assert_eq!(
+        opened.backing.submit(smallvec![Op::Restore(SubjectKey(1))], None),
+        Err(StoreFailed)
+    );
     // Closed, and still owned: the directory is free.
     let next = open(&directory).unwrap();
     assert_eq!(next.restored.seen, [(SubjectKey(1), Wall(5))]);

@@ -1,4 +1,4 @@
-//! What a single value can be: durations, sizes, rates, networks, names. Always from the text as it was written; never
+//! What a single value can be: durations, sizes, networks, names, closed lists of words. Always from the text as it was written; never
 //! through a float. Must never: know which field it stands in.
 
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ impl FromText for u64 {
 }
 
 /// Digits, `_` between them allowed.
-fn whole(text: &str) -> Option<u64> {
+pub(super) fn whole(text: &str) -> Option<u64> {
     let digits = text.replace('_', "");
     let tidy = text.starts_with(|c: char| c.is_ascii_digit())
         && text.ends_with(|c: char| c.is_ascii_digit())
@@ -117,71 +117,6 @@ impl FromText for SizeOrNone {
         }
     }
 }
-
-/// `120/minute`, `10/30s`, `none`, or a number alone (which keeps the unit of what it overrides).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Amount {
-    /// Nothing is limited.
-    None,
-    /// So many, in the unit of what is overridden.
-    Units(u64),
-    /// So many in each period of this many nanoseconds.
-    Rate { units: u64, period: u64 },
-    /// So many in each calendar month or year: for quotas and spend caps.
-    Calendar,
-}
-
-const SECOND: u64 = 1_000_000_000;
-
-impl FromText for Amount {
-    const WHAT: &'static str = "a rate such as 120/minute or 10/30s, a number, or `none`";
-
-    fn from_text(text: &str) -> Result<Amount, Complaint> {
-        if text == "none" {
-            return Ok(Amount::None);
-        }
-        let Some((units, unit)) = text.split_once('/') else {
-            return whole(text).map(Amount::Units).ok_or_else(Complaint::default);
-        };
-        let (units_text, unit) = (units.trim(), unit.trim());
-        let units = whole(units_text);
-        let period = match unit {
-            "second" | "s" => SECOND,
-            "minute" | "min" | "m" => 60 * SECOND,
-            "hour" | "h" => 3_600 * SECOND,
-            "day" | "d" => 86_400 * SECOND,
-            "week" | "month" | "year" => return Ok(Amount::Calendar),
-            other => match Duration::from_text(other) {
-                Ok(period) if !period.is_zero() => {
-                    u64::try_from(period.as_nanos()).unwrap_or(u64::MAX)
-                }
-                Ok(_) => {
-                    return Err(Complaint::because("a rate needs a period longer than nothing"));
-                }
-                Err(_) => {
-                    return Err(Complaint {
-                        message: Some(format!("`{other}` is no period")),
-                        remedy: did_you_mean(other, ["second", "minute", "hour", "day"]),
-                    });
-                }
-            },
-        };
-        let units = units.ok_or_else(|| {
-            if units_text.contains('.') || units_text.starts_with('-') {
-                Complaint::because(format!("`{units_text}` is no whole number of requests"))
-            } else {
-                Complaint::default()
-            }
-        })?;
-        if units > MOST_UNITS {
-            return Err(Complaint::because(format!("a rate can be at most {MOST_UNITS}")));
-        }
-        Ok(Amount::Rate { units, period })
-    }
-}
-
-/// The largest rate or burst: far above what a gate passes, and far below where arithmetic in nanoseconds ends.
-pub(super) const MOST_UNITS: u64 = 1_000_000_000_000;
 
 impl FromText for IpNet {
     const WHAT: &'static str = "an address or network such as 203.0.113.0/24";
@@ -331,7 +266,24 @@ words! {
     /// `answer:` of a route.
     AnswerWord, "`ready`" { "ready" => Ready, }
     /// `idempotency:` of a route.
-    IdempotencyWord, "`accept` or `required`" { "accept" => Accept, "required" => Required, }
+    IdempotencyWord, "`accept`, `require` or `none`" {
+        "accept" => Accept, "require" => Require, "none" => None,
+    }
+    /// `demand:` of a route's idempotency.
+    DemandWord, "`accept` or `require`" { "accept" => Accept, "require" => Require, }
+    /// `on_unknown:` of idempotency.
+    OnUnknownWord, "`refuse` or `forward`" { "refuse" => Refuse, "forward" => Forward, }
+    /// `charge_on:` of a route.
+    ChargeWord, "`2xx`, `3xx`, `4xx`, `5xx` or `unknown`" {
+        "2xx" => Success, "3xx" => Redirection, "4xx" => ClientError, "5xx" => ServerError,
+        "unknown" => Unknown,
+    }
+    /// `credit:` of a limit.
+    CreditWord, "`prepaid`" { "prepaid" => Prepaid, }
+    /// `on_store_failure:` of a limit.
+    StoreFailureWord, "`local`, `allow` or `deny`" {
+        "local" => Local, "allow" => Allow, "deny" => Deny,
+    }
     /// `protocol:` of the upstream.
     ProtocolWord, "`http1` or `http2`" {
         "http1" => Http1, "http2" => Http2, "http/1.1" => Http11, "h2" => H2,
@@ -377,22 +329,6 @@ mod tests {
 
     fn read<T: FromText>(text: &str) -> Option<T> {
         T::from_text(text).ok()
-    }
-
-    #[test]
-    fn a_rate_is_a_whole_number_in_a_period() {
-        let rate = |units, seconds: u64| Some(Amount::Rate { units, period: seconds * SECOND });
-        assert_eq!(read("120/minute"), rate(120, 60));
-        assert_eq!(read("10/30s"), rate(10, 30));
-        assert_eq!(read("1_000/day"), rate(1000, 86_400));
-        assert_eq!(read("0/hour"), rate(0, 3600));
-        assert_eq!(read("none"), Some(Amount::None));
-        assert_eq!(read("7"), Some(Amount::Units(7)));
-        assert_eq!(read("500/month"), Some(Amount::Calendar));
-        for wrong in ["", "/", "1.5/minute", "-1/minute", "5/0s", "5/", "/minute", "1e3/minute"] {
-            assert_eq!(read::<Amount>(wrong), None, "{wrong}");
-        }
-        assert_eq!(read::<Amount>("18446744073709551615/second"), None);
     }
 
     #[test]

@@ -114,6 +114,7 @@ impl Teller {
         self.generation += 1;
         self.refused = false;
         self.lifecycle.ask_upstream(policy.ready_asks_upstream);
+        self.lifecycle.ask_store(policy.ready_asks_store);
         self.metrics.policy_in_force(policy, self.generation, now);
         let event = Event::PolicyLoaded {
             digest: &policy.digest,
@@ -189,7 +190,7 @@ enum ListenerPart {
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
 
-    use crate::policy::snapshot::{ListenerTls, StateAt};
+    use crate::policy::snapshot::{AdminListener, ListenerTls, StateAt};
 
     use super::*;
 
@@ -219,7 +220,8 @@ mod tests {
         let old = fixed();
         assert!(old.differences(&fixed()).is_empty());
         let mut new = fixed();
-        new.server.admin = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9901)));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9901));
+        new.server.admin = Some(AdminListener { address, token: None });
         new.server.workers = None;
         new.server.state = StateAt::Directory("state".into());
         new.server.listeners[0].tls = Some(tls(b"a"));

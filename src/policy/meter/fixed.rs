@@ -1,4 +1,4 @@
-//! Fixed windows, counted from the origin of the steady clock: at most N in each, so at most 2 N across an edge.
+//! Fixed windows, counted from 1970 on the steady clock: at most N in each, so at most 2 N across an edge.
 
 use crate::clock::Steady;
 use crate::policy::limit::Ceiling;

@@ -132,25 +132,10 @@ impl<'t> Changes<'t> {
                 );
                 Ok(())
             }
-            Op::Adjust { meter, period, at, by } => {
-                self.change(*meter, |meter| match (meter, by) {
-                    (Meter::Quota(tally) | Meter::Spend(tally), Adjustment::Add(units)) => {
-                        tally.take(*units, *period, *at);
-                    }
-                    (Meter::Quota(tally) | Meter::Spend(tally), Adjustment::Remove(units)) => {
-                        tally.give_back(*units, *at);
-                    }
-                    (Meter::Credit(purse), Adjustment::Add(units)) => purse.take(*units),
-                    (Meter::Credit(purse), Adjustment::Remove(units)) => purse.give_back(*units),
-                    (
-                        Meter::Bucket(_)
-                        | Meter::Sliding(_)
-                        | Meter::Fixed(_)
-                        | Meter::Concurrent(_),
-                        _,
-                    ) => {}
-                })
-            }
+            Op::Adjust { meter, period, at, by } => self.change(*meter, |meter| match by {
+                Adjustment::Add(units) => meter.count(*units, *period, *at),
+                Adjustment::Remove(units) => meter.discount(*units, *period),
+            }),
             Op::TopUp { meter, amount } => self.change(*meter, |meter| {
                 if let Meter::Credit(purse) = meter {
                     purse.top_up(*amount);
@@ -257,11 +242,7 @@ impl<'t> Changes<'t> {
 
     fn reset(&mut self, meter: MeterId) -> Result<(), TableProblem> {
         match meter.kind {
-            LimitKind::Credit => self.change(meter, |meter| {
-                if let Meter::Credit(purse) = meter {
-                    purse.used = 0;
-                }
-            }),
+            LimitKind::Credit => self.change(meter, Meter::reset),
             LimitKind::Rate | LimitKind::Concurrent | LimitKind::Quota | LimitKind::Spend => {
                 self.changed.insert(rows::meter_key(meter), None);
                 Ok(())
