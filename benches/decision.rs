@@ -19,9 +19,10 @@ use tollgate::policy::authenticate::authenticate;
 use tollgate::policy::authorize::authorize;
 use tollgate::policy::covering;
 use tollgate::policy::head::Head;
+use tollgate::policy::overlay::Overlay;
 use tollgate::policy::route::Routed;
 use tollgate::policy::snapshot::Snapshot;
-use tollgate::store::{Backing, Ledger, Opening, Order};
+use tollgate::store::{Backing, Ledger, Opening, Order, Restored};
 
 /// A key, scopes, a 20-network allowlist, three limits.
 const POLICY: &str = r#"
@@ -99,7 +100,7 @@ fn decide(
         .expect("a good head");
     let client = snapshot.client_address.client([127, 0, 0, 1].into(), head.headers);
     let Routed::To(route) = snapshot.router.find(head.method, head.path) else { panic!("a route") };
-    let caller = authenticate(snapshot, &head, now.wall).expect("a good key");
+    let caller = authenticate(snapshot, &ledger.overlay(), &head, now.wall).expect("a good key");
     let permit = authorize(snapshot, route, Some(caller), client, &head).expect("a permit");
     let Opening::Admitted(reservation, readings) = ledger
         .open(now, &Order::of(&covering::asks(snapshot, route, permit.caller, client, now.wall)))
@@ -117,7 +118,7 @@ fn decisions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decision");
     for keys in [10, 10_000, 1_000_000] {
         let snapshot = snapshot(keys);
-        let ledger = Ledger::new(65_536, Backing::None);
+        let ledger = Ledger::new(65_536, Backing::None, Restored::default());
         // The heads of up to 100 000 keys, spread over the whole table: what is measured is the table, not the heads.
         let many = keys.min(100_000);
         let heads: Vec<HeaderMap> = (0..many).map(|n| request(n * (keys / many))).collect();
@@ -147,7 +148,9 @@ fn refusals(criterion: &mut Criterion) {
                 let head =
                     Head::check(&Method::GET, &uri, Version::HTTP_11, &headers, &snapshot.bounds)
                         .expect("a head");
-                black_box(authenticate(&snapshot, &head, clock.now().wall).is_err())
+                black_box(
+                    authenticate(&snapshot, &Overlay::default(), &head, clock.now().wall).is_err(),
+                )
             });
         });
     }

@@ -15,6 +15,7 @@ pub mod covering;
 pub mod credential;
 pub mod forbidden;
 pub mod head;
+pub mod holder;
 pub mod idempotency;
 pub mod keys;
 pub mod limit;
@@ -29,6 +30,7 @@ pub mod revocation;
 pub mod route;
 pub mod snapshot;
 pub mod subject;
+pub mod upstream;
 
 /// A name out of the policy or a key file: shared, never changed.
 pub type Name = std::sync::Arc<str>;

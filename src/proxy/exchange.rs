@@ -5,23 +5,26 @@ use std::rc::Rc;
 
 use http::{HeaderValue, Response, request};
 
-use super::body::{Body, BodyEnd, BodyWatch, OnEnd};
+use super::body::{Body, BodyEnd, OnEnd};
 use super::context::WorkerContext;
 use super::forward::X_REQUEST_ID;
 use super::long_lived::Member;
 use super::peer::{ClientHttp, Peer};
+use super::request_body::BodyWatch;
 use super::respond::{LimitFields, Reads};
 use super::serve::{Asked, Facts};
 use super::tunnel::{TunnelEnd, Tunnelled};
 use crate::clock::{Now, Steady};
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::limit::{LimitIx, Mode};
+use crate::policy::money::Money;
 use crate::policy::order::Reading;
+use crate::policy::outcome::Money as Column;
 use crate::policy::refusal::{Blame, Refusal, Refused};
 use crate::policy::report::Spelling;
 use crate::policy::snapshot::Snapshot;
-use crate::store::Reservation;
-use crate::telemetry::metrics::Outcome;
+use crate::store::{Party, Reply, Reservation, StoreFailed};
+use crate::telemetry::metrics::{IdempotencyOutcome, Outcome};
 use crate::telemetry::record::{Closing, Draft, End, LimitLine, Opening, RefusalLine};
 
 /// Status recorded where the client left before there was one to send, as nginx has it.
@@ -42,6 +45,10 @@ struct Inner {
     reservation: Option<Reservation>,
     membership: Option<Member>,
     watch: BodyWatch,
+    idempotency: Option<IdempotencyOutcome>,
+    /// What was reserved of money for it, and what of that stands.
+    cost: Option<Money>,
+    charged: Option<Money>,
     outcome: Outcome,
     status: u16,
     upstream_status: Option<u16>,
@@ -74,6 +81,9 @@ impl Exchange {
             reservation: None,
             membership: None,
             watch: BodyWatch::default(),
+            idempotency: None,
+            cost: None,
+            charged: None,
             // Until an answer says otherwise: admitted, and the client left before there was one.
             outcome: Outcome::Admitted,
             status: CLIENT_LEFT,
@@ -100,6 +110,11 @@ impl Exchange {
         inner.fields = head.fields.clone();
         let route = facts.route.map(|ix| policy.route(ix));
         inner.route = route.map(|route| route.slot);
+        inner.idempotency = facts.idempotency;
+        let money = |reading: &Reading| reading.ceiling.window.kind().is_money() && reading.admits;
+        inner.cost = route
+            .map(|route| route.charge.reserve)
+            .filter(|cost| *cost > Money::ZERO && facts.readings.iter().any(money));
         let key = facts.key.map(|ix| policy.keys.at(ix));
         let limits: smallvec::SmallVec<[LimitLine<'_>; 6]> = facts
             .readings
@@ -170,11 +185,47 @@ impl Exchange {
         self.0.reservation = Some(reservation);
     }
 
+    /// Sends what must be durable on its way.
+    pub(super) fn commit(&mut self, party: Party, reply: Reply) -> Result<(), StoreFailed> {
+        match &mut self.0.reservation {
+            Some(reservation) => reservation.commit(&self.0.at.ledger, party, reply),
+            None => Err(StoreFailed),
+        }
+    }
+
+    /// Counts how long the commit took, whether it held or not.
+    pub(super) fn waited(&self, since: Steady) {
+        let waited = self.0.at.clock.steady().since(since);
+        self.0.at.metrics.commit_wait(waited);
+    }
+
+    /// The time.
+    pub(super) fn steady(&self) -> Steady {
+        self.0.at.clock.steady()
+    }
+
     /// Step 8 is behind: whatever had to be durable is.
     pub(super) fn committed(&mut self) {
         if let Some(reservation) = &mut self.0.reservation {
             reservation.committed(&self.0.at.ledger);
         }
+    }
+
+    /// The commit failed: everything is given back, rates too.
+    pub(super) fn release(&mut self) {
+        if let Some(reservation) = self.0.reservation.take() {
+            reservation.release(&self.0.at.ledger);
+        }
+    }
+
+    /// Whether its outcome must be learned even when the client leaves.
+    pub(super) fn holds_promise(&self) -> bool {
+        self.0.reservation.as_ref().is_some_and(Reservation::holds_promise)
+    }
+
+    /// Hands what it holds to who reads the answer to its end.
+    pub(super) fn take_reservation(&mut self) -> Option<Reservation> {
+        self.0.reservation.take()
     }
 
     /// From now on the upstream may see a byte.
@@ -187,11 +238,23 @@ impl Exchange {
     }
 
     /// The outcome is known: the charge is decided.
-    pub(super) fn learned(&mut self, verdict: Verdict, now: Steady) {
+    pub(super) fn learned(
+        &mut self,
+        verdict: Verdict,
+        rule: &ChargeRule,
+        stated: Stated,
+        now: Steady,
+    ) {
         self.0.answered = Some(now);
-        if let Some(reservation) = &mut self.0.reservation {
-            let rule = ChargeRule::default();
-            reservation.learned(&self.0.at.ledger, verdict, &rule, Stated::Unasked);
+        let Some(reservation) = &mut self.0.reservation else { return };
+        let settlement = reservation.learned(&self.0.at.ledger, verdict, rule, stated);
+        self.0.charged = self.0.cost.map(|cost| match (settlement.money, stated) {
+            (Column::Back, _) => Money::ZERO,
+            (Column::KeptUpToReserve, Stated::Cost(actual)) => actual.min(cost),
+            (Column::Kept | Column::KeptUpToReserve, _) => cost,
+        });
+        if self.0.cost.is_some() && matches!(stated, Stated::Exceeds(_) | Stated::Unreadable) {
+            self.0.at.metrics.cost_exceeded(self.0.route);
         }
     }
 
@@ -237,10 +300,25 @@ impl Exchange {
         mut answer: Response<Body<Exchange>>,
     ) -> Response<Body<Exchange>> {
         self.note(refused, None);
+        self.renote_idempotency(refused.why);
         if refused.why.blame() == Blame::Upstream {
             self.0.at.metrics.upstream_error(refused.why);
         }
         self.0.status = answer.status().as_u16();
+        self.hang_on(&mut answer);
+        answer
+    }
+
+    /// An answer that was given before goes out once more.
+    pub(super) fn replayed(
+        mut self,
+        mut answer: Response<Body<Exchange>>,
+    ) -> Response<Body<Exchange>> {
+        let inner = &mut *self.0;
+        (inner.status, inner.outcome) = (answer.status().as_u16(), Outcome::Replayed);
+        inner.answered.get_or_insert(inner.started.steady);
+        inner.fields.write(answer.headers_mut());
+        answer.headers_mut().insert(&X_REQUEST_ID, inner.request_id.clone());
         self.hang_on(&mut answer);
         answer
     }
@@ -278,6 +356,13 @@ impl Exchange {
             TunnelEnd::Broke => End::Broke,
             TunnelEnd::Cut => End::Cut,
         };
+    }
+
+    /// What its idempotency key came to turned out later.
+    fn renote_idempotency(&mut self, why: Refusal) {
+        if let Some(outcome) = IdempotencyOutcome::of(why) {
+            self.0.idempotency = Some(outcome);
+        }
     }
 
     fn note(&mut self, refused: &Refused, by: Option<(&Snapshot, LimitIx)>) {
@@ -358,6 +443,9 @@ impl Drop for Inner {
         let upstream = self.sent.map(|sent| self.answered.unwrap_or(now).since(sent));
         let before_upstream = self.sent.unwrap_or(now).since(self.started.steady);
         self.at.metrics.request(self.route, self.outcome, self.status, before_upstream, upstream);
+        if let Some(outcome) = self.idempotency {
+            self.at.metrics.idempotency(self.route, outcome);
+        }
         self.at.metrics.in_flight(-1);
         self.at.in_flight.set(self.at.in_flight.get().saturating_sub(1));
         let closing = Closing {
@@ -370,6 +458,9 @@ impl Drop for Inner {
             upstream_nanos: upstream,
             total_nanos: total,
             end: self.end,
+            idempotency: self.idempotency,
+            cost: self.cost,
+            charged: self.charged,
         };
         let draft = std::mem::take(&mut self.draft);
         // Borrowed already only if writing a record panicked: then this one is lost with it.
