@@ -10,10 +10,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use listenfd::ListenFd;
 
-use crate::admin::{self, AdminHandle, AdminState};
+use crate::admin::{self, AdminHandle, AdminState, Turn};
 use crate::clock::Clock;
 use crate::config::{self, Loaded, Overrides, Sources};
-use crate::policy::snapshot::{Drain, RecordSink, Scheme, Snapshot};
+use crate::policy::snapshot::{AdminListener, Drain, RecordSink, Scheme, Snapshot};
 use crate::proxy;
 use crate::proxy::context::{Common, Pulse};
 use crate::proxy::counters::ConnectionCounters;
@@ -28,6 +28,7 @@ use crate::telemetry::events::{Event, Log};
 use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{BuildInfo, ConnectionFigures, Metrics};
 use crate::telemetry::record::RecordWriter;
+use crate::upkeep::{self, Upkeep, Wake};
 
 /// How long a worker may keep no house before it counts as stuck; it does ten times a second.
 const STUCK: Duration = Duration::from_secs(5);
@@ -85,6 +86,7 @@ struct Running {
     common: Common,
     workers: Arc<Workers>,
     reload: ReloadHandle,
+    upkeep: Upkeep,
     admin: Option<AdminHandle>,
     log: Arc<Log>,
 }
@@ -111,6 +113,7 @@ impl Gate {
             RecordWriter::start(&sink, Arc::clone(&log), clock.clone()).map_err(|error| {
                 StartProblem::Here(format!("access records cannot be written: {error}"))
             })?;
+        let started = clock.steady();
         let boot = BootId::draw().map_err(|error| here(&error))?;
         let metrics = Metrics::new(workers, build_info(), clock.clone());
         metrics.watch_dropped("records", records.dropped());
@@ -128,15 +131,20 @@ impl Gate {
             clock,
             boot,
             workers,
-            pulses: (0..workers).map(|_| Pulse::default()).collect(),
+            strikes: Arc::default(),
+            pulses: (0..workers).map(|_| Pulse::starting(started)).collect(),
         };
         let workers = Arc::new(proxy::start(common.clone(), &bound).map_err(|error| here(&error))?);
         for counters in workers.counters() {
             let counters = Arc::clone(counters);
             common.metrics.watch_connections("traffic", move || figures(&counters));
         }
+        let wake = Wake::new(workers.waker());
+        let upkeep = start_upkeep(&common, &wake, &log).map_err(|error| here(&error))?;
+        // Set here only, so that there is nothing to fail.
+        let _ = common.strikes.set(upkeep.strikes());
         let admin =
-            server.admin.map(|admin| start_admin(admin.address, &common, &log)).transpose()?;
+            server.admin.map(|admin| start_admin(admin, &common, wake, &log)).transpose()?;
         let reload = start_reload(
             config,
             overrides,
@@ -157,7 +165,7 @@ impl Gate {
         Ok(Gate {
             traffic,
             admin: admin.as_ref().map(|admin| admin.local_addr),
-            running: Some(Running { common, workers, reload, admin, log }),
+            running: Some(Running { common, workers, reload, upkeep, admin, log }),
         })
     }
 
@@ -204,7 +212,7 @@ impl Drop for Gate {
 
 impl Running {
     fn end(self, drain: Drain) {
-        let Running { common, workers, reload, admin, log } = self;
+        let Running { common, workers, reload, upkeep, admin, log } = self;
         common.lifecycle.draining();
         let counters = workers.counters().to_vec();
         let sum = |of: fn(&ConnectionCounters) -> &AtomicU64| {
@@ -219,6 +227,7 @@ impl Running {
             let event = Event::TaskFailed { task: "worker", why: "its thread ended by a panic" };
             log.say(common.clock.now().wall, &event);
         }
+        drop(upkeep);
         common.records.finish(LAST_WORDS);
         log.say(common.clock.now().wall, &Event::Drained { cut: sum(|counters| &counters.cut) });
         drop(admin);
@@ -266,15 +275,33 @@ fn start_reload(
     reload::policy::start(parts, &followed.warnings, load_again, wake)
 }
 
+fn start_upkeep(common: &Common, wake: &Wake, log: &Arc<Log>) -> std::io::Result<Upkeep> {
+    Upkeep::start(upkeep::Parts {
+        ledger: Arc::clone(&common.ledger),
+        policy: Arc::clone(&common.policy),
+        metrics: Arc::clone(&common.metrics),
+        lifecycle: Arc::clone(&common.lifecycle),
+        log: Arc::clone(log),
+        clock: common.clock.clone(),
+        wake: wake.clone(),
+    })
+}
+
 fn start_admin(
-    address: SocketAddr,
+    listener: AdminListener,
     common: &Common,
+    wake: Wake,
     log: &Arc<Log>,
 ) -> Result<AdminHandle, StartProblem> {
+    let AdminListener { address, token } = listener;
     let state = AdminState {
         metrics: Arc::clone(&common.metrics),
         lifecycle: Arc::clone(&common.lifecycle),
         snapshot: Some(Arc::clone(&common.policy)),
+        ledger: Arc::clone(&common.ledger),
+        token,
+        wake,
+        turn: Turn::default(),
         log: Arc::clone(log),
         clock: common.clock.clone(),
     };
