@@ -2,8 +2,10 @@
 
 mod event;
 mod exchange;
+mod failing;
 mod model;
 mod random;
+mod restarted;
 mod threads;
 mod world;
 
