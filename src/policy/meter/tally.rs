@@ -141,8 +141,12 @@ impl Tally {
         }
     }
 
-    /// Makes room for a block that was durable before: the journal's side of [`Tally::block`].
+    /// Makes room for a block that was durable before: the journal's side of [`Tally::block`]. One that comes late, when a
+    /// later period has begun, says nothing of that.
     pub fn reserve(&mut self, block: &Block) {
+        if self.used > 0 && block.period.until <= self.period.from {
+            return;
+        }
         *self = self.in_period(block.period);
         self.at = self.at.max(block.at);
         self.used = self.used.max(block.to);
