@@ -19,6 +19,7 @@ use tollgate::policy::authenticate::authenticate;
 use tollgate::policy::authorize::authorize;
 use tollgate::policy::covering;
 use tollgate::policy::head::Head;
+use tollgate::policy::overlay::Overlay;
 use tollgate::policy::route::Routed;
 use tollgate::policy::snapshot::Snapshot;
 use tollgate::store::{Backing, Ledger, Opening, Order};
@@ -99,7 +100,7 @@ fn decide(
         .expect("a good head");
     let client = snapshot.client_address.client([127, 0, 0, 1].into(), head.headers);
     let Routed::To(route) = snapshot.router.find(head.method, head.path) else { panic!("a route") };
-    let caller = authenticate(snapshot, &head, now.wall).expect("a good key");
+    let caller = authenticate(snapshot, &ledger.overlay(), &head, now.wall).expect("a good key");
     let permit = authorize(snapshot, route, Some(caller), client, &head).expect("a permit");
     let Opening::Admitted(reservation, readings) = ledger
         .open(now, &Order::of(&covering::asks(snapshot, route, permit.caller, client, now.wall)))
@@ -147,7 +148,9 @@ fn refusals(criterion: &mut Criterion) {
                 let head =
                     Head::check(&Method::GET, &uri, Version::HTTP_11, &headers, &snapshot.bounds)
                         .expect("a head");
-                black_box(authenticate(&snapshot, &head, clock.now().wall).is_err())
+                black_box(
+                    authenticate(&snapshot, &Overlay::default(), &head, clock.now().wall).is_err(),
+                )
             });
         });
     }

@@ -135,7 +135,8 @@ impl Gate {
             let counters = Arc::clone(counters);
             common.metrics.watch_connections("traffic", move || figures(&counters));
         }
-        let admin = server.admin.map(|address| start_admin(address, &common, &log)).transpose()?;
+        let admin =
+            server.admin.map(|admin| start_admin(admin.address, &common, &log)).transpose()?;
         let reload = start_reload(
             config,
             overrides,

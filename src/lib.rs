@@ -13,3 +13,4 @@ pub mod proxy;
 pub mod reload;
 pub mod store;
 pub mod telemetry;
+pub mod upkeep;

@@ -11,7 +11,7 @@ use tollgate::admin::{self, AdminHandle, AdminState};
 use tollgate::clock::Clock;
 use tollgate::telemetry::events::Log;
 use tollgate::telemetry::lifecycle::Lifecycle;
-use tollgate::telemetry::metrics::{BuildInfo, Metrics};
+use tollgate::telemetry::metrics::{BuildInfo, Metrics, StoreFigures};
 
 struct Admin {
     state: AdminState,
@@ -62,7 +62,8 @@ fn json(answer: &Answer) -> serde_json::Value {
 #[test]
 fn health_says_that_the_process_turns_whatever_else_is_wrong() {
     let admin = admin();
-    admin.state.metrics.store_up(false);
+    let failed = || StoreFigures { up: false, ..StoreFigures::default() };
+    admin.state.metrics.watch_store(failed);
     admin.state.lifecycle.draining();
     let answer = ask(admin.handle.local_addr, "GET", "/healthz");
     assert_eq!(answer.status, 200);

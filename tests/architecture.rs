@@ -21,6 +21,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("admin", 3),
     ("proxy", 3),
     ("reload", 3),
+    ("upkeep", 3),
     ("gate", 4),
     ("demo", 5),
     ("cli", 6),
@@ -28,7 +29,7 @@ const ROOMS: &[(&str, u8)] = &[
 ];
 
 /// Rooms of one height that may know one another: together they are the running gate.
-const NEIGHBOURS: &[&str] = &["admin", "proxy", "reload"];
+const NEIGHBOURS: &[&str] = &["admin", "proxy", "reload", "upkeep"];
 
 /// What a room must never mention: crates and paths by their beginning, identifiers whole (or up to a `*`).
 struct Ban {

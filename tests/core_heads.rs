@@ -15,6 +15,7 @@ use tollgate::policy::authenticate::authenticate;
 use tollgate::policy::authorize::authorize;
 use tollgate::policy::covering;
 use tollgate::policy::head::Head;
+use tollgate::policy::overlay::Overlay;
 use tollgate::policy::refusal::Refusal;
 use tollgate::policy::route::Routed;
 use tollgate::policy::snapshot::{Access, Snapshot};
@@ -78,7 +79,7 @@ fn decide(
     let client = snapshot.client_address.client(peer, headers);
     let routed = snapshot.router.find(head.method, head.path);
     let public = matches!(routed, Routed::To(ix) if snapshot.route(ix).access == Access::Public);
-    let caller = match authenticate(snapshot, &head, Wall(1)) {
+    let caller = match authenticate(snapshot, &Overlay::default(), &head, Wall(1)) {
         _ if public => None,
         Ok(caller) => Some(caller),
         Err(stranger) => {

@@ -125,6 +125,7 @@ fn policy(text: &str) -> Result<Snapshot, String> {
         },
         record: RecordRule { to: RecordSink::Off, headers: Vec::new() },
         ready_asks_upstream: word("upstream=").is_some(),
+        ready_asks_store: false,
         route_slots: Arc::from([text.into()]),
         limit_slots: Arc::from([]),
     })

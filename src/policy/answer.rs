@@ -4,6 +4,8 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use super::limit::LimitKind;
+use super::money::Money;
 use super::refusal::Refusal;
 
 /// One answer for each refusal.
@@ -110,9 +112,9 @@ pub struct Facts<'a> {
     /// Name of the limit that refused.
     pub limit: Option<&'a str>,
     /// Its units.
-    pub ceiling: Option<u64>,
+    pub ceiling: Option<Figure>,
     /// What is left of it.
-    pub remaining: Option<u64>,
+    pub remaining: Option<Figure>,
     /// The scope that the route demands.
     pub scope: Option<&'a str>,
     /// Name of the route.
@@ -121,8 +123,34 @@ pub struct Facts<'a> {
     pub request_id: &'a str,
 }
 
+/// A number of a limit, in what it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Figure {
+    /// Requests, or units of them.
+    Units(u64),
+    /// Money, printed with all its places.
+    Money(Money),
+}
+
+impl Figure {
+    /// `units` of a limit of this kind, which are millionths where it counts money.
+    pub fn of(kind: LimitKind, units: u64) -> Figure {
+        if kind.is_money() { Figure::Money(Money(units)) } else { Figure::Units(units) }
+    }
+}
+
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Figure::Units(units) => write!(f, "{units}"),
+            Figure::Money(money) => write!(f, "{money}"),
+        }
+    }
+}
+
 enum Value<'a> {
     Number(i128),
+    Figure(Figure),
     Text(&'a str),
     Absent,
 }
@@ -133,8 +161,8 @@ impl Facts<'_> {
         match fact {
             Fact::RetryAfter => number(self.retry_after.map(i128::from)),
             Fact::Reset => number(self.reset.map(i128::from)),
-            Fact::Ceiling => number(self.ceiling.map(i128::from)),
-            Fact::Remaining => number(self.remaining.map(i128::from)),
+            Fact::Ceiling => self.ceiling.map_or(Value::Absent, Value::Figure),
+            Fact::Remaining => self.remaining.map_or(Value::Absent, Value::Figure),
             Fact::Limit => self.limit.map_or(Value::Absent, Value::Text),
             Fact::Scope => self.scope.map_or(Value::Absent, Value::Text),
             Fact::Route => self.route.map_or(Value::Absent, Value::Text),
@@ -166,6 +194,7 @@ fn write_value(out: &mut String, value: &Value<'_>, escape: Escape) {
     match (value, escape) {
         // Writing to a String cannot fail.
         (Value::Number(number), _) => drop(write!(out, "{number}")),
+        (Value::Figure(figure), _) => drop(write!(out, "{figure}")),
         (Value::Absent, Escape::JsonValue) => out.push_str("null"),
         (Value::Absent, Escape::JsonString | Escape::Plain) => {}
         (Value::Text(text), Escape::Plain) => out.extend(text.chars().filter(|c| !c.is_control())),

@@ -2,6 +2,7 @@
 
 use super::head::Head;
 use super::keys::{Key, KeyIx, KeyStatus, SecretDigest};
+use super::overlay::Overlay;
 use super::refusal::{Refusal, Refused};
 use super::snapshot::{GrantIx, PlanIx, Snapshot, Standing, TenantIx, TermsIx};
 use crate::clock::Wall;
@@ -38,24 +39,30 @@ pub struct Stranger {
 }
 
 /// Finds the caller of a request.
-pub fn authenticate(snapshot: &Snapshot, head: &Head<'_>, now: Wall) -> Result<Caller, Stranger> {
+pub fn authenticate(
+    snapshot: &Snapshot,
+    overlay: &Overlay,
+    head: &Head<'_>,
+    now: Wall,
+) -> Result<Caller, Stranger> {
     let credentials = &snapshot.credentials;
     let nobody = |refused| Stranger { refused, key: None };
     let presented = credentials.present(head.headers, head.query).map_err(nobody)?;
     let mut digests = credentials.digests(&presented);
     digests
-        .find_map(|digest| by_digest(snapshot, &digest, now))
+        .find_map(|digest| by_digest(snapshot, overlay, &digest, now))
         .unwrap_or_else(|| Err(nobody(credentials.unknown(&presented))))
 }
 
 /// The caller with this secret; `None` where no key has it. Also asked about exchanges that are open for long.
 pub fn by_digest(
     snapshot: &Snapshot,
+    overlay: &Overlay,
     secret: &SecretDigest,
     now: Wall,
 ) -> Option<Result<Caller, Stranger>> {
     let found = snapshot.keys.find(secret)?;
-    Some(match standing(snapshot, found.key, found.until, now) {
+    Some(match standing(snapshot, overlay, found.key, found.until, now) {
         Some(refused) => Err(Stranger { refused, key: Some(found.ix) }),
         None => Ok(Caller {
             key: found.ix,
@@ -70,10 +77,19 @@ pub fn by_digest(
 }
 
 /// Why this key is not good now, if it is not. `until` is the end of its secret's overlap.
-fn standing(snapshot: &Snapshot, key: &Key, until: Wall, now: Wall) -> Option<Refused> {
+fn standing(
+    snapshot: &Snapshot,
+    overlay: &Overlay,
+    key: &Key,
+    until: Wall,
+    now: Wall,
+) -> Option<Refused> {
     let because = |why, detail| Some(Refused::because(why, detail));
     if key.status == KeyStatus::Revoked {
         return because(Refusal::KeyRevoked, "the key was revoked");
+    }
+    if overlay.revoked(key.subject).is_some() {
+        return because(Refusal::KeyRevoked, "the key was revoked at run time");
     }
     if until <= now {
         return because(

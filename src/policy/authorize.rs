@@ -8,6 +8,7 @@ use super::authenticate::{self, Caller};
 use super::head::{Head, may_be_read_as, percent_decoded, readings};
 use super::keys::SecretDigest;
 use super::limit::Mode;
+use super::overlay::Overlay;
 use super::refusal::{Refusal, Refused};
 use super::route::{ScopeDemand, ScopeRule};
 use super::snapshot::{AddressRule, Grant, Route, RouteIx, Snapshot, TenantPlace, TenantRule};
@@ -60,6 +61,7 @@ pub fn authorize(
 /// not its limits, which it has taken, nor its head, which is gone. `route_slot` is its route's [`Route::slot`].
 pub fn still_admitted(
     snapshot: &Snapshot,
+    overlay: &Overlay,
     secret: &SecretDigest,
     route_slot: u32,
     client: IpAddr,
@@ -69,7 +71,7 @@ pub fn still_admitted(
     let at = snapshot.routes.iter().position(|route| route.slot == route_slot).ok_or(no_route)?;
     let route = &snapshot.routes[at];
     let gone = Refused::because(Refusal::KeyRevoked, "the key is no longer in the policy");
-    let caller = authenticate::by_digest(snapshot, secret, now)
+    let caller = authenticate::by_digest(snapshot, overlay, secret, now)
         .ok_or(gone)?
         .map_err(|stranger| stranger.refused)?;
     let mut permit = Permit {

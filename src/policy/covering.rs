@@ -1,12 +1,13 @@
 //! Step 7's question: which limits cover a request, on whose meter, with which ceiling. The ledger answers it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::authenticate::Caller;
 use super::calendar::Period;
-use super::limit::{Limit, LimitIx, LimitKind, SubjectKey};
+use super::keys::KeyIx;
+use super::limit::{Counts, Limit, LimitIx, LimitKind, SubjectKey};
 use super::order::{Ask, Asks};
-use super::snapshot::{RouteIx, Snapshot};
+use super::snapshot::{PlanIx, RouteIx, Snapshot, TenantIx, TermsIx};
 use crate::clock::Wall;
 
 /// Everything that limits this caller on this route, in the calendar periods of `now`.
@@ -17,7 +18,8 @@ pub fn asks(
     client: IpAddr,
     now: Wall,
 ) -> Asks {
-    let ask = |ix: &LimitIx| ask(snapshot, *ix, Some(route), caller, client, now);
+    let who = caller.map(Who::of_caller);
+    let ask = |ix: &LimitIx| ask(snapshot, *ix, Some(route), who, client, now);
     snapshot.route(route).limits.iter().filter_map(ask).collect()
 }
 
@@ -26,12 +28,60 @@ pub fn guesses(snapshot: &Snapshot, client: IpAddr, now: Wall) -> Asks {
     snapshot.guessing.iter().filter_map(|ix| ask(snapshot, *ix, None, None, client, now)).collect()
 }
 
+/// Everything that counts this key, its tenant or its plan wherever it goes, for reports: no address, no route, and a
+/// weight of 0, so that asking takes nothing. In the order of the policy.
+pub fn asks_of_key(snapshot: &Snapshot, key: KeyIx, now: Wall) -> Asks {
+    let who = Who::of_key(snapshot, key);
+    (0..)
+        .map(LimitIx)
+        .zip(&snapshot.limits)
+        .filter(|(_, limit)| limit.counts == Counts::Requests)
+        .filter_map(|(ix, _)| standing(snapshot, ix, who, now))
+        .collect()
+}
+
+/// What a limit that counts no address and no route says of this caller, wherever the caller goes: for the answer of a
+/// balance. Takes nothing. `None` where the limit does not bind it.
+pub fn ask_of_caller(snapshot: &Snapshot, ix: LimitIx, caller: Caller, now: Wall) -> Option<Ask> {
+    standing(snapshot, ix, Who::of_caller(caller), now)
+}
+
+fn standing(snapshot: &Snapshot, ix: LimitIx, who: Who, now: Wall) -> Option<Ask> {
+    let per = snapshot.limit(ix).per;
+    if per.address || per.route {
+        return None;
+    }
+    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    Some(Ask { weight: 0, ..ask(snapshot, ix, None, Some(who), nowhere, now)? })
+}
+
+/// The facts of a caller that limits count by.
+#[derive(Clone, Copy)]
+struct Who {
+    key: KeyIx,
+    tenant: TenantIx,
+    plan: PlanIx,
+    terms: TermsIx,
+}
+
+impl Who {
+    fn of_caller(caller: Caller) -> Who {
+        let Caller { key, tenant, plan, terms, .. } = caller;
+        Who { key, tenant, plan, terms }
+    }
+
+    fn of_key(snapshot: &Snapshot, ix: KeyIx) -> Who {
+        let key = snapshot.keys.at(ix);
+        Who { key: ix, tenant: key.tenant, plan: key.plan, terms: key.terms }
+    }
+}
+
 /// `None` where the limit does not bind this caller: overridden with `none`, or counted by facts it does not have.
 fn ask(
     snapshot: &Snapshot,
     ix: LimitIx,
     route: Option<RouteIx>,
-    caller: Option<Caller>,
+    caller: Option<Who>,
     client: IpAddr,
     now: Wall,
 ) -> Option<Ask> {
@@ -68,7 +118,7 @@ fn subject(
     snapshot: &Snapshot,
     limit: &Limit,
     route: Option<RouteIx>,
-    caller: Option<Caller>,
+    caller: Option<Who>,
     client: IpAddr,
 ) -> Option<(SubjectKey, Option<SubjectKey>)> {
     let per = limit.per;

@@ -1,11 +1,14 @@
 //! Idempotency keys: what a client's `Idempotency-Key` must look like, what makes two requests the same, and what a
 //! record of the first one says to the second. Records live in the ledger; nothing here remembers.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use http::{HeaderMap, HeaderName, Method};
 use sha2::{Digest, Sha256};
 
+use super::credential::{Credentials, Place};
+use super::head::query_parameters;
 use super::limit::SubjectKey;
 
 /// The header's name (draft-ietf-httpapi-idempotency-key-header-07 §2).
@@ -91,13 +94,44 @@ pub struct BodyPrinter {
     bytes: u64,
 }
 
-/// The one text of an `Idempotency-Key`, 1 to 255 visible characters, without quotes around it.
+/// The one text of an `Idempotency-Key`, 1 to 255 characters of printable ASCII, without the quotes around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyText(Box<str>);
 
 /// The header is there and is not one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
+
+/// The longest key, in characters.
+const LONGEST: usize = 255;
+
+/// A structured-field Item that is a String (RFC 9651 §3.3.3), its escapes undone. The draft gives it no parameters.
+fn quoted(line: &str) -> Result<String, Malformed> {
+    let item: sfv::Item = sfv::Parser::new(line)
+        .parse()
+        .map_err(|_| Malformed("no single structured-field String"))?;
+    if !item.params.is_empty() {
+        return Err(Malformed("a key has no parameters"));
+    }
+    match item.bare_item {
+        sfv::BareItem::String(text) => Ok(text.into()),
+        _ => Err(Malformed("no structured-field String")),
+    }
+}
+
+/// What most clients send: the text alone. A comma would be two keys that a proxy joined, a semicolon a parameter.
+fn bare(line: &str) -> Result<String, Malformed> {
+    if line.contains(',') {
+        return Err(Malformed("a list of keys"));
+    }
+    if line.contains(';') {
+        return Err(Malformed("a key has no parameters"));
+    }
+    if line.contains(['"', '\\']) {
+        return Err(Malformed("a quote inside a key without quotes around it"));
+    }
+    Ok(line.to_owned())
+}
 
 impl KeyText {
     /// The key of a request: a structured-field String, or, as most clients send it, the bare text. `None` without the
@@ -108,14 +142,21 @@ impl KeyText {
         if lines.next().is_some() {
             return Err(Malformed("more than one Idempotency-Key"));
         }
-        let text = line.to_str().map_err(|_| Malformed("no visible ASCII"))?;
-        KeyText::read(text).map(Some)
+        let line =
+            line.to_str().map_err(|_| Malformed("a character that is no printable ASCII"))?;
+        KeyText::read(line.trim_matches([' ', '\t'])).map(Some)
     }
 
-    fn read(text: &str) -> Result<KeyText, Malformed> {
-        let inner = text.trim_matches([' ', '\t']);
-        if inner.is_empty() || inner.len() > 255 {
-            return Err(Malformed("a key has 1 to 255 characters"));
+    fn read(line: &str) -> Result<KeyText, Malformed> {
+        if line.contains('\t') {
+            return Err(Malformed("a tab inside the key"));
+        }
+        let inner = if line.starts_with('"') { quoted(line)? } else { bare(line)? };
+        if inner.is_empty() {
+            return Err(Malformed("an empty key"));
+        }
+        if inner.len() > LONGEST {
+            return Err(Malformed("a key of more than 255 characters"));
         }
         Ok(KeyText(inner.into()))
     }
@@ -140,8 +181,14 @@ impl RecordId {
 }
 
 impl HeadPrint {
-    /// Of the method, the path and query as the client sent them, the content type and the length.
-    pub fn of(method: &Method, path_and_query: &str, headers: &HeaderMap) -> HeadPrint {
+    /// Of the method, the path and query as the client sent them, the content type and the length. A query parameter
+    /// that carries the credential is no part of it: a retry with the tenant's next secret is the same request.
+    pub fn of(
+        method: &Method,
+        path_and_query: &str,
+        headers: &HeaderMap,
+        credentials: &Credentials,
+    ) -> HeadPrint {
         let mut hasher = Sha256::new();
         let mut part = |bytes: &[u8]| {
             // With their lengths, so that no two heads run into the same text.
@@ -149,12 +196,33 @@ impl HeadPrint {
             hasher.update(bytes);
         };
         part(method.as_str().as_bytes());
-        part(path_and_query.as_bytes());
+        part(without_credential(path_and_query, credentials).as_bytes());
         for name in [http::header::CONTENT_TYPE, http::header::CONTENT_LENGTH] {
             part(headers.get(&name).map_or(&[], http::HeaderValue::as_bytes));
         }
         HeadPrint(hasher.finalize().into())
     }
+}
+
+/// A path and query without the parameters in which a credential is looked for.
+fn without_credential<'t>(path_and_query: &'t str, credentials: &Credentials) -> Cow<'t, str> {
+    let carries = |name: &[u8]| {
+        credentials
+            .places
+            .iter()
+            .any(|place| matches!(place, Place::Query(wanted) if name == wanted.as_bytes()))
+    };
+    let Some((path, query)) = path_and_query.split_once('?') else {
+        return path_and_query.into();
+    };
+    if !query_parameters(query).any(|(name, _)| carries(&name)) {
+        return path_and_query.into();
+    }
+    let kept: Vec<&str> = query
+        .split('&')
+        .filter(|pair| !query_parameters(pair).any(|(name, _)| carries(&name)))
+        .collect();
+    if kept.is_empty() { path.into() } else { format!("{path}?{}", kept.join("&")).into() }
 }
 
 impl BodyPrinter {
@@ -172,5 +240,112 @@ impl BodyPrinter {
     /// The whole body has passed.
     pub fn finish(self) -> BodyPrint {
         BodyPrint { bytes: self.bytes, digest: self.hasher.finalize().into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lines: &[&str]) -> Result<Option<String>, Malformed> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            let line = http::HeaderValue::from_bytes(line.as_bytes()).unwrap();
+            headers.append(IDEMPOTENCY_KEY, line);
+        }
+        Ok(KeyText::of(&headers)?.map(|key| key.as_str().to_owned()))
+    }
+
+    #[test]
+    fn a_key_is_the_same_with_quotes_around_it_and_without() {
+        for line in ["8e03978e-40d5-43dd-bc93-6894a57f9324", "order/17", "a b", ":YQ==:", "?1"] {
+            assert_eq!(read(&[line]), Ok(Some(line.to_owned())));
+            assert_eq!(read(&[&format!("\"{line}\"")]), Ok(Some(line.to_owned())));
+        }
+        assert_eq!(read(&[" \t\"abc\"  "]), Ok(Some("abc".to_owned())));
+        assert_eq!(read(&[]), Ok(None));
+    }
+
+    #[test]
+    fn a_quoted_key_may_hold_what_a_bare_one_may_not() {
+        let line = r#""a,b;c=\"d\"\\e""#;
+        assert_eq!(read(&[line]), Ok(Some(r#"a,b;c="d"\e"#.to_owned())));
+        assert_eq!(read(&[r#"" a""#]), Ok(Some(" a".to_owned())), "inside the quotes it counts");
+    }
+
+    #[test]
+    fn what_is_no_single_key_is_malformed() {
+        let long = "x".repeat(256);
+        for line in [
+            "",
+            "   ",
+            "\"\"",
+            "a,b",
+            "a, b",
+            "\"a\", \"b\"",
+            "a;b=1",
+            "\"a\";b=1",
+            "\"a\";b",
+            "\"a",
+            "a\"",
+            "\"a\"b",
+            r#""\x""#,
+            "a\tb",
+            "\"a\tb\"",
+            "schlüssel",
+            "\"ü\"",
+            &long,
+            r"a\b",
+        ] {
+            assert!(read(&[line]).is_err(), "{line}");
+        }
+        assert!(read(&["a", "a"]).is_err(), "even the same twice");
+        assert_eq!(read(&[&long[1..]]).map(|key| key.map(|key| key.len())), Ok(Some(255)));
+    }
+
+    fn print(method: &Method, target: &str, length: &str, places: &[Place]) -> HeadPrint {
+        let credentials = Credentials {
+            places: places.to_vec(),
+            prefixes: Vec::new(),
+            peppers: Vec::new(),
+            realm: "".into(),
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert("content-length", http::HeaderValue::from_str(length).unwrap());
+        headers.insert("x-other", http::HeaderValue::from_str(length).unwrap());
+        HeadPrint::of(method, target, &headers, &credentials)
+    }
+
+    #[test]
+    fn a_print_is_of_method_target_and_length() {
+        let of = |method, target, length| print(&method, target, length, &[]);
+        let first = of(Method::POST, "/send?to=1", "2");
+        assert_eq!(first, of(Method::POST, "/send?to=1", "2"));
+        for other in [
+            of(Method::PUT, "/send?to=1", "2"),
+            of(Method::POST, "/send?to=2", "2"),
+            of(Method::POST, "/send", "2"),
+            of(Method::POST, "/Send?to=1", "2"),
+            of(Method::POST, "/send?to=1", "3"),
+        ] {
+            assert_ne!(first, other);
+        }
+    }
+
+    #[test]
+    fn the_credential_in_a_query_is_no_part_of_the_print() {
+        let places = [Place::Bearer, Place::Query("api_key".into())];
+        let of = |target| print(&Method::GET, target, "0", &places);
+        let plain = of("/send?to=1&text=a%20b");
+        for same in [
+            "/send?api_key=old&to=1&text=a%20b",
+            "/send?to=1&api_key=new&text=a%20b",
+            "/send?to=1&text=a%20b&api%5Fkey=new",
+        ] {
+            assert_eq!(of(same), plain, "{same}");
+        }
+        assert_eq!(of("/send?api_key=x"), of("/send"));
+        assert_ne!(of("/send?to=1&text=a+b"), plain, "as the client sent it");
+        assert_ne!(of("/send?to=1&text=a%20b&key=x"), plain);
     }
 }

@@ -29,6 +29,7 @@ pub mod revocation;
 pub mod route;
 pub mod snapshot;
 pub mod subject;
+pub mod upstream;
 
 /// A name out of the policy or a key file: shared, never changed.
 pub type Name = std::sync::Arc<str>;

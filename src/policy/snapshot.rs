@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 
 use super::Name;
 use super::address::{ClientAddressRule, Nets};
@@ -16,11 +16,12 @@ use super::charge::ChargeRule;
 use super::credential::Credentials;
 use super::forbidden::ForbiddenFields;
 use super::idempotency::{IdempotencyRule, RecordBounds};
-use super::keys::Keys;
+use super::keys::{Keys, SecretDigest};
 use super::limit::{Limit, LimitIx, Mode, Per, SubjectKey, Terms};
 use super::report::Report;
 use super::revocation::RevocationRule;
 use super::route::{Router, ScopeRule};
+pub use super::upstream::{ClientPair, HostRule, Scheme, Upstream, UpstreamProtocol, UpstreamTls};
 
 /// Place of a route in [`Snapshot::routes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,6 +104,8 @@ pub struct Snapshot {
     pub record: RecordRule,
     /// Whether readiness asks the upstream (`ready: { upstream: true }`).
     pub ready_asks_upstream: bool,
+    /// Whether readiness asks the store (`ready: { store: true }`).
+    pub ready_asks_store: bool,
     /// The names behind [`Route::slot`]: grows through reloads, never shrinks.
     pub route_slots: Arc<[Name]>,
     /// The names behind [`Limit::slot`]: grows through reloads, never shrinks.
@@ -274,82 +277,6 @@ pub struct BalanceHeader {
     pub of: LimitIx,
 }
 
-/// Where admitted requests go, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// `http` or `https`.
-    pub scheme: Scheme,
-    /// Host name or address literal, without brackets.
-    pub host: Box<str>,
-    /// TCP port.
-    pub port: u16,
-    /// Path to put before every path, without a trailing slash; usually empty.
-    pub base_path: Box<str>,
-    /// The protocol spoken.
-    pub protocol: UpstreamProtocol,
-    /// The `Host` the backend sees.
-    pub host_header: HostRule,
-    /// TLS towards the upstream; used with `https` only.
-    pub tls: UpstreamTls,
-    /// Headers set on every forwarded request, after everything of the client's was removed.
-    pub set_headers: Vec<(HeaderName, HeaderValue)>,
-    /// Headers removed from every forwarded request.
-    pub remove_headers: Vec<HeaderName>,
-    /// Query parameters appended, already percent-encoded as `name=value`.
-    pub set_query: Vec<Box<str>>,
-    /// Query parameters removed, compared without case after percent-decoding; includes the names in `set_query`.
-    pub remove_query: Vec<Box<str>>,
-    /// Time to connect, TLS included.
-    pub connect_timeout: Duration,
-    /// Longest silence in the middle of a body, either way.
-    pub idle_timeout: Duration,
-    /// Idle connections kept by each worker.
-    pub pool_size: usize,
-    /// Age at which an idle pooled connection is closed.
-    pub pool_idle: Duration,
-}
-
-/// Scheme of the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// Plain TCP.
-    Http,
-    /// TLS.
-    Https,
-}
-
-/// Protocol towards the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamProtocol {
-    /// HTTP/1.1, the default; gRPC and HTTP/2 requests are translated.
-    Http1,
-    /// HTTP/2 (with prior knowledge over plain TCP, by ALPN over TLS).
-    Http2,
-}
-
-/// The `Host` the backend sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostRule {
-    /// The client's.
-    Keep,
-    /// This one.
-    Set(HeaderValue),
-}
-
-/// A client's certificate chain and its key, PEM.
-pub type ClientPair = (Arc<[u8]>, Arc<[u8]>);
-
-/// TLS material towards the upstream. PEM text; parsed again where it is used.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UpstreamTls {
-    /// The CA certificates that vouch for the upstream; `None`: the system's.
-    pub ca: Option<Arc<[u8]>>,
-    /// The client certificate chain and its key.
-    pub client: Option<ClientPair>,
-    /// The name sent and verified; `None`: the upstream's host.
-    pub server_name: Option<Box<str>>,
-}
-
 /// Sizes and times. Defaults and their reasons stand in `config/defaults.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -394,11 +321,20 @@ pub struct Server {
     /// Where clients connect.
     pub listeners: Vec<Listener>,
     /// The admin listener; `None`: `admin: none`.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<AdminListener>,
     /// Number of workers; `None`: one a core.
     pub workers: Option<usize>,
     /// Where state lives.
     pub state: StateAt,
+}
+
+/// Where the admin listener is, and who may use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdminListener {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// SHA-256 of the token that `/v1` asks for. `None`: there is none, so `/v1` answers on loopback only.
+    pub token: Option<SecretDigest>,
 }
 
 /// One listening address.

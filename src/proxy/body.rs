@@ -1,10 +1,8 @@
-//! Bodies, both ways: they stream with back-pressure, frame by frame, trailers included, and are bounded in size and
-//! silence. Nothing is buffered whole. What became of a body is known exactly once, to whoever asked for it.
+//! An answer's body on its way to the client: it streams with back-pressure, frame by frame, trailers included, and what
+//! hangs on its end is told exactly once.
 
-use std::cell::Cell;
 use std::fmt;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,194 +10,10 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::context::WorkerContext;
+use super::capture::Piped;
 use super::cut::Cut;
 use super::deadline::Silence;
-use super::forward::request_trailers;
 use super::pool::Lease;
-
-/// How far a request's body has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyFate {
-    /// It is still on its way, or was never asked for.
-    Reading,
-    /// It was passed on to its end.
-    Complete,
-    /// It is larger than the route allows.
-    TooLarge,
-    /// The client was silent for too long in the middle of it.
-    TooSlow,
-    /// The client broke it off, or its framing is wrong.
-    ClientGone,
-}
-
-#[derive(Debug)]
-struct Progress {
-    fate: Cell<BodyFate>,
-    bytes: Cell<u64>,
-}
-
-/// Tells what became of a request's body, while and after it streams. Cheap to clone; of one worker.
-#[derive(Clone, Debug, Default)]
-pub struct BodyWatch(Option<Rc<Progress>>);
-
-impl BodyWatch {
-    /// How far the body has come. Without a body: complete.
-    pub fn fate(&self) -> BodyFate {
-        self.0.as_ref().map_or(BodyFate::Complete, |progress| progress.fate.get())
-    }
-
-    /// Bytes of it that were passed on.
-    pub fn bytes(&self) -> u64 {
-        self.0.as_ref().map_or(0, |progress| progress.bytes.get())
-    }
-}
-
-/// Why a request's body could not be passed on: the error that the upstream's connection sees.
-#[derive(Debug)]
-pub enum BodyError {
-    /// Larger than the route allows.
-    TooLarge,
-    /// The client was silent for too long.
-    TooSlow,
-    /// The client broke it off, or its framing is wrong.
-    Client(hyper::Error),
-}
-
-impl fmt::Display for BodyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            BodyError::TooLarge => "the request's body is larger than the route allows",
-            BodyError::TooSlow => "the client was silent in the middle of the request's body",
-            BodyError::Client(_) => "the client broke the request's body off",
-        })
-    }
-}
-
-impl std::error::Error for BodyError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            BodyError::Client(error) => Some(error),
-            BodyError::TooLarge | BodyError::TooSlow => None,
-        }
-    }
-}
-
-/// A request's body on its way to the upstream.
-#[derive(Debug, Default)]
-pub struct RequestBody(Option<Streaming>);
-
-#[derive(Debug)]
-struct Streaming {
-    incoming: Incoming,
-    most: u64,
-    silence: Silence,
-    progress: Rc<Progress>,
-    trailers: Option<TrailerRule>,
-}
-
-/// The worker whose policy says what a client may not say behind its body either.
-struct TrailerRule(Rc<WorkerContext>);
-
-impl fmt::Debug for TrailerRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TrailerRule")
-    }
-}
-
-impl RequestBody {
-    /// No body.
-    pub fn empty() -> RequestBody {
-        RequestBody(None)
-    }
-
-    /// Passes the client's body on: at most `max` bytes, with at most `idle` of silence in the middle of it.
-    pub fn new(incoming: Incoming, max: Option<u64>, idle: Duration) -> RequestBody {
-        if http_body::Body::is_end_stream(&incoming) {
-            return RequestBody(None);
-        }
-        let progress =
-            Rc::new(Progress { fate: Cell::new(BodyFate::Reading), bytes: Cell::new(0) });
-        RequestBody(Some(Streaming {
-            incoming,
-            most: max.unwrap_or(u64::MAX),
-            silence: Silence::new(idle),
-            progress,
-            trailers: None,
-        }))
-    }
-
-    /// Has its trailers held to the policy that is in force when they come: some backends take them for headers.
-    #[must_use]
-    pub(super) fn held_to(mut self, at: &Rc<WorkerContext>) -> RequestBody {
-        if let Some(body) = &mut self.0 {
-            body.trailers = Some(TrailerRule(Rc::clone(at)));
-        }
-        self
-    }
-
-    /// What will tell about this body once it is on its way.
-    pub fn watch(&self) -> BodyWatch {
-        BodyWatch(self.0.as_ref().map(|streaming| Rc::clone(&streaming.progress)))
-    }
-}
-
-impl http_body::Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        let fails = |fate, error| {
-            body.progress.fate.set(fate);
-            Poll::Ready(Some(Err(error)))
-        };
-        match Pin::new(&mut body.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                body.silence.heard();
-                let more = frame.data_ref().map_or(0, |data| data.len() as u64);
-                let bytes = body.progress.bytes.get() + more;
-                if bytes > body.most {
-                    return fails(BodyFate::TooLarge, BodyError::TooLarge);
-                }
-                body.progress.bytes.set(bytes);
-                if frame.is_trailers() || http_body::Body::is_end_stream(&body.incoming) {
-                    body.progress.fate.set(BodyFate::Complete);
-                }
-                Poll::Ready(Some(Ok(match (frame.into_trailers(), &body.trailers) {
-                    (Ok(mut trailers), Some(TrailerRule(at))) => {
-                        request_trailers(&mut trailers, &at.policy.load());
-                        Frame::trailers(trailers)
-                    }
-                    (Ok(trailers), None) => Frame::trailers(trailers),
-                    (Err(frame), _) => frame,
-                })))
-            }
-            Poll::Ready(None) => {
-                body.progress.fate.set(BodyFate::Complete);
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(error))) => fails(BodyFate::ClientGone, BodyError::Client(error)),
-            Poll::Pending => {
-                ready!(body.silence.poll(cx));
-                fails(BodyFate::TooSlow, BodyError::TooSlow)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|body| http_body::Body::is_end_stream(&body.incoming))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), |body| http_body::Body::size_hint(&body.incoming))
-    }
-}
 
 /// How an answer's body ended, as far as the gate saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +48,8 @@ pub enum AnswerError {
     Silent,
     /// It was cut from outside.
     Cut,
+    /// Who read it for the client found it broken.
+    Broke,
 }
 
 impl fmt::Display for AnswerError {
@@ -242,6 +58,7 @@ impl fmt::Display for AnswerError {
             AnswerError::Upstream(_) => "the upstream broke its answer off",
             AnswerError::Silent => "the upstream was silent in the middle of its answer",
             AnswerError::Cut => "the exchange is no longer admitted",
+            AnswerError::Broke => "the upstream's answer broke off",
         })
     }
 }
@@ -250,7 +67,7 @@ impl std::error::Error for AnswerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             AnswerError::Upstream(error) => Some(error),
-            AnswerError::Silent | AnswerError::Cut => None,
+            AnswerError::Silent | AnswerError::Cut | AnswerError::Broke => None,
         }
     }
 }
@@ -326,6 +143,7 @@ enum Source {
     Empty,
     Full(Bytes),
     Upstream(UpstreamBody),
+    Piped(Piped),
 }
 
 /// An answer's body on its way to the client, with what hangs on its end.
@@ -355,6 +173,11 @@ impl<E: OnEnd> Body<E> {
         Body { source: Source::Upstream(body), on_end: None, cut: None, bytes: 0 }
     }
 
+    /// The upstream's body, by way of somebody who reads it to its end whether the client does or not.
+    pub(super) fn piped(body: Piped) -> Body<E> {
+        Body { source: Source::Piped(body), on_end: None, cut: None, bytes: 0 }
+    }
+
     /// Hangs something on the end of the body. It is told when the last frame was handed to the client's connection, or
     /// when the body is dropped: a body that is empty, or of which only the head is wanted (HEAD, 304), counts as clean.
     #[must_use]
@@ -367,7 +190,7 @@ impl<E: OnEnd> Body<E> {
     pub(crate) fn take_full(&mut self) -> Bytes {
         match std::mem::replace(&mut self.source, Source::Empty) {
             Source::Full(bytes) => bytes,
-            Source::Empty | Source::Upstream(_) => Bytes::new(),
+            Source::Empty | Source::Upstream(_) | Source::Piped(_) => Bytes::new(),
         }
     }
 
@@ -389,6 +212,7 @@ impl<E: OnEnd> Body<E> {
             Source::Empty => true,
             Source::Full(_) => false,
             Source::Upstream(body) => http_body::Body::is_end_stream(body),
+            Source::Piped(body) => http_body::Body::is_end_stream(body),
         }
     }
 }
@@ -419,6 +243,7 @@ impl<E: OnEnd> http_body::Body for Body<E> {
                 Some(Ok(Frame::data(bytes)))
             }
             Source::Upstream(upstream) => ready!(Pin::new(upstream).poll_frame(cx)),
+            Source::Piped(piped) => ready!(Pin::new(piped).poll_frame(cx)),
         };
         match &frame {
             Some(Ok(frame)) => {
@@ -442,6 +267,7 @@ impl<E: OnEnd> http_body::Body for Body<E> {
             Source::Empty => SizeHint::with_exact(0),
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Upstream(body) => http_body::Body::size_hint(body),
+            Source::Piped(body) => http_body::Body::size_hint(body),
         }
     }
 }
@@ -451,6 +277,7 @@ impl<E: OnEnd> Drop for Body<E> {
         // The gate's own bytes are there in full, whether the client wanted them (HEAD) or not.
         let how = match &self.source {
             Source::Upstream(body) if !http_body::Body::is_end_stream(body) => BodyEnd::Dropped,
+            Source::Piped(body) if !http_body::Body::is_end_stream(body) => BodyEnd::Dropped,
             _ => BodyEnd::Clean,
         };
         self.end(how);

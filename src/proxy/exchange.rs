@@ -5,11 +5,12 @@ use std::rc::Rc;
 
 use http::{HeaderValue, Response, request};
 
-use super::body::{Body, BodyEnd, BodyWatch, OnEnd};
+use super::body::{Body, BodyEnd, OnEnd};
 use super::context::WorkerContext;
 use super::forward::X_REQUEST_ID;
 use super::long_lived::Member;
 use super::peer::{ClientHttp, Peer};
+use super::request_body::BodyWatch;
 use super::respond::{LimitFields, Reads};
 use super::serve::{Asked, Facts};
 use super::tunnel::{TunnelEnd, Tunnelled};
@@ -20,7 +21,7 @@ use crate::policy::order::Reading;
 use crate::policy::refusal::{Blame, Refusal, Refused};
 use crate::policy::report::Spelling;
 use crate::policy::snapshot::Snapshot;
-use crate::store::Reservation;
+use crate::store::{Party, Reply, Reservation, StoreFailed};
 use crate::telemetry::metrics::Outcome;
 use crate::telemetry::record::{Closing, Draft, End, LimitLine, Opening, RefusalLine};
 
@@ -170,11 +171,36 @@ impl Exchange {
         self.0.reservation = Some(reservation);
     }
 
+    /// Sends what must be durable on its way.
+    pub(super) fn commit(&mut self, party: Party, reply: Reply) -> Result<(), StoreFailed> {
+        match &mut self.0.reservation {
+            Some(reservation) => reservation.commit(&self.0.at.ledger, party, reply),
+            None => Err(StoreFailed),
+        }
+    }
+
     /// Step 8 is behind: whatever had to be durable is.
     pub(super) fn committed(&mut self) {
         if let Some(reservation) = &mut self.0.reservation {
             reservation.committed(&self.0.at.ledger);
         }
+    }
+
+    /// The commit failed: everything is given back, rates too.
+    pub(super) fn release(&mut self) {
+        if let Some(reservation) = self.0.reservation.take() {
+            reservation.release(&self.0.at.ledger);
+        }
+    }
+
+    /// Whether its outcome must be learned even when the client leaves.
+    pub(super) fn holds_promise(&self) -> bool {
+        self.0.reservation.as_ref().is_some_and(Reservation::holds_promise)
+    }
+
+    /// Hands what it holds to who reads the answer to its end.
+    pub(super) fn take_reservation(&mut self) -> Option<Reservation> {
+        self.0.reservation.take()
     }
 
     /// From now on the upstream may see a byte.
@@ -187,11 +213,16 @@ impl Exchange {
     }
 
     /// The outcome is known: the charge is decided.
-    pub(super) fn learned(&mut self, verdict: Verdict, now: Steady) {
+    pub(super) fn learned(
+        &mut self,
+        verdict: Verdict,
+        rule: &ChargeRule,
+        stated: Stated,
+        now: Steady,
+    ) {
         self.0.answered = Some(now);
         if let Some(reservation) = &mut self.0.reservation {
-            let rule = ChargeRule::default();
-            reservation.learned(&self.0.at.ledger, verdict, &rule, Stated::Unasked);
+            let _ = reservation.learned(&self.0.at.ledger, verdict, rule, stated);
         }
     }
 
@@ -241,6 +272,20 @@ impl Exchange {
             self.0.at.metrics.upstream_error(refused.why);
         }
         self.0.status = answer.status().as_u16();
+        self.hang_on(&mut answer);
+        answer
+    }
+
+    /// An answer that was given before goes out once more.
+    pub(super) fn replayed(
+        mut self,
+        mut answer: Response<Body<Exchange>>,
+    ) -> Response<Body<Exchange>> {
+        let inner = &mut *self.0;
+        (inner.status, inner.outcome) = (answer.status().as_u16(), Outcome::Replayed);
+        inner.answered.get_or_insert(inner.started.steady);
+        inner.fields.write(answer.headers_mut());
+        answer.headers_mut().insert(&X_REQUEST_ID, inner.request_id.clone());
         self.hang_on(&mut answer);
         answer
     }
@@ -370,6 +415,9 @@ impl Drop for Inner {
             upstream_nanos: upstream,
             total_nanos: total,
             end: self.end,
+            idempotency: None,
+            cost: None,
+            charged: None,
         };
         let draft = std::mem::take(&mut self.draft);
         // Borrowed already only if writing a record panicked: then this one is lost with it.

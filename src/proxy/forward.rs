@@ -14,9 +14,11 @@ use super::target::{absolute, target};
 use crate::policy::address::{X_FORWARDED_FOR, write_address};
 use crate::policy::authorize::Permit;
 use crate::policy::credential::Place;
+use crate::policy::money::Money;
+use crate::policy::order::Reading;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::{
-    Access, Grant, HostRule, Scheme, Snapshot, Upstream, UpstreamProtocol,
+    Access, BalanceHeader, Grant, HostRule, Scheme, Snapshot, Upstream, UpstreamProtocol,
 };
 
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -38,6 +40,8 @@ pub(super) struct Passage<'a> {
     pub(super) pseudonym: &'a Pseudonym,
     /// The id of this request.
     pub(super) request_id: &'a HeaderValue,
+    /// What its limits said.
+    pub(super) readings: &'a [Reading],
 }
 
 /// This run's name in `Via` (RFC 9110 §7.6.3), rendered for every protocol that a request can come by.
@@ -419,6 +423,13 @@ fn set_identity(headers: &mut HeaderMap, passage: &Passage<'_>) {
             }
         };
         set(&identity.scopes, &scopes);
+    }
+    if let Some(BalanceHeader { name, of }) = &identity.balance
+        && let Some(reading) = passage.readings.iter().find(|reading| reading.limit == *of)
+        && let Ok(value) =
+            HeaderValue::from_maybe_shared(Bytes::from(Money(reading.remaining).to_string()))
+    {
+        headers.insert(name, value);
     }
 }
 

@@ -13,9 +13,8 @@ use super::body::Body;
 use super::context::WorkerContext;
 use super::exchange::Exchange;
 use super::peer::{Handler, Peer};
-use super::respond::{LimitFields, Reads, Refusing, refusal};
+use super::respond::unasked;
 use super::serve::serve;
-use crate::policy::limit::Mode;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::Bounds;
 
@@ -40,24 +39,6 @@ impl Gatekeeper {
         tokio::task::spawn_local(keep_house(Rc::clone(&at)));
         Gatekeeper(at)
     }
-
-    fn gate_answer(&self, refused: &Refused) -> Response<Body<Exchange>> {
-        let at = &self.0;
-        let policy = at.policy.load();
-        let (_, request_id) = at.next_id();
-        at.metrics.refusal(None, refused.why, None, Mode::Enforce);
-        refusal(&Refusing {
-            policy: &policy,
-            refused,
-            route: None,
-            readings: &[],
-            fields: &LimitFields::default(),
-            allow: None,
-            request_id: &request_id,
-            now: at.clock.now().wall,
-            reads: Reads::Http,
-        })
-    }
 }
 
 async fn keep_house(at: Rc<WorkerContext>) {
@@ -69,7 +50,7 @@ async fn keep_house(at: Rc<WorkerContext>) {
         let now = at.clock.now();
         at.pulse.beat(now.steady);
         if ticks.is_multiple_of(RECHECK_TICKS) {
-            at.long_lived.recheck(&at.policy.load(), now.wall);
+            at.long_lived.recheck(&at.policy.load(), &at.ledger.overlay(), now.wall);
         }
         if at.sweeps {
             let share = at.ledger.occupancy().cells / SWEEP_TICKS;
@@ -91,7 +72,7 @@ impl Handler for Gatekeeper {
 
     fn panicked(&self) -> Response<Body<Exchange>> {
         self.0.metrics.panic();
-        self.gate_answer(&Refused::because(Refusal::Internal, "a panic"))
+        unasked(&self.0, &Refused::because(Refusal::Internal, "a panic"))
     }
 
     fn unreadable_head(&self, status: u16) -> Vec<u8> {
@@ -100,7 +81,7 @@ impl Handler for Gatekeeper {
             414 | 431 => Refusal::HeadTooLarge,
             _ => Refusal::BadRequest,
         };
-        let answer = self.gate_answer(&Refused::because(why, "the head cannot be read"));
+        let answer = unasked(&self.0, &Refused::because(why, "the head cannot be read"));
         written(answer)
     }
 
@@ -118,7 +99,8 @@ impl Handler for Gatekeeper {
 
     fn refresh(&self) {
         let at = &self.0;
-        at.long_lived.recheck(&at.policy.load(), at.clock.now().wall);
+        let now = at.clock.now().wall;
+        at.long_lived.recheck(&at.policy.load(), &at.ledger.overlay(), now);
     }
 }
 

@@ -10,6 +10,7 @@ use super::cut::Cut;
 use crate::clock::Wall;
 use crate::policy::authorize::still_admitted;
 use crate::policy::keys::SecretDigest;
+use crate::policy::overlay::Overlay;
 use crate::policy::snapshot::Snapshot;
 
 /// The long-lived exchanges of one worker.
@@ -48,9 +49,9 @@ impl LongLived {
     }
 
     /// Cuts those whose secret, key, tenant, route, scope or address the policy no longer admits.
-    pub(super) fn recheck(&self, policy: &Snapshot, now: Wall) {
+    pub(super) fn recheck(&self, policy: &Snapshot, overlay: &Overlay, now: Wall) {
         let gone = |open: &&Open| {
-            still_admitted(policy, &open.secret, open.route, open.client, now).is_err()
+            still_admitted(policy, overlay, &open.secret, open.route, open.client, now).is_err()
         };
         let cuts: Vec<Cut> =
             self.0.borrow().open.values().filter(gone).map(|open| open.cut.clone()).collect();

@@ -7,22 +7,30 @@
 //! worker stays on its thread. Nothing here compares a scope, an address or a counter itself.
 
 pub mod body;
+mod capture;
+mod commit;
 pub mod connection;
 pub mod context;
 pub mod counters;
 pub mod cut;
 mod deadline;
+mod depart;
 pub mod drain;
 mod exchange;
 mod forward;
 mod handler;
+mod here;
+mod idempotent;
+mod identify;
 mod io;
 pub mod listen;
 mod long_lived;
+mod opening;
 mod passage;
 pub mod peer;
 pub mod pool;
 pub mod proxy_protocol;
+pub mod request_body;
 mod respond;
 mod serve;
 pub mod served_tls;

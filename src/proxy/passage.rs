@@ -2,19 +2,24 @@
 
 use std::rc::Rc;
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, response};
 use hyper::upgrade::OnUpgrade;
 
-use super::body::{Body, BodyFate, RequestBody, UpstreamBody};
+use super::body::{Body, UpstreamBody};
+use super::capture::Capture;
 use super::context::WorkerContext;
 use super::cut::Cut;
 use super::exchange::Exchange;
 use super::forward::{self, Wish};
+use super::idempotent;
 use super::peer::Peer;
 use super::pool::{Processed, SendFailure, Why};
+use super::request_body::{BodyFate, RequestBody};
+use super::respond::unasked;
 use super::serve::{Admission, Answer, late_refusal};
 use super::tunnel;
-use crate::policy::charge::Verdict;
+use crate::killpoint::{self, KillPoint};
+use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::outcome::Outcome;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::OnRevoke;
@@ -30,23 +35,56 @@ pub(super) fn pass(
 ) -> impl Future<Output = Answer> {
     // Taken out of the request in any case: what hyper hangs on it is for this hop alone.
     let client = hyper::upgrade::on(&mut request);
+    killpoint::pass(KillPoint::BeforeSend);
     exchange.sending(request.body().watch(), at.clock.steady());
     let sending = Box::pin(admission.pool.send(request, admission.response_timeout));
+    killpoint::pass(KillPoint::AfterSend);
     async move {
         let sent = sending.await;
+        killpoint::pass(KillPoint::BeforeHead);
         let now = at.clock.steady();
+        let free = ChargeRule::default();
+        let rule = admission.charge.as_deref().unwrap_or(&free);
         match sent {
             Ok(response) => {
-                exchange.learned(Verdict::of_status(response.status().as_u16()), now);
+                let verdict = Verdict::of_status(response.status().as_u16());
+                exchange.learned(verdict, rule, rule.stated(response.headers()), now);
+                killpoint::pass(KillPoint::AfterHead);
                 deliver(&at, &peer, client, response, &admission, exchange)
             }
             Err(failure) => {
-                exchange.learned(Verdict::without_head(outcome_of(&failure)), now);
+                let verdict = Verdict::without_head(outcome_of(&failure));
+                exchange.learned(verdict, rule, Stated::Unasked, now);
                 let refused = blamed(&failure, exchange.watch().fate());
                 let answer = late_refusal(&at, &exchange, &refused);
                 exchange.failed(&refused, answer)
             }
         }
+    }
+}
+
+/// As [`pass`], in a task of its own: what became of money or a claim must be learned when the client has left too.
+pub(super) async fn pass_in_any_case(
+    at: Rc<WorkerContext>,
+    peer: Rc<Peer>,
+    request: Request<RequestBody>,
+    admission: Admission,
+    exchange: Exchange,
+) -> Answer {
+    let request = match admission.keep_answer {
+        Some(_) => request.map(RequestBody::printed),
+        None => request,
+    };
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let passing = Rc::clone(&at);
+    tokio::task::spawn_local(async move {
+        // A client that has left takes no answer: dropped, it closes its record.
+        drop(tell.send(pass(passing, peer, request, admission, exchange).await));
+    });
+    match told.await {
+        Ok(answer) => answer,
+        // The task panicked, or its worker ends.
+        Err(_) => unasked(&at, &Refused::because(Refusal::Internal, "a panic")),
     }
 }
 
@@ -69,7 +107,12 @@ fn deliver(
         return exchange.failed(&refused, answer);
     }
     let cut = watched(at, admission, switching, &mut exchange);
+    let mut capture = captured(at, &head, admission, &mut exchange);
     if switching {
+        // A tunnel is done as far as repeats go, and nothing of it can be kept.
+        if let Some(capture) = &mut capture {
+            capture.give_up();
+        }
         let mut answer = Response::from_parts(head, Body::empty());
         exchange.switching(&mut answer);
         // The connection still counts: the tunnel holds its slot.
@@ -81,11 +124,32 @@ fn deliver(
         });
         return answer;
     }
-    let body = match cut {
-        Some(cut) => Body::upstream(body).cut_by(cut),
+    let body = match capture {
+        Some(capture) if http_body::Body::is_end_stream(&body) => {
+            capture.without_body();
+            Body::upstream(body)
+        }
+        Some(capture) => Body::piped(capture.read(body)),
         None => Body::upstream(body),
     };
+    let body = match cut {
+        Some(cut) => body.cut_by(cut),
+        None => body,
+    };
     exchange.delivering(Response::from_parts(head, body))
+}
+
+/// Who reads the answer of a claimed request.
+fn captured(
+    at: &Rc<WorkerContext>,
+    head: &response::Parts,
+    admission: &Admission,
+    exchange: &mut Exchange,
+) -> Option<Capture> {
+    let most = admission.keep_answer?;
+    let watch = exchange.watch().clone();
+    let reservation = exchange.take_reservation()?;
+    Some(Capture::new(Rc::clone(at), reservation, idempotent::kept_head(head), most, watch))
 }
 
 /// The handle by which an exchange is cut when its caller is no longer admitted; `None` where it may finish.
@@ -120,25 +184,26 @@ fn outcome_of(failure: &SendFailure) -> Outcome {
 
 /// Whose fault a failure is: the client's, where its body failed first.
 fn blamed(failure: &SendFailure, body: BodyFate) -> Refused {
-    let why = match (body, failure.why) {
-        (BodyFate::TooLarge, _) => {
-            return Refused::because(Refusal::BodyTooLarge, "the body grew over the route's bound");
-        }
-        (BodyFate::TooSlow, _) => {
-            return Refused::because(Refusal::SlowClient, "the client was silent inside its body");
-        }
-        (BodyFate::ClientGone, _) => {
-            return Refused::because(
-                Refusal::BadRequest,
-                "the request's body broke off or was framed wrongly",
-            );
-        }
-        (BodyFate::Reading | BodyFate::Complete, why) => why,
-    };
-    let refusal = match why {
+    if let Some(refused) = blamed_on_body(body) {
+        return refused;
+    }
+    let refusal = match failure.why {
         Why::Unreachable => Refusal::UpstreamUnreachable,
         Why::Timeout => Refusal::UpstreamTimeout,
         Why::Broken => Refusal::UpstreamBroken,
     };
     Refused::because(refusal, failure.detail)
+}
+
+/// What a request's body did wrong; `None` where nothing.
+pub(super) fn blamed_on_body(fate: BodyFate) -> Option<Refused> {
+    let (why, detail) = match fate {
+        BodyFate::TooLarge => (Refusal::BodyTooLarge, "the body grew over the route's bound"),
+        BodyFate::TooSlow => (Refusal::SlowClient, "the client was silent inside its body"),
+        BodyFate::ClientGone => {
+            (Refusal::BadRequest, "the request's body broke off or was framed wrongly")
+        }
+        BodyFate::Reading | BodyFate::Complete => return None,
+    };
+    Some(Refused::because(why, detail))
 }

@@ -15,8 +15,9 @@ use hyper::body::Incoming;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use super::body::{BodyFate, BodyWatch, RequestBody, UpstreamBody};
+use super::body::UpstreamBody;
 use super::counters::{ConnectionCounters, down, up};
+use super::request_body::{BodyFate, BodyWatch, RequestBody};
 use super::tls::TlsProblem;
 use super::upstream::{Http1, Http2, NoConnection, Target};
 use crate::policy::snapshot::{Upstream, UpstreamProtocol};

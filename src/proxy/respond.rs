@@ -5,11 +5,13 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::body::Body;
+use super::context::WorkerContext;
 use super::exchange::Exchange;
 use super::forward::X_REQUEST_ID;
 use crate::clock::Wall;
-use crate::policy::answer::Facts;
+use crate::policy::answer::{Facts, Figure};
 use crate::policy::credential::Place;
+use crate::policy::limit::Mode;
 use crate::policy::order::Reading;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::report::{Spelling, XFields, retry_after_seconds};
@@ -137,16 +139,35 @@ pub(super) fn refusal(refusing: &Refusing<'_>) -> Response<Body<Exchange>> {
     response
 }
 
+/// The answer where no request was decided: its head cannot be read, or the gate failed on it.
+pub(super) fn unasked(at: &WorkerContext, refused: &Refused) -> Response<Body<Exchange>> {
+    let policy = at.policy.load();
+    let (_, request_id) = at.next_id();
+    at.metrics.refusal(None, refused.why, None, Mode::Enforce);
+    refusal(&Refusing {
+        policy: &policy,
+        refused,
+        route: None,
+        readings: &[],
+        fields: &LimitFields::default(),
+        allow: None,
+        request_id: &request_id,
+        now: at.clock.now().wall,
+        reads: Reads::Http,
+    })
+}
+
 fn facts<'a>(refusing: &Refusing<'a>, request_id: &'a str) -> Facts<'a> {
     let Refusing { policy, refused, .. } = refusing;
     let reading = refusing.readings.iter().find(|reading| Some(reading.limit) == refused.limit);
     let retry_after = retry_after(refused);
+    let figure = |reading: &Reading, units| Figure::of(reading.ceiling.window.kind(), units);
     Facts {
         retry_after,
         reset: refused.wait.map(|wait| refusing.now.plus_nanos(wait).unix_seconds_up()),
         limit: refused.limit.map(|ix| &*policy.limit(ix).name),
-        ceiling: reading.map(|reading| reading.ceiling.units),
-        remaining: reading.map(|reading| reading.remaining),
+        ceiling: reading.map(|reading| figure(reading, reading.ceiling.units)),
+        remaining: reading.map(|reading| figure(reading, reading.remaining)),
         scope: demanded_scope(policy, refusing.route),
         route: refusing.route.map(|ix| &*policy.route(ix).name),
         request_id,

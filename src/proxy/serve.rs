@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap};
@@ -10,25 +11,33 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
-use super::body::{Body, RequestBody};
+use super::body::Body;
+use super::commit::commit;
 use super::context::WorkerContext;
+use super::depart::ready_to_leave;
 use super::exchange::{Decided, Exchange};
-use super::forward::{self, Hops, Passage, Wish, X_REQUEST_ID};
+use super::forward::{Wish, X_REQUEST_ID};
+use super::here;
+use super::idempotent::{Compared, Repeat};
+use super::identify::identify;
+use super::opening::{open, untaken};
 use super::passage;
 use super::peer::{ClientHttp, Peer};
 use super::pool::Pool;
+use super::request_body::RequestBody;
 use super::respond::{LimitFields, Reads, Refusing, refusal};
 use crate::clock::Now;
-use crate::policy::authenticate::{Caller, authenticate};
+use crate::policy::authenticate::Caller;
 use crate::policy::authorize::{Permit, authorize};
-use crate::policy::covering;
+use crate::policy::charge::ChargeRule;
 use crate::policy::head::{Head, is_grpc};
 use crate::policy::keys::KeyIx;
-use crate::policy::order::{Readings, longest_wait, refusing};
+use crate::policy::limit::LimitIx;
+use crate::policy::order::Readings;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
-use crate::policy::snapshot::{Access, OnRevoke, RouteIx, Snapshot, Target};
-use crate::store::{Opening, Order, Reservation};
+use crate::policy::snapshot::{OnRevoke, RouteIx, Snapshot};
+use crate::store::{Party, Reservation};
 
 /// An answer on its way out; the exchange hangs on the end of its body.
 pub(super) type Answer = Response<Body<Exchange>>;
@@ -52,15 +61,49 @@ pub(super) async fn serve(
             }
             exchange.answered(answer)
         }
-        Decision::Pass(admission) => {
-            // 8 commit: nothing that can be held now needs a durable record; what will is awaited here
-            exchange.committed();
+        Decision::Replay(repeat, idle) => Box::pin(replay(at, exchange, repeat, idle, body)).await,
+        Decision::Pass(mut admission) => {
+            // 8 commit
+            if let Some(party) = admission.party.take() {
+                let committed = Box::pin(commit(&mut exchange, *party)).await;
+                if let Err(refused) = committed {
+                    let answer = late_refusal(&at, &exchange, &refused);
+                    return exchange.failed(&refused, answer);
+                }
+            } else {
+                exchange.committed();
+            }
             // 9 forward; 10 settle and 11 record hang on the exchange, which travels with the answer's body
             let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
             let request = Request::from_parts(head, body);
-            passage::pass(at, peer, request, admission, exchange).await
+            if exchange.holds_promise() {
+                passage::pass_in_any_case(at, peer, request, admission, exchange).await
+            } else {
+                passage::pass(at, peer, request, admission, exchange).await
+            }
         }
     }
+}
+
+/// Step 7's end for a repeat: the first answer once more, if its body is the first one's too.
+async fn replay(
+    at: Rc<WorkerContext>,
+    exchange: Exchange,
+    repeat: Repeat,
+    idle: Duration,
+    body: Incoming,
+) -> Answer {
+    let body = RequestBody::new(body, Some(repeat.print.bytes), idle).printed();
+    let refused = match repeat.compare(body).await {
+        Compared::Same => return exchange.replayed(repeat.answer()),
+        Compared::Other => {
+            Refused::because(Refusal::IdempotencyMismatch, "the first request had another body")
+        }
+        Compared::Broken(fate) => passage::blamed_on_body(fate)
+            .unwrap_or(Refused::because(Refusal::BadRequest, "the request's body did not arrive")),
+    };
+    let answer = late_refusal(&at, &exchange, &refused);
+    exchange.failed(&refused, answer)
 }
 
 /// Whether a body that nobody will read ends its connection, which is then announced (RFC 9110 §10.1.1). One that has
@@ -82,9 +125,9 @@ pub(super) struct Admission {
     /// Time to the head of the upstream's answer.
     pub(super) response_timeout: Duration,
     /// Longest silence inside the request's body.
-    body_idle: Duration,
+    pub(super) body_idle: Duration,
     /// Largest request body.
-    max_body: Option<u64>,
+    pub(super) max_body: Option<u64>,
     /// What becomes of the exchange when its key is revoked.
     pub(super) on_revoke: OnRevoke,
     /// Who asked.
@@ -95,6 +138,12 @@ pub(super) struct Admission {
     pub(super) client: IpAddr,
     /// The connections it goes out by.
     pub(super) pool: Rc<Pool>,
+    /// Who asked, in words, where something must be durable first.
+    pub(super) party: Option<Box<Party>>,
+    /// What it costs, where it holds money or a claim.
+    pub(super) charge: Option<Arc<ChargeRule>>,
+    /// Where it holds a claim: the most bytes of an answer's body that are kept.
+    pub(super) keep_answer: Option<usize>,
 }
 
 /// The inputs of a decision, as far as it came; what the record holds of it.
@@ -102,7 +151,7 @@ pub(super) struct Facts {
     pub(super) client: IpAddr,
     pub(super) route: Option<RouteIx>,
     pub(super) key: Option<KeyIx>,
-    caller: Option<Caller>,
+    pub(super) caller: Option<Caller>,
     pub(super) readings: Readings,
     pub(super) asked: Asked,
     pub(super) shadowed: SmallVec<[Refusal; 2]>,
@@ -115,6 +164,8 @@ enum Decision {
     Pass(Admission),
     /// The gate answers it by itself.
     Here(Answer),
+    /// It was made before: its body, with at most so much silence in it, is compared with the first one's.
+    Replay(Repeat, Duration),
 }
 
 /// What readings are worth.
@@ -172,13 +223,10 @@ fn decide(
         Err(stop) => stop,
     };
     Decision::Here(match stop {
-        Stop::Here(status) => {
-            let mut answer = Response::new(Body::empty());
-            *answer.status_mut() = status;
-            answer.headers_mut().insert(&X_REQUEST_ID, request_id);
-            answer
-        }
-        Stop::Ready => readiness(at, request_id),
+        Stop::Repeated(repeat) => return Decision::Replay(repeat, policy.bounds.body_idle),
+        Stop::Here(status) => here::bare(status, request_id),
+        Stop::Ready => here::readiness(at, request_id),
+        Stop::Balance(of) => here::balance(&policy, of, &facts.readings, request_id),
         Stop::Refused(refused) => {
             exchange.refused(&policy, &refused);
             refusal(&Refusing {
@@ -197,18 +245,22 @@ fn decide(
 }
 
 /// What steps 6 and 7 give.
-struct Admitted {
-    permit: Permit,
-    reservation: Reservation,
+pub(super) struct Admitted {
+    pub(super) permit: Permit,
+    pub(super) reservation: Reservation,
 }
 
 /// Why a request goes no further than the gate.
-enum Stop {
+pub(super) enum Stop {
     Refused(Refused),
+    /// A record has the answer.
+    Repeated(Repeat),
     /// The gate answers with this status and no body.
     Here(StatusCode),
     /// The gate answers with its readiness.
     Ready,
+    /// The gate answers with what is left of this limit.
+    Balance(LimitIx),
 }
 
 impl From<Refused> for Stop {
@@ -222,11 +274,11 @@ fn judge(
     at: &WorkerContext,
     policy: &Snapshot,
     peer: &Peer,
-    head: &request::Parts,
+    parts: &request::Parts,
     now: Now,
     facts: &mut Facts,
 ) -> Result<Admitted, Stop> {
-    if head.method == Method::OPTIONS && head.uri.path() == "*" {
+    if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
         // RFC 9110 §9.3.7: a ping of the server itself, which must not reach the backend unauthenticated.
         return Err(Stop::Here(StatusCode::NO_CONTENT));
     }
@@ -234,7 +286,8 @@ fn judge(
         return Err(Refused::because(Refusal::Overloaded, "too many requests are in flight").into());
     }
     // 2 head
-    let head = Head::check(&head.method, &head.uri, head.version, &head.headers, &policy.bounds)?;
+    let head =
+        Head::check(&parts.method, &parts.uri, parts.version, &parts.headers, &policy.bounds)?;
     // 3 client address
     facts.client = policy.client_address.client(peer.address(), head.headers);
     // 4 route
@@ -263,187 +316,8 @@ fn judge(
     facts.shadowed.clone_from(&permit.shadowed);
     refuse_large_body(policy.body_bound(route_ix), &head)?;
     // 7 open
-    let asks = covering::asks(policy, route_ix, permit.caller, facts.client, now.wall);
-    match at.ledger.open(now, &Order::of(&asks)) {
-        Opening::Admitted(reservation, readings) => {
-            facts.readings = readings;
-            Ok(Admitted { permit, reservation })
-        }
-        Opening::Refused(readings) => {
-            let refused = limited(policy, &readings);
-            facts.readings = readings;
-            Err(refused.into())
-        }
-        Opening::Repeated(_, readings)
-        | Opening::Full(readings)
-        | Opening::StoreFailed(readings) => {
-            facts.readings = readings;
-            let detail = "the store has failed";
-            Err(Refused::because(Refusal::StoreUnavailable, detail).into())
-        }
-    }
-}
-
-/// What the limits say to a caller who was refused before they were asked: every answer to an authenticated request
-/// shows them, and a refused request spends nothing.
-fn untaken(at: &WorkerContext, policy: &Snapshot, facts: &Facts, now: Now) -> Readings {
-    match (facts.route, facts.caller) {
-        (Some(route), Some(caller)) => {
-            let asks = covering::asks(policy, route, Some(caller), facts.client, now.wall);
-            asks.iter().map(|ask| at.ledger.peek(now, ask)).collect()
-        }
-        _ => Readings::new(),
-    }
-}
-
-/// Step 5. A public route asks nobody; a path of no route asks, unless there is nothing here that needs a key.
-fn identify(
-    at: &WorkerContext,
-    policy: &Snapshot,
-    head: &Head<'_>,
-    routed: Routed<'_>,
-    now: Now,
-    facts: &mut Facts,
-) -> Result<Option<Caller>, Refused> {
-    let keyed = match routed {
-        Routed::To(ix) => policy.route(ix).access == Access::Keyed,
-        Routed::OtherMethods(_) | Routed::Nowhere => {
-            policy.routes.iter().any(|route| route.access == Access::Keyed)
-        }
-    };
-    if !keyed {
-        return Ok(None);
-    }
-    match authenticate(policy, head, now.wall) {
-        Ok(caller) => {
-            (facts.key, facts.caller) = (Some(caller.key), Some(caller));
-            Ok(Some(caller))
-        }
-        Err(stranger) => {
-            facts.key = stranger.key;
-            Err(guessed(at, policy, stranger.refused, now, facts).unwrap_or(stranger.refused))
-        }
-    }
-}
-
-/// Counts a failed authentication against its address. A missing key is no guess.
-fn guessed(
-    at: &WorkerContext,
-    policy: &Snapshot,
-    refused: Refused,
-    now: Now,
-    facts: &Facts,
-) -> Option<Refused> {
-    if policy.guessing.is_empty() || refused.why == Refusal::KeyMissing {
-        return None;
-    }
-    let asks = covering::guesses(policy, facts.client, now.wall);
-    match at.ledger.open(now, &Order::of(&asks)) {
-        // Rates alone are asked for here, which neither a record nor a failed store answers.
-        Opening::Admitted(..)
-        | Opening::Repeated(..)
-        | Opening::Full(_)
-        | Opening::StoreFailed(_) => None,
-        Opening::Refused(readings) => {
-            let reading = refusing(&readings)?;
-            Some(Refused {
-                why: Refusal::Guessing,
-                limit: Some(reading.limit),
-                wait: longest_wait(&readings),
-                detail: "too many failed authentications from this address",
-            })
-        }
-    }
-}
-
-/// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.
-fn refuse_large_body(most: Option<u64>, head: &Head<'_>) -> Result<(), Refused> {
-    match (content_length(head.headers), most) {
-        (Some(length), Some(most)) if length > most => {
-            Err(Refused::because(Refusal::BodyTooLarge, "Content-Length is over the route's bound"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The refusal of the limit with the longest wait.
-fn limited(policy: &Snapshot, readings: &Readings) -> Refused {
-    let reading = refusing(readings);
-    Refused {
-        why: reading.map_or(Refusal::Rate, |reading| policy.limit(reading.limit).kind.refusal()),
-        limit: reading.map(|reading| reading.limit),
-        wait: longest_wait(readings),
-        detail: "a limit is used up",
-    }
-}
-
-/// Step 9's head, edited while the policy is at hand.
-fn ready_to_leave(
-    at: &WorkerContext,
-    policy: &Snapshot,
-    peer: &Peer,
-    head: &mut request::Parts,
-    facts: &Facts,
-    request_id: &HeaderValue,
-    admitted: Admitted,
-) -> Result<(Admission, Reservation), Stop> {
-    let Admitted { permit, reservation } = admitted;
-    let route = policy.route(permit.route);
-    match route.target {
-        Target::Ready => return Err(Stop::Ready),
-        Target::Balance(_) | Target::Upstream => {}
-    }
-    if forward::count_hop(&head.method, &mut head.headers) == Hops::EndHere {
-        return Err(Stop::Here(StatusCode::NO_CONTENT));
-    }
-    let passage = Passage {
-        policy,
-        permit: &permit,
-        client: facts.client,
-        peer,
-        pseudonym: &at.pseudonym,
-        request_id,
-    };
-    let prepared = forward::request_head(head, &passage).and_then(|wish| {
-        let detail = "the TLS material for the upstream cannot be used";
-        let pool = at.pools.of(&policy.upstream);
-        Ok((wish, pool.map_err(|_| Refused::because(Refusal::UpstreamUnreachable, detail))?))
-    });
-    let (wish, pool) = match prepared {
-        Ok(prepared) => prepared,
-        Err(refused) => {
-            // A refused request spends nothing, also when it is refused this late.
-            reservation.release(&at.ledger);
-            return Err(refused.into());
-        }
-    };
-    let admission = Admission {
-        wish,
-        response_timeout: route.response_timeout,
-        body_idle: policy.bounds.body_idle,
-        max_body: policy.body_bound(permit.route),
-        on_revoke: route.on_revoke,
-        caller: permit.caller,
-        route: route.slot,
-        client: facts.client,
-        pool,
-    };
-    Ok((admission, reservation))
-}
-
-/// `answer: ready` on a public route: for balancers that cannot reach the admin listener.
-fn readiness(at: &WorkerContext, request_id: HeaderValue) -> Answer {
-    let (status, body) = match at.lifecycle.ready() {
-        Ok(()) => (StatusCode::OK, "{\"ready\":true}"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "{\"ready\":false}"),
-    };
-    let mut answer = Response::new(Body::full(body));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(&X_REQUEST_ID, request_id);
-    answer
+    let reservation = open(at, policy, parts, &permit, now, facts)?;
+    Ok(Admitted { permit, reservation })
 }
 
 /// A refusal after admission, in the words of the policy in force now: its decision stands, and a slow upload must not
@@ -461,4 +335,14 @@ pub(super) fn late_refusal(at: &WorkerContext, exchange: &Exchange, refused: &Re
         now: at.clock.now().wall,
         reads: exchange.reads(),
     })
+}
+
+/// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.
+fn refuse_large_body(most: Option<u64>, head: &Head<'_>) -> Result<(), Refused> {
+    match (content_length(head.headers), most) {
+        (Some(length), Some(most)) if length > most => {
+            Err(Refused::because(Refusal::BodyTooLarge, "Content-Length is over the route's bound"))
+        }
+        _ => Ok(()),
+    }
 }

@@ -19,9 +19,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::body::RequestBody;
 use super::io::{Socket, Stream};
 use super::listen::keepalive;
+use super::request_body::RequestBody;
 use super::tls::{self, TlsProblem};
 use super::worker::NAME_LOOKUPS;
 use crate::policy::snapshot::{Scheme, Upstream, UpstreamProtocol};

@@ -156,6 +156,17 @@ impl Workers {
         self.tell(|| Message::Refresh);
     }
 
+    /// What does the same from anywhere, without holding the workers.
+    pub fn waker(&self) -> impl Fn() + Send + Sync + 'static {
+        let senders = self.senders.clone();
+        move || {
+            for sender in &senders {
+                // A worker that is gone has nothing to refresh.
+                let _ = sender.send(Message::Refresh);
+            }
+        }
+    }
+
     /// Begins a drain: `delay` of announcing, then up to `deadline` for what is in flight. Returns at once; see
     /// [`Workers::join`]. A second call replaces the times that are still to come.
     pub fn drain(&self, delay: Duration, deadline: Duration) {

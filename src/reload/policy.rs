@@ -189,7 +189,7 @@ enum ListenerPart {
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
 
-    use crate::policy::snapshot::{ListenerTls, StateAt};
+    use crate::policy::snapshot::{AdminListener, ListenerTls, StateAt};
 
     use super::*;
 
@@ -219,7 +219,8 @@ mod tests {
         let old = fixed();
         assert!(old.differences(&fixed()).is_empty());
         let mut new = fixed();
-        new.server.admin = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9901)));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9901));
+        new.server.admin = Some(AdminListener { address, token: None });
         new.server.workers = None;
         new.server.state = StateAt::Directory("state".into());
         new.server.listeners[0].tls = Some(tls(b"a"));

@@ -22,6 +22,8 @@ pub enum NotReady {
     Draining,
     /// The policy asks for it (`ready: { upstream: true }`), and the upstream cannot be reached.
     UpstreamUnreachable,
+    /// The policy asks for it (`ready: { store: true }`), and the store has failed.
+    StoreFailed,
 }
 
 impl NotReady {
@@ -31,6 +33,7 @@ impl NotReady {
             NotReady::Starting => "starting",
             NotReady::Draining => "draining",
             NotReady::UpstreamUnreachable => "upstream_unreachable",
+            NotReady::StoreFailed => "store_failed",
         }
     }
 }
@@ -41,6 +44,8 @@ pub struct Lifecycle {
     phase: AtomicU8,
     asks_upstream: AtomicBool,
     upstream_reachable: AtomicBool,
+    asks_store: AtomicBool,
+    store_failed: AtomicBool,
 }
 
 impl Lifecycle {
@@ -82,6 +87,16 @@ impl Lifecycle {
         self.upstream_reachable.store(reachable, Ordering::Release);
     }
 
+    /// Whether the policy in force makes readiness depend on the store.
+    pub fn ask_store(&self, asks: bool) {
+        self.asks_store.store(asks, Ordering::Release);
+    }
+
+    /// The store has failed; until restart there is no way back.
+    pub fn store_failed(&self) {
+        self.store_failed.store(true, Ordering::Release);
+    }
+
     /// Whether a balancer should send traffic.
     pub fn ready(&self) -> Result<(), NotReady> {
         match self.phase() {
@@ -91,6 +106,11 @@ impl Lifecycle {
                 let asks = self.asks_upstream.load(Ordering::Acquire);
                 if asks && !self.upstream_reachable.load(Ordering::Acquire) {
                     return Err(NotReady::UpstreamUnreachable);
+                }
+                if self.asks_store.load(Ordering::Acquire)
+                    && self.store_failed.load(Ordering::Acquire)
+                {
+                    return Err(NotReady::StoreFailed);
                 }
                 Ok(())
             }
@@ -127,6 +147,18 @@ mod tests {
         life.ask_upstream(true);
         assert_eq!(life.ready(), Err(NotReady::UpstreamUnreachable));
         life.upstream_reachable(true);
+        assert_eq!(life.ready(), Ok(()));
+    }
+
+    #[test]
+    fn a_failed_store_matters_only_where_the_policy_asks_and_stays_failed() {
+        let life = Lifecycle::new();
+        life.serving();
+        life.store_failed();
+        assert_eq!(life.ready(), Ok(()));
+        life.ask_store(true);
+        assert_eq!(life.ready(), Err(NotReady::StoreFailed));
+        life.ask_store(false);
         assert_eq!(life.ready(), Ok(()));
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use listenfd::ListenFd;
-use tollgate::clock::{Clock, ManualClock, Now};
+use tollgate::clock::{Clock, ManualClock, Now, Wall};
 use tollgate::config::Overrides;
 use tollgate::gate::{Gate, Options};
 use tollgate::policy::snapshot::RecordSink;
@@ -19,22 +19,32 @@ use super::{Backend, Policy};
 pub(crate) struct Inside {
     pub(crate) policy: Policy,
     pub(crate) traffic: SocketAddr,
+    pub(crate) admin: Option<SocketAddr>,
     clock: Arc<ManualClock>,
-    gate: Gate,
+    gate: Option<Gate>,
 }
 
 impl Inside {
     pub(crate) fn start(policy: Policy, backend: &Backend) -> Inside {
+        Inside::before(policy, &backend.url())
+    }
+
+    /// In front of anybody. State is kept where the policy says, and in memory where it says nothing.
+    pub(crate) fn before(policy: Policy, upstream: &str) -> Inside {
         // Starts at the real time: `keys new` counts lifetimes from it.
         let now = Now { wall: Clock::system().now().wall, ..Now::default() };
-        let clock = ManualClock::starting_at(now);
+        Inside::at(policy, upstream, ManualClock::starting_at(now))
+    }
+
+    fn at(policy: Policy, upstream: &str, clock: Arc<ManualClock>) -> Inside {
+        let says_state = policy.text().lines().any(|line| line.starts_with("state:"));
         let options = Options {
             config: policy.file().to_owned(),
             overrides: Overrides {
                 listen: Some("127.0.0.1:0".parse().expect("it is an address")),
                 admin: Some("127.0.0.1:0".to_owned()),
-                upstream: Some(backend.url()),
-                state: Some("memory".to_owned()),
+                upstream: Some(upstream.to_owned()),
+                state: (!says_state).then(|| "memory".to_owned()),
                 ..Overrides::default()
             },
             clock: Clock::Manual(Arc::clone(&clock)),
@@ -43,8 +53,20 @@ impl Inside {
             records: Some(RecordSink::Off),
             handed: ListenFd::empty(),
         };
-        let gate = Gate::start(options).expect("a shipped policy starts");
-        Inside { policy, traffic: gate.traffic[0], clock, gate }
+        let gate = Gate::start(options).expect("the policy starts");
+        Inside { policy, traffic: gate.traffic[0], admin: gate.admin, clock, gate: Some(gate) }
+    }
+
+    /// Ends it in order, and starts another on the same policy, state and time.
+    pub(crate) fn restarted(mut self, upstream: &Backend) -> Inside {
+        drop(self.gate.take());
+        Inside::at(self.policy, &upstream.url(), self.clock)
+    }
+
+    /// Sets the wall clock back, as an operator or NTP would.
+    pub(crate) fn set_clock_back(&self, by: Duration) {
+        let by = i64::try_from(by.as_millis()).expect("not that far");
+        self.clock.set_wall(Wall(self.clock.now().wall.0 - by));
     }
 
     pub(crate) fn send(&self, request: &Request) -> Answer {

@@ -24,7 +24,7 @@ use tollgate::clock::Clock;
 pub(crate) use backend::{Backend, Reply, Seen};
 pub(crate) use gate::Gate;
 pub(crate) use policy::{Key, Policy};
-pub(crate) use wire::{Answer, Connection, Request, send};
+pub(crate) use wire::{Answer, Asked, Connection, Request, send};
 
 /// "Within a second", with half of one on top for a machine that runs other tests at the same time.
 pub(crate) const A_SECOND: Duration = Duration::from_millis(1500);

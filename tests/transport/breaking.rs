@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use tollgate::proxy::body::{BodyEnd, BodyFate};
+use tollgate::proxy::body::BodyEnd;
 use tollgate::proxy::pool::{Processed, Why};
+use tollgate::proxy::request_body::BodyFate;
 
 use crate::support::*;
 

@@ -14,11 +14,12 @@ use rustls::ServerConfig;
 use tollgate::policy::snapshot::{
     Bounds, HostRule, Listener, Scheme, Upstream, UpstreamProtocol, UpstreamTls,
 };
-use tollgate::proxy::body::{Body, BodyEnd, BodyFate, OnEnd, RequestBody};
+use tollgate::proxy::body::{Body, BodyEnd, OnEnd};
 use tollgate::proxy::cut::Cut;
 use tollgate::proxy::listen::Listeners;
 use tollgate::proxy::peer::{Handler, Peer};
 use tollgate::proxy::pool::{Pools, SendFailure};
+use tollgate::proxy::request_body::{BodyFate, RequestBody};
 use tollgate::proxy::tunnel::{Tunnelled, carry};
 use tollgate::proxy::worker::{WorkerParts, Workers};
 

@@ -364,6 +364,7 @@ pub(super) fn compile(
         server,
         record,
         ready_asks_upstream,
+        ready_asks_store: false,
         route_slots,
         limit_slots,
     };

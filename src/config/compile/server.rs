@@ -18,7 +18,7 @@ use crate::policy::forbidden::ForbiddenFields;
 use crate::policy::limit::LimitKind;
 use crate::policy::report::{RateLimitFields, Report, Spelling, XRateLimit};
 use crate::policy::snapshot::{
-    Bounds, Drain, Identity, Listener, ListenerTls, Server, StateAt, Upstream,
+    AdminListener, Bounds, Drain, Identity, Listener, ListenerTls, Server, StateAt, Upstream,
 };
 
 pub(super) fn server(
@@ -31,7 +31,8 @@ pub(super) fn server(
 ) -> Server {
     Server {
         listeners: listeners(listen, overrides.listen, desk),
-        admin: admin_address(admin, overrides.admin.as_deref(), desk),
+        admin: admin_address(admin, overrides.admin.as_deref(), desk)
+            .map(|address| AdminListener { address, token: None }),
         workers: worker_count(workers, desk),
         state: state_at(state, overrides.state.as_deref(), desk),
     }

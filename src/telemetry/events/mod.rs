@@ -3,13 +3,15 @@
 //! writes this log.
 
 mod log;
+mod value;
 
 use std::io::Write;
 use std::net::SocketAddr;
 
 use crate::clock::Wall;
 
-use super::json::{Object, rfc3339, string};
+use super::json::{Object, rfc3339};
+use value::Value;
 
 pub use log::Log;
 
@@ -93,6 +95,76 @@ pub enum Event<'a> {
     },
     /// State lives in memory and will be forgotten at exit.
     StateForgets,
+    /// The state directory is open, and what it remembers is in memory.
+    StateOpened {
+        /// Where it is.
+        directory: &'a str,
+        /// Meters that it remembers.
+        meters: u64,
+        /// Idempotency records that it remembers.
+        records: u64,
+        /// Charges whose outcome nobody knows.
+        unresolved: u64,
+    },
+    /// A write or a sync of the state failed: until restart nothing more is promised.
+    StateFailed {
+        /// Why, and what to do.
+        why: &'a str,
+    },
+    /// A rule revoked a key, or would have in `mode: shadow`.
+    AutoRevoked {
+        /// The key's public id.
+        key: &'a str,
+        /// The rule's name.
+        rule: &'a str,
+        /// `enforce` or `shadow`.
+        mode: &'a str,
+        /// What the key did, or did not do.
+        why: &'a str,
+    },
+    /// Somebody changed the state over the admin listener.
+    AdminAct {
+        /// How they were known: `token` or `loopback`.
+        by: &'a str,
+        /// The connection's other end.
+        peer: SocketAddr,
+        /// What was done.
+        act: &'a str,
+        /// The act's name: its `Idempotency-Key`, or one made for it.
+        id: &'a str,
+        /// What it was done to.
+        to: &'a str,
+        /// How that stood before.
+        before: &'a str,
+        /// How it stands now.
+        after: &'a str,
+        /// The reason that was given; empty if there was none.
+        note: &'a str,
+    },
+    /// An answer stated a cost above what was reserved, or none that can be read; the reserve was charged.
+    CostExceeded {
+        /// The route's name.
+        route: &'a str,
+        /// What was stated, as an amount, or `unreadable`.
+        stated: &'a str,
+        /// What was reserved.
+        reserved: &'a str,
+    },
+    /// Nobody knows what became of a request that holds money. It stays charged until a person settles it.
+    Unresolved {
+        /// The reservation's name.
+        reservation: &'a str,
+        /// The tenant's name.
+        tenant: &'a str,
+        /// The key's public id.
+        key: &'a str,
+        /// The route's name.
+        route: &'a str,
+        /// The id that client and backend saw.
+        request: &'a str,
+        /// Why nobody knows.
+        doubt: &'a str,
+    },
     /// The end begins.
     Draining {
         /// Client connections that are open.
@@ -158,10 +230,12 @@ pub(super) enum Budget {
     Upstream,
     Panic,
     Records,
+    Cost,
+    Unresolved,
 }
 
 /// How many budgets there are.
-const BUDGETS: usize = 5;
+const BUDGETS: usize = 7;
 
 impl Event<'_> {
     /// The word in `"event":`.
@@ -176,6 +250,12 @@ impl Event<'_> {
             Event::ReloadRequested => "reload_requested",
             Event::WatchUnavailable { .. } => "watch_unavailable",
             Event::StateForgets => "state_forgets",
+            Event::StateOpened { .. } => "state_opened",
+            Event::StateFailed { .. } => "state_failed",
+            Event::AutoRevoked { .. } => "auto_revoked",
+            Event::AdminAct { .. } => "admin_act",
+            Event::CostExceeded { .. } => "cost_exceeded",
+            Event::Unresolved { .. } => "unresolved",
             Event::Draining { .. } => "draining",
             Event::Drained { .. } => "drained",
             Event::AcceptFailed { .. } => "accept_failed",
@@ -197,13 +277,19 @@ impl Event<'_> {
             | Event::PolicyRecovered
             | Event::ReloadRequested
             | Event::StateForgets
+            | Event::StateOpened { .. }
+            | Event::AdminAct { .. }
             | Event::Draining { .. }
             | Event::Drained { .. } => Level::Info,
             Event::RestartNeeded { .. }
+            | Event::AutoRevoked { .. }
+            | Event::CostExceeded { .. }
+            | Event::Unresolved { .. }
             | Event::WatchUnavailable { .. }
             | Event::UpstreamFailed { .. }
             | Event::RecordsDropped { .. } => Level::Warning,
             Event::PolicyRejected { .. }
+            | Event::StateFailed { .. }
             | Event::AcceptFailed { .. }
             | Event::PanicCaught { .. }
             | Event::RecordsFailed { .. }
@@ -219,6 +305,8 @@ impl Event<'_> {
             Event::UpstreamFailed { .. } => Some(Budget::Upstream),
             Event::PanicCaught { .. } => Some(Budget::Panic),
             Event::RecordsDropped { .. } | Event::RecordsFailed { .. } => Some(Budget::Records),
+            Event::CostExceeded { .. } => Some(Budget::Cost),
+            Event::Unresolved { .. } => Some(Budget::Unresolved),
             Event::Listening { .. }
             | Event::PolicyLoaded { .. }
             | Event::PolicyUnchanged
@@ -228,6 +316,10 @@ impl Event<'_> {
             | Event::ReloadRequested
             | Event::WatchUnavailable { .. }
             | Event::StateForgets
+            | Event::StateOpened { .. }
+            | Event::StateFailed { .. }
+            | Event::AutoRevoked { .. }
+            | Event::AdminAct { .. }
             | Event::Draining { .. }
             | Event::Drained { .. }
             | Event::TaskFailed { .. } => None,
@@ -281,13 +373,56 @@ impl Event<'_> {
             }
             Event::PolicyRejected { problems } => field("problems", Value::Lines(problems)),
             Event::RestartNeeded { settings } => field("settings", Value::List(settings)),
-            Event::WatchUnavailable { why } | Event::RecordsFailed { why } => {
+            Event::WatchUnavailable { why }
+            | Event::RecordsFailed { why }
+            | Event::StateFailed { why } => {
                 field("why", Value::Text(why));
             }
             Event::PolicyUnchanged
             | Event::PolicyRecovered
             | Event::ReloadRequested
             | Event::StateForgets => {}
+            Event::StateOpened { directory, meters, records, unresolved } => {
+                field("directory", Value::Text(directory));
+                field("meters", Value::Number(meters));
+                field("records", Value::Number(records));
+                field("unresolved", Value::Number(unresolved));
+            }
+            Event::AutoRevoked { key, rule, mode, why } => {
+                field("key", Value::Text(key));
+                field("rule", Value::Text(rule));
+                field("mode", Value::Text(mode));
+                field("why", Value::Text(why));
+            }
+            Event::AdminAct { by, peer, act, id, to, before, after, note } => {
+                field("by", Value::Text(by));
+                field("peer", Value::Address(peer));
+                for (name, text) in
+                    [("act", act), ("id", id), ("to", to), ("before", before), ("after", after)]
+                {
+                    field(name, Value::Text(text));
+                }
+                if !note.is_empty() {
+                    field("note", Value::Text(note));
+                }
+            }
+            Event::CostExceeded { route, stated, reserved } => {
+                field("route", Value::Text(route));
+                field("stated", Value::Text(stated));
+                field("reserved", Value::Text(reserved));
+            }
+            Event::Unresolved { reservation, tenant, key, route, request, doubt } => {
+                for (name, text) in [
+                    ("reservation", reservation),
+                    ("tenant", tenant),
+                    ("key", key),
+                    ("route", route),
+                    ("request", request),
+                    ("doubt", doubt),
+                ] {
+                    field(name, Value::Text(text));
+                }
+            }
             Event::Draining { open } => field("open", Value::Number(open)),
             Event::Drained { cut } => field("cut", Value::Number(cut)),
             Event::AcceptFailed { listener, why } => {
@@ -312,61 +447,6 @@ impl Event<'_> {
                 field("why", Value::Text(why));
             }
         }
-    }
-}
-
-/// A field's value.
-enum Value<'a> {
-    Text(&'a str),
-    /// Text of several lines, which a terminal shows as they are.
-    Lines(&'a str),
-    Number(u64),
-    Address(SocketAddr),
-    List(&'a [&'a str]),
-}
-
-impl Value<'_> {
-    fn json(&self, line: &mut Object<'_>, name: &str) {
-        match self {
-            Value::Text(text) | Value::Lines(text) => line.text(name, text),
-            Value::Number(number) => line.number(name, *number),
-            Value::Address(address) => line.text(name, &address.to_string()),
-            Value::List(list) => {
-                let out = line.member(name);
-                for (at, text) in list.iter().enumerate() {
-                    out.push(if at == 0 { b'[' } else { b',' });
-                    string(out, text.as_bytes());
-                }
-                out.extend_from_slice(if list.is_empty() { b"[]" } else { b"]" });
-            }
-        }
-    }
-
-    fn text(&self, out: &mut Vec<u8>, name: &str) {
-        if let Value::Lines(text) = self {
-            for line in text.lines() {
-                out.extend_from_slice(b"\n    ");
-                printable(out, line);
-            }
-            return;
-        }
-        // Writing to a vector cannot fail.
-        let _ = write!(out, " {name}=");
-        match self {
-            Value::Text(text) | Value::Lines(text) => string(out, text.as_bytes()),
-            Value::Number(number) => drop(write!(out, "{number}")),
-            Value::Address(address) => drop(write!(out, "{address}")),
-            Value::List(list) => drop(write!(out, "{}", list.join(","))),
-        }
-    }
-}
-
-/// Text without what moves a terminal's cursor.
-fn printable(out: &mut Vec<u8>, text: &str) {
-    for character in text.chars() {
-        let shown =
-            if character.is_control() && character != '\t' { '\u{fffd}' } else { character };
-        out.extend_from_slice(shown.encode_utf8(&mut [0; 4]).as_bytes());
     }
 }
 

@@ -8,6 +8,7 @@ use crate::policy::limit::Mode;
 use crate::policy::refusal::Refusal;
 
 use super::Outcome;
+use super::store::IDEMPOTENCY_OUTCOMES;
 
 /// A count with one writer.
 #[derive(Debug, Default)]
@@ -61,6 +62,24 @@ pub(super) const UPSTREAM_BOUNDS: [u64; 14] = [
     5_000_000_000,
     10_000_000_000,
     30_000_000_000,
+];
+
+/// Upper bounds, in nanoseconds, of what a request waited until what it holds was durable.
+pub(super) const COMMIT_BOUNDS: [u64; 14] = [
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    5_000_000_000,
 ];
 
 /// Buckets of a histogram: one a bound, and one for what is above the last.
@@ -178,6 +197,9 @@ pub(super) struct RouteCells {
     pub(super) upstream: Times,
     /// Made at the route's first refusal: most routes have few, and a thousand routes should not hold them all.
     pub(super) refusals: OnceLock<Box<RefusalCells>>,
+    /// Made at the first request of the route to which idempotency keys mean something.
+    pub(super) idempotency: OnceLock<Box<[Cell; IDEMPOTENCY_OUTCOMES]>>,
+    pub(super) cost_exceeded: Cell,
 }
 
 /// What limits refused, by limit, then by route with a place 0 for the requests of none.
@@ -193,6 +215,7 @@ pub(super) struct WorkerCells {
     pub(super) in_flight: Cell,
     pub(super) panics: Cell,
     pub(super) gate: [Times; OUTCOMES.len()],
+    pub(super) commit: Times,
     pub(super) upstream_errors: [Cell; UPSTREAM_ERRORS.len()],
     pub(super) unlisted: RouteCells,
     pub(super) routes: Slots<RouteCells>,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use prometheus::TextEncoder;
 use prometheus::proto::MetricType;
@@ -39,6 +38,7 @@ impl Metrics {
             out.times(&workers, &in_force);
             self.policy(&mut out, &in_force);
             self.connections(&mut out, &in_force);
+            self.lasting(&mut out, &workers, &in_force);
         }
         let sum = |cell: fn(&WorkerCells) -> &Cell| total(workers.iter().map(|w| cell(w)));
         let in_flight = sum(|worker| &worker.in_flight).cast_signed();
@@ -50,8 +50,6 @@ impl Metrics {
             out.counter(names::UPSTREAM_ERRORS, &labels, errors);
         }
         self.dropped(&mut out);
-        let store_up = u64::from(self.store_up.load(Ordering::Relaxed));
-        out.gauge(names::STORE_UP, &[(label::STORE, "memory")], float(store_up));
         let build = [(label::VERSION, self.build.version), (label::REVISION, self.build.revision)];
         out.gauge(names::BUILD_INFO, &build, 1.0);
         self.process(&mut out);
@@ -151,7 +149,7 @@ impl Metrics {
 }
 
 /// Families under construction, in the order of their first series.
-struct Families(Vec<MetricFamily>);
+pub(super) struct Families(Vec<MetricFamily>);
 
 impl Families {
     /// By route, outcome and class; the combinations that happened, and all of `_unlisted` from the start.
@@ -230,7 +228,7 @@ impl Families {
         }
     }
 
-    fn counter(&mut self, family: Family, labels: &[(&str, &str)], value: u64) {
+    pub(super) fn counter(&mut self, family: Family, labels: &[(&str, &str)], value: u64) {
         self.counter_float(family, labels, float(value));
     }
 
@@ -242,7 +240,7 @@ impl Families {
         self.add(family, metric);
     }
 
-    fn gauge(&mut self, family: Family, labels: &[(&str, &str)], value: f64) {
+    pub(super) fn gauge(&mut self, family: Family, labels: &[(&str, &str)], value: f64) {
         let mut gauge = Gauge::default();
         gauge.set_value(value);
         let mut metric = Metric::from_label(pairs(labels));
@@ -250,7 +248,7 @@ impl Families {
         self.add(family, metric);
     }
 
-    fn histogram(&mut self, family: Family, labels: &[(&str, &str)], value: Histogram) {
+    pub(super) fn histogram(&mut self, family: Family, labels: &[(&str, &str)], value: Histogram) {
         let mut metric = Metric::from_label(pairs(labels));
         metric.set_histogram(value);
         self.add(family, metric);
@@ -275,7 +273,7 @@ impl Families {
 }
 
 /// Each route that has series of its own with its slots; `_unlisted` stands for no route and for those beyond the most.
-fn routes(in_force: &InForce) -> impl Iterator<Item = (&str, Vec<Option<u32>>)> {
+pub(super) fn routes(in_force: &InForce) -> impl Iterator<Item = (&str, Vec<Option<u32>>)> {
     let listed = (0..).zip(&in_force.routes).take(names::MOST_ROUTES);
     let beyond = (0..).zip(&in_force.routes).skip(names::MOST_ROUTES).map(|(slot, _)| Some(slot));
     let unlisted =
@@ -284,7 +282,7 @@ fn routes(in_force: &InForce) -> impl Iterator<Item = (&str, Vec<Option<u32>>)> 
 }
 
 /// The cells of these slots in every worker. A slot that a worker has no room for was counted as unlisted.
-fn cells_of<'a>(
+pub(super) fn cells_of<'a>(
     workers: &'a [Arc<WorkerCells>],
     slots: &'a [Option<u32>],
 ) -> impl Iterator<Item = &'a RouteCells> {
@@ -304,12 +302,12 @@ fn add<K: Ord>(sums: &mut BTreeMap<K, u64>, series: K, cell: &Cell) {
     }
 }
 
-fn total<'a>(cells: impl Iterator<Item = &'a Cell>) -> u64 {
+pub(super) fn total<'a>(cells: impl Iterator<Item = &'a Cell>) -> u64 {
     cells.fold(0, |sum, cell| sum.wrapping_add(cell.get()))
 }
 
 /// The count is the sum of the buckets that were read, so that a scrape in the middle of a write is consistent.
-fn histogram<'a>(bounds: &[u64], times: impl Iterator<Item = &'a Times>) -> Histogram {
+pub(super) fn histogram<'a>(bounds: &[u64], times: impl Iterator<Item = &'a Times>) -> Histogram {
     let mut buckets = [0u64; BUCKETS];
     let mut nanos = 0u64;
     for times in times {
@@ -344,7 +342,7 @@ fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the exposition format knows floats only")]
-fn float(value: u64) -> f64 {
+pub(super) fn float(value: u64) -> f64 {
     value as f64
 }
 

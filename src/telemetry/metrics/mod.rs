@@ -6,24 +6,27 @@ mod collect;
 mod names;
 mod policy;
 mod process;
+mod store;
 
 use std::cell::Cell as NotShared;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::clock::{Clock, Now};
+use crate::policy::Name;
 use crate::policy::limit::Mode;
 use crate::policy::refusal::Refusal;
 use crate::policy::snapshot::Snapshot;
 
-use cells::{GATE_BOUNDS, UPSTREAM_BOUNDS, UPSTREAM_ERRORS, WorkerCells};
+use cells::{COMMIT_BOUNDS, GATE_BOUNDS, UPSTREAM_BOUNDS, UPSTREAM_ERRORS, WorkerCells};
 use policy::{InForce, LastLoad};
+use store::{RevocationCounts, StoreSource};
 
 pub use collect::TEXT_TYPE;
 pub use policy::PolicyStatus;
+pub use store::{IdempotencyOutcome, StoreFigures};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,7 +98,8 @@ pub struct Metrics {
     dropped: Mutex<Vec<(&'static str, DropSource)>>,
     in_force: Mutex<InForce>,
     last_load: Mutex<LastLoad>,
-    store_up: AtomicBool,
+    store: Mutex<Option<StoreSource>>,
+    auto_revocations: Mutex<RevocationCounts>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -116,7 +120,8 @@ impl Metrics {
             dropped: Mutex::default(),
             in_force: Mutex::default(),
             last_load: Mutex::default(),
-            store_up: AtomicBool::new(true),
+            store: Mutex::default(),
+            auto_revocations: Mutex::default(),
         })
     }
 
@@ -164,9 +169,14 @@ impl Metrics {
         self.dropped.lock().push((sink, Box::new(dropped)));
     }
 
-    /// Says whether the store works. A store in memory always does.
-    pub fn store_up(&self, up: bool) {
-        self.store_up.store(up, Ordering::Relaxed);
+    /// Asks `figures` at every scrape for what the store says of itself. Until somebody does, a store in memory works.
+    pub fn watch_store(&self, figures: impl Fn() -> StoreFigures + Send + Sync + 'static) {
+        *self.store.lock() = Some(Box::new(figures));
+    }
+
+    /// Counts a key that a rule revoked or, in `mode: shadow`, would have revoked.
+    pub fn auto_revocation(&self, rule: &Name, mode: Mode) {
+        *self.auto_revocations.lock().entry((Name::clone(rule), mode as usize)).or_default() += 1;
     }
 }
 
@@ -226,6 +236,23 @@ impl WorkerMetrics {
         if let Some(at) = UPSTREAM_ERRORS.iter().position(|error| *error == why) {
             self.cells.upstream_errors[at].add(1);
         }
+    }
+
+    /// Counts what became of a request on a route to which idempotency keys mean something.
+    pub fn idempotency(&self, route: Option<u32>, outcome: IdempotencyOutcome) {
+        let cells = self.cells.route(route).idempotency.get_or_init(Box::default);
+        cells[outcome as usize].add(1);
+    }
+
+    /// Counts a wait of `nanos` until what a request holds was durable, or until that had failed.
+    #[inline]
+    pub fn commit_wait(&self, nanos: u64) {
+        self.cells.commit.observe(&COMMIT_BOUNDS, nanos);
+    }
+
+    /// Counts an answer whose stated cost is above what was reserved, or cannot be read.
+    pub fn cost_exceeded(&self, route: Option<u32>) {
+        self.cells.route(route).cost_exceeded.add(1);
     }
 
     /// Counts a request that met a bug of ours.

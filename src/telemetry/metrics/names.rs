@@ -44,7 +44,20 @@ families! {
     LOADED_AT = GAUGE "tollgate_policy_loaded_timestamp_seconds", "When the policy in force was loaded.";
     RESTART_NEEDED = GAUGE "tollgate_policy_restart_needed", "1 if the policy in force holds a setting that only a restart can change.";
     POLICY_INFO = GAUGE "tollgate_policy_info", "Always 1; digest and generation of the policy in force.";
-    STORE_UP = GAUGE "tollgate_store_up", "1 while the store works.";
+    STORE_UP = GAUGE "tollgate_store_up", "1 while the store works; once it has failed, 0 until restart.";
+    STORE_ERRORS = COUNTER "tollgate_store_errors_total", "Writes and syncs that failed, and batches that found no room in the store's queue, by reason.";
+    STORE_SECONDS = HISTOGRAM "tollgate_store_seconds", "Time that requests waited until what they hold was durable.";
+    STORE_SYNCS = COUNTER "tollgate_store_syncs_total", "Syncs of the store to its disk.";
+    STORE_LAG = GAUGE "tollgate_store_lag_seconds", "Age of the oldest use of a rate that a crash would forget.";
+    STATE_FREE = GAUGE "tollgate_state_free_bytes", "Bytes that the file system of the state directory has left for the gate.";
+    LIMIT_FALLBACK = GAUGE "tollgate_limit_fallback", "1 while a limit does without the store, as its on_store_failure says.";
+    IDEMPOTENCY = COUNTER "tollgate_idempotency_total", "Requests on routes with idempotency keys, by route and what became of them.";
+    IDEMPOTENCY_RECORDS = GAUGE "tollgate_idempotency_records", "Idempotency records, by state.";
+    IDEMPOTENCY_RECORDS_LIMIT = GAUGE "tollgate_idempotency_records_limit", "The most idempotency records that the policy allows.";
+    IDEMPOTENCY_RECORDS_BYTES = GAUGE "tollgate_idempotency_records_bytes", "Bytes of the answers that idempotency records keep.";
+    COST_EXCEEDED = COUNTER "tollgate_cost_exceeded_total", "Answers that stated a cost above what was reserved, or none that can be read; the reserve was charged.";
+    UNRESOLVED = GAUGE "tollgate_unresolved_reservations", "Charges of requests whose outcome nobody knows, until a person settles them.";
+    AUTO_REVOCATIONS = COUNTER "tollgate_auto_revocations_total", "Keys that a rule revoked, or would have revoked in mode shadow.";
     LOG_DROPPED = COUNTER "tollgate_log_dropped_total", "Lines that were not written because their sink was full or failed.";
     PANICS = COUNTER "tollgate_panics_total", "Requests that met a bug of the gate and were answered with 500.";
     BUILD_INFO = GAUGE "tollgate_build_info", "Always 1; version and revision of the gate.";
@@ -71,17 +84,20 @@ pub(super) const BASE_PLAN: &str = "_base";
 
 pub(super) mod label {
     //! Labels' names.
+    pub(crate) const BEHAVIOUR: &str = "behaviour";
     pub(crate) const CLASS: &str = "class";
     pub(crate) const DIGEST: &str = "digest";
     pub(crate) const GENERATION: &str = "generation";
     pub(crate) const LIMIT: &str = "limit";
     pub(crate) const LISTENER: &str = "listener";
     pub(crate) const MODE: &str = "mode";
+    pub(crate) const OP: &str = "op";
     pub(crate) const OUTCOME: &str = "outcome";
     pub(crate) const PLAN: &str = "plan";
     pub(crate) const REASON: &str = "reason";
     pub(crate) const REVISION: &str = "revision";
     pub(crate) const ROUTE: &str = "route";
+    pub(crate) const RULE: &str = "rule";
     pub(crate) const SINK: &str = "sink";
     pub(crate) const STATE: &str = "state";
     pub(crate) const STORE: &str = "store";

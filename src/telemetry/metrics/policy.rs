@@ -7,6 +7,7 @@ use crate::policy::keys::{KeyStatus, Keys};
 use crate::policy::snapshot::Snapshot;
 
 use super::Metrics;
+use super::store::Lasting;
 
 /// The policy in force, as far as metrics speak of it.
 #[derive(Debug, Default)]
@@ -20,6 +21,7 @@ pub(super) struct InForce {
     pub(super) ceilings: Vec<(Name, u64)>,
     pub(super) connections_limit: u64,
     pub(super) keys: KeyCounts,
+    pub(super) lasting: Lasting,
 }
 
 /// The last look at the policy's files.
@@ -67,6 +69,7 @@ impl Metrics {
                 .collect(),
             connections_limit: snapshot.bounds.connections as u64,
             keys: KeyCounts::of(&snapshot.keys),
+            lasting: Lasting::of(snapshot),
         };
         *self.in_force.lock() = next;
         self.load_ok();

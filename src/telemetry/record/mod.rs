@@ -4,16 +4,18 @@
 mod buffer;
 mod writer;
 
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::clock::Wall;
 use crate::policy::address::write_address;
 use crate::policy::limit::Mode;
+use crate::policy::money::Money;
 use crate::policy::refusal::Refusal;
 
 use super::decision_id::DecisionId;
 use super::json::{Object, number, rfc3339, string};
-use super::metrics::Outcome;
+use super::metrics::{IdempotencyOutcome, Outcome};
 
 pub use buffer::RecordBuffer;
 pub use writer::RecordWriter;
@@ -86,6 +88,12 @@ pub struct Closing {
     pub total_nanos: u64,
     /// What became of the answer's body.
     pub end: End,
+    /// What its idempotency key came to, on routes to which keys mean something.
+    pub idempotency: Option<IdempotencyOutcome>,
+    /// What was reserved of money for it.
+    pub cost: Option<Money>,
+    /// What of that was charged in the end.
+    pub charged: Option<Money>,
 }
 
 /// What became of an answer's body.
@@ -252,6 +260,13 @@ impl Draft {
         }
         out.extend_from_slice(b",\"total_us\":");
         number(out, closing.total_nanos / 1000);
+        if let Some(outcome) = closing.idempotency {
+            out.extend_from_slice(b",\"idempotency\":\"");
+            out.extend_from_slice(outcome.name().as_bytes());
+            out.push(b'"');
+        }
+        money_if(out, ",\"cost\":\"", closing.cost);
+        money_if(out, ",\"charged\":\"", closing.charged);
         out.extend_from_slice(b",\"end\":\"");
         out.extend_from_slice(closing.end.name().as_bytes());
         out.extend_from_slice(b"\"}\n");
@@ -263,6 +278,14 @@ fn text_if(out: &mut Vec<u8>, name: &[u8], text: Option<&str>) {
     if let Some(text) = text {
         out.extend_from_slice(name);
         string(out, text.as_bytes());
+    }
+}
+
+/// Writes a member, whose name comes with what stands around it, as decimal text, if there is an amount.
+fn money_if(out: &mut Vec<u8>, name: &str, amount: Option<Money>) {
+    if let Some(amount) = amount {
+        // Writing to a vector cannot fail.
+        let _ = write!(out, "{name}{amount}\"");
     }
 }
 

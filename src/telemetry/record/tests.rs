@@ -71,6 +71,9 @@ const CLOSING: Closing = Closing {
     upstream_nanos: Some(3_000_999),
     total_nanos: 4_000_000,
     end: End::Clean,
+    idempotency: None,
+    cost: None,
+    charged: None,
 };
 
 fn write(buffer: &mut RecordBuffer, record: &Record<'_>) {
@@ -309,4 +312,22 @@ fn a_sink_that_is_off_or_fails_stops_nobody() {
     buffer.flush();
     assert!(full.finish(Duration::from_secs(10)));
     assert_eq!(full.dropped()(), 1);
+}
+
+#[test]
+fn money_is_decimal_text_and_is_there_only_where_there_was_some() {
+    let mut draft = Draft::default();
+    draft.close(&CLOSING);
+    let plain: Value = serde_json::from_slice(&draft.line).unwrap();
+    assert!(plain.get("cost").is_none() && plain.get("idempotency").is_none());
+    let mut draft = Draft::default();
+    draft.close(&Closing {
+        idempotency: Some(IdempotencyOutcome::Fresh),
+        cost: Some(Money(5_000_000)),
+        charged: Some(Money(50_000)),
+        ..CLOSING
+    });
+    let told: Value = serde_json::from_slice(&draft.line).unwrap();
+    assert_eq!((&told["idempotency"], &told["cost"]), (&Value::from("fresh"), &Value::from("5")));
+    assert_eq!((&told["charged"], &told["end"]), (&Value::from("0.05"), &Value::from("clean")));
 }

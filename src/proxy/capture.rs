@@ -1,0 +1,215 @@
+//! The answer to a claimed request is read to its end whether the client stays or not, and kept for repeats on the way.
+//! The record closes before the client has the last byte: whoever has the whole answer and asks again gets it again.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::body::{AnswerError, UpstreamBody};
+use super::context::WorkerContext;
+use super::request_body::BodyWatch;
+use crate::killpoint::{self, KillPoint};
+use crate::store::{Completion, KeptAnswer, Reservation};
+
+/// Pieces that may wait for a slow client.
+const WAITING: usize = 4;
+/// An answer that takes longer than this streams for ever, as far as repeats go: it is done and not replayable.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// One piece of an answer on its way from who reads it to the client.
+struct Piece {
+    frame: Result<Frame<Bytes>, AnswerError>,
+    then: Then,
+}
+
+/// What follows a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    More,
+    End,
+}
+
+/// An answer's body as the client sees it while somebody else reads it.
+#[derive(Debug)]
+pub(super) struct Piped {
+    pieces: mpsc::Receiver<Piece>,
+    then: Then,
+    left: SizeHint,
+}
+
+/// Who reads a claimed request's answer.
+pub(super) struct Capture {
+    at: Rc<WorkerContext>,
+    reservation: Option<Reservation>,
+    kept: Option<Kept>,
+    watch: BodyWatch,
+}
+
+/// What there is to keep so far.
+struct Kept {
+    answer: KeptAnswer,
+    body: BytesMut,
+    most: usize,
+}
+
+impl Capture {
+    /// For an answer with this head, of whose body at most `most` bytes are kept.
+    pub(super) fn new(
+        at: Rc<WorkerContext>,
+        reservation: Reservation,
+        head: KeptAnswer,
+        most: usize,
+        watch: BodyWatch,
+    ) -> Capture {
+        let kept = Some(Kept { answer: head, body: BytesMut::new(), most });
+        Capture { at, reservation: Some(reservation), kept, watch }
+    }
+
+    /// The answer has no body, or switches to another protocol.
+    pub(super) fn without_body(mut self) {
+        self.ended();
+    }
+
+    /// Nothing of the answer can be kept.
+    pub(super) fn give_up(&mut self) {
+        self.kept = None;
+        self.complete(Completion::NotReplayable);
+    }
+
+    /// Starts to read, in a task of its own. What it returns is the client's body.
+    pub(super) fn read(self, body: UpstreamBody) -> Piped {
+        let (to_client, pieces) = mpsc::channel(WAITING);
+        let left = body.size_hint();
+        tokio::task::spawn_local(self.read_to_the_end(body, to_client));
+        Piped { pieces, then: Then::More, left }
+    }
+
+    async fn read_to_the_end(mut self, mut body: UpstreamBody, to_client: mpsc::Sender<Piece>) {
+        let mut client = Some(to_client);
+        let mut too_long = Box::pin(sleep(LONGEST));
+        loop {
+            let next = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            let frame = tokio::select! {
+                frame = next => frame,
+                () = &mut too_long, if self.kept.is_some() => {
+                    self.give_up();
+                    continue;
+                }
+            };
+            let (frame, then) = match frame {
+                None => {
+                    self.ended();
+                    (Ok(Frame::data(Bytes::new())), Then::End)
+                }
+                Some(Ok(frame)) => {
+                    self.keep(&frame);
+                    let last = body.is_end_stream();
+                    if last {
+                        self.ended();
+                    }
+                    (Ok(frame), if last { Then::End } else { Then::More })
+                }
+                Some(Err(error)) => {
+                    self.kept = None;
+                    self.complete(Completion::Broken);
+                    (Err(error), Then::End)
+                }
+            };
+            if let Some(open) = &client
+                && open.send(Piece { frame, then }).await.is_err()
+            {
+                client = None;
+            }
+            // Nobody wants the rest: neither the client nor the record.
+            if then == Then::End || client.is_none() && self.kept.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let Some(kept) = &mut self.kept else { return };
+        match frame.data_ref() {
+            Some(data) if kept.body.len() + data.len() <= kept.most => {
+                kept.body.extend_from_slice(data);
+            }
+            // Too large, or trailers, which a kept answer has no place for.
+            Some(_) | None => self.give_up(),
+        }
+    }
+
+    /// The body has ended as it should.
+    fn ended(&mut self) {
+        killpoint::pass(KillPoint::AfterBody);
+        let completion = match (self.kept.take(), self.watch.print()) {
+            (Some(kept), Some(print)) => {
+                let answer = KeptAnswer { body: kept.body.freeze(), ..kept.answer };
+                Completion::Answered(Arc::new(answer), print)
+            }
+            // The upstream answered before it had the whole request: no repeat could be compared with it.
+            (None, _) | (_, None) => Completion::NotReplayable,
+        };
+        self.complete(completion);
+    }
+
+    /// Once; what comes later changes nothing.
+    fn complete(&mut self, completion: Completion) {
+        if let Some(mut reservation) = self.reservation.take() {
+            reservation.complete(&self.at.ledger, completion);
+            reservation.close(&self.at.ledger);
+        }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // The worker ends in the middle of an answer.
+        self.complete(Completion::Broken);
+    }
+}
+
+impl http_body::Body for Piped {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        if self.then == Then::End {
+            return Poll::Ready(None);
+        }
+        self.pieces.poll_recv(cx).map(|piece| {
+            let Some(Piece { frame, then }) = piece else {
+                self.then = Then::End;
+                return Some(Err(AnswerError::Broke));
+            };
+            self.then = then;
+            if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref) {
+                if data.is_empty() && then == Then::End {
+                    return None;
+                }
+                if let Some(exact) = self.left.exact() {
+                    self.left = SizeHint::with_exact(exact.saturating_sub(data.len() as u64));
+                }
+            }
+            Some(frame)
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.then == Then::End
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.clone()
+    }
+}

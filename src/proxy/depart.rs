@@ -1,0 +1,91 @@
+//! What an admitted request takes along when its policy is let go: its head as the backend will see it, and a few facts.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, StatusCode, request};
+
+use super::context::WorkerContext;
+use super::forward::{self, Hops, Passage};
+use super::peer::Peer;
+use super::serve::{Admission, Admitted, Facts, Stop};
+use crate::policy::authorize::Permit;
+use crate::policy::refusal::{Refusal, Refused};
+use crate::policy::snapshot::{Snapshot, Target};
+use crate::store::{Party, Reservation};
+
+/// Step 9's head, edited while the policy is at hand.
+pub(super) fn ready_to_leave(
+    at: &WorkerContext,
+    policy: &Snapshot,
+    peer: &Peer,
+    head: &mut request::Parts,
+    facts: &Facts,
+    request_id: &HeaderValue,
+    admitted: Admitted,
+) -> Result<(Admission, Reservation), Stop> {
+    let Admitted { permit, reservation } = admitted;
+    let route = policy.route(permit.route);
+    let here = match route.target {
+        Target::Ready => Some(Stop::Ready),
+        Target::Balance(of) => Some(Stop::Balance(of)),
+        Target::Upstream => (forward::count_hop(&head.method, &mut head.headers) == Hops::EndHere)
+            .then_some(Stop::Here(StatusCode::NO_CONTENT)),
+    };
+    if let Some(stop) = here {
+        // Nothing was forwarded: all but rates goes back.
+        reservation.close(&at.ledger);
+        return Err(stop);
+    }
+    let passage = Passage {
+        policy,
+        permit: &permit,
+        client: facts.client,
+        peer,
+        pseudonym: &at.pseudonym,
+        request_id,
+        readings: &facts.readings,
+    };
+    let prepared = forward::request_head(head, &passage).and_then(|wish| {
+        let detail = "the TLS material for the upstream cannot be used";
+        let pool = at.pools.of(&policy.upstream);
+        Ok((wish, pool.map_err(|_| Refused::because(Refusal::UpstreamUnreachable, detail))?))
+    });
+    let (wish, pool) = match prepared {
+        Ok(prepared) => prepared,
+        Err(refused) => {
+            // A refused request spends nothing, also when it is refused this late.
+            reservation.release(&at.ledger);
+            return Err(refused.into());
+        }
+    };
+    let admission = Admission {
+        wish,
+        response_timeout: route.response_timeout,
+        body_idle: policy.bounds.body_idle,
+        max_body: policy.body_bound(permit.route),
+        on_revoke: route.on_revoke,
+        caller: permit.caller,
+        route: route.slot,
+        client: facts.client,
+        pool,
+        party: reservation.needs_commit().then(|| Box::new(party(policy, &permit, request_id))),
+        charge: reservation.holds_promise().then(|| Arc::clone(&route.charge)),
+        keep_answer: route
+            .idempotency
+            .as_ref()
+            .filter(|_| reservation.holds_claim())
+            .map(|rule| rule.max_answer),
+    };
+    Ok((admission, reservation))
+}
+
+/// Who asks, for people who may have to settle what becomes of it.
+fn party(policy: &Snapshot, permit: &Permit, request_id: &HeaderValue) -> Party {
+    let caller = permit.caller;
+    Party {
+        tenant: caller.map_or("", |caller| &policy.tenant(caller.tenant).name).into(),
+        key: caller.map_or("", |caller| &policy.keys.at(caller.key).id).into(),
+        route: (&*policy.route(permit.route).name).into(),
+        request: request_id.to_str().unwrap_or("").into(),
+    }
+}

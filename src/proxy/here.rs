@@ -1,0 +1,55 @@
+//! What the gate answers by itself to those it admits.
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::body::Body;
+use super::context::WorkerContext;
+use super::forward::X_REQUEST_ID;
+use super::serve::Answer;
+use crate::policy::limit::LimitIx;
+use crate::policy::money::Money;
+use crate::policy::order::Reading;
+use crate::policy::snapshot::Snapshot;
+
+/// A status and nothing else.
+pub(super) fn bare(status: StatusCode, request_id: HeaderValue) -> Answer {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(&X_REQUEST_ID, request_id);
+    answer
+}
+
+/// `answer: ready` on a public route: for balancers that cannot reach the admin listener.
+pub(super) fn readiness(at: &WorkerContext, request_id: HeaderValue) -> Answer {
+    match at.lifecycle.ready() {
+        Ok(()) => json(StatusCode::OK, "{\"ready\":true}".to_owned(), request_id),
+        Err(_) => json(StatusCode::SERVICE_UNAVAILABLE, "{\"ready\":false}".to_owned(), request_id),
+    }
+}
+
+/// `answer: { balance: LIMIT }`: what the caller has left, as a number with all its places; `null` where the limit does
+/// not bind it.
+pub(super) fn balance(
+    policy: &Snapshot,
+    of: LimitIx,
+    readings: &[Reading],
+    request_id: HeaderValue,
+) -> Answer {
+    let limit = policy.limit(of);
+    let left = readings.iter().find(|reading| reading.limit == of);
+    let left = left.map_or("null".to_owned(), |reading| Money(reading.remaining).to_string());
+    // The loader keeps units to characters that need no escaping.
+    let unit = limit.unit.as_ref().map_or("null".to_owned(), |unit| format!("\"{unit}\""));
+    json(StatusCode::OK, format!("{{\"balance\":{left},\"unit\":{unit}}}"), request_id)
+}
+
+fn json(status: StatusCode, body: String, request_id: HeaderValue) -> Answer {
+    let mut answer = Response::new(Body::full(body));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(&X_REQUEST_ID, request_id);
+    answer
+}

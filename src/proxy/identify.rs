@@ -1,0 +1,73 @@
+//! Step 5 as the shell takes it: who asks, and what a failed attempt costs its address.
+
+use super::context::WorkerContext;
+use super::serve::Facts;
+use crate::clock::Now;
+use crate::policy::authenticate::{Caller, authenticate};
+use crate::policy::covering;
+use crate::policy::head::Head;
+use crate::policy::order::{longest_wait, refusing};
+use crate::policy::refusal::{Refusal, Refused};
+use crate::policy::route::Routed;
+use crate::policy::snapshot::{Access, Snapshot};
+use crate::store::{Opening, Order};
+
+/// Step 5. A public route asks nobody; a path of no route asks, unless there is nothing here that needs a key.
+pub(super) fn identify(
+    at: &WorkerContext,
+    policy: &Snapshot,
+    head: &Head<'_>,
+    routed: Routed<'_>,
+    now: Now,
+    facts: &mut Facts,
+) -> Result<Option<Caller>, Refused> {
+    let keyed = match routed {
+        Routed::To(ix) => policy.route(ix).access == Access::Keyed,
+        Routed::OtherMethods(_) | Routed::Nowhere => {
+            policy.routes.iter().any(|route| route.access == Access::Keyed)
+        }
+    };
+    if !keyed {
+        return Ok(None);
+    }
+    match authenticate(policy, &at.ledger.overlay(), head, now.wall) {
+        Ok(caller) => {
+            (facts.key, facts.caller) = (Some(caller.key), Some(caller));
+            Ok(Some(caller))
+        }
+        Err(stranger) => {
+            facts.key = stranger.key;
+            Err(guessed(at, policy, stranger.refused, now, facts).unwrap_or(stranger.refused))
+        }
+    }
+}
+
+/// Counts a failed authentication against its address. A missing key is no guess.
+fn guessed(
+    at: &WorkerContext,
+    policy: &Snapshot,
+    refused: Refused,
+    now: Now,
+    facts: &Facts,
+) -> Option<Refused> {
+    if policy.guessing.is_empty() || refused.why == Refusal::KeyMissing {
+        return None;
+    }
+    let asks = covering::guesses(policy, facts.client, now.wall);
+    match at.ledger.open(now, &Order::of(&asks)) {
+        // Rates alone are asked for here, which neither a record nor a failed store answers.
+        Opening::Admitted(..)
+        | Opening::Repeated(..)
+        | Opening::Full(_)
+        | Opening::StoreFailed(_) => None,
+        Opening::Refused(readings) => {
+            let reading = refusing(&readings)?;
+            Some(Refused {
+                why: Refusal::Guessing,
+                limit: Some(reading.limit),
+                wait: longest_wait(&readings),
+                detail: "too many failed authentications from this address",
+            })
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Step 7 as the shell takes it: the limits and the claim of one request, in one operation of the ledger.
+
+use http::request;
+
+use super::context::WorkerContext;
+use super::idempotent::{self, Repeat};
+use super::serve::{Facts, Stop};
+use crate::clock::Now;
+use crate::policy::authorize::Permit;
+use crate::policy::covering;
+use crate::policy::order::{Readings, longest_wait, refusing};
+use crate::policy::refusal::{Refusal, Refused};
+use crate::policy::snapshot::Snapshot;
+use crate::store::{Found, Opening, Order, Reservation};
+
+/// Takes everything that the request needs, or nothing.
+pub(super) fn open(
+    at: &WorkerContext,
+    policy: &Snapshot,
+    head: &request::Parts,
+    permit: &Permit,
+    now: Now,
+    facts: &mut Facts,
+) -> Result<Reservation, Stop> {
+    let claim = idempotent::claim(policy, policy.route(permit.route), permit.caller, head)?;
+    let asks = covering::asks(policy, permit.route, permit.caller, facts.client, now.wall);
+    let order = Order { asks: &asks, claim: claim.as_ref(), bounds: policy.records };
+    let (readings, stop) = match at.ledger.open(now, &order) {
+        Opening::Admitted(reservation, readings) => {
+            facts.readings = readings;
+            return Ok(reservation);
+        }
+        Opening::Refused(readings) => {
+            let refused = limited(policy, &readings);
+            (readings, refused.into())
+        }
+        Opening::Repeated(found, readings) => (readings, repeated(found)),
+        Opening::Full(readings) => {
+            (readings, because(Refusal::IdempotencyFull, "there is no room for one more record"))
+        }
+        Opening::StoreFailed(readings) => {
+            (readings, because(Refusal::StoreUnavailable, "the store has failed"))
+        }
+    };
+    facts.readings = readings;
+    Err(stop)
+}
+
+/// What a record says to a repeat.
+fn repeated(found: Found) -> Stop {
+    match found {
+        Found::InFlight => because(Refusal::IdempotencyInFlight, "the first request is under way"),
+        Found::Mismatch => {
+            because(Refusal::IdempotencyMismatch, "the first request had another head")
+        }
+        Found::Unknown => {
+            because(Refusal::IdempotencyUnknown, "nobody knows what became of the first request")
+        }
+        Found::NotReplayable => {
+            because(Refusal::IdempotencyNotReplayable, "the first answer was not kept")
+        }
+        Found::Answered(answer, print) => Stop::Repeated(Repeat { answer, print }),
+    }
+}
+
+fn because(why: Refusal, detail: &'static str) -> Stop {
+    Stop::Refused(Refused::because(why, detail))
+}
+
+/// What the limits say to a caller who was refused before they were asked: every answer to an authenticated request
+/// shows them, and a refused request spends nothing.
+pub(super) fn untaken(at: &WorkerContext, policy: &Snapshot, facts: &Facts, now: Now) -> Readings {
+    match (facts.route, facts.caller) {
+        (Some(route), Some(caller)) => {
+            let asks = covering::asks(policy, route, Some(caller), facts.client, now.wall);
+            asks.iter().map(|ask| at.ledger.peek(now, ask)).collect()
+        }
+        _ => Readings::new(),
+    }
+}
+
+/// The refusal of the limit with the longest wait.
+fn limited(policy: &Snapshot, readings: &Readings) -> Refused {
+    let reading = refusing(readings);
+    Refused {
+        why: reading.map_or(Refusal::Rate, |reading| policy.limit(reading.limit).kind.refusal()),
+        limit: reading.map(|reading| reading.limit),
+        wait: longest_wait(readings),
+        detail: "a limit is used up",
+    }
+}
