@@ -1,4 +1,5 @@
-//! The promise about crashes, tested: gates are killed under load at every place where it is worst, and at any other time.
+//! The promise about crashes, tested: gates are killed under load at every place where it is worst, at any
+//! other time, and with the power.
 //! A checker compares what the backend saw, what clients were told, and what the limits allow.
 //!
 //! Needs a gate that can be told where to die: `cargo test --features kill-points --test crash`. Each place is tried 20
@@ -39,7 +40,8 @@ fn no_crash_breaks_a_promise() {
     );
     let crashes = crashes();
     let points = KillPoint::ALL.iter().map(|point| Death::At(*point));
-    let waiting = Mutex::new(points.chain([Death::AnyTime]).rev().collect::<Vec<_>>());
+    let waiting =
+        Mutex::new(points.chain([Death::AnyTime, Death::PowerCut]).rev().collect::<Vec<_>>());
     let results: Mutex<Vec<(Death, Tally)>> = Mutex::default();
     thread::scope(|scope| {
         for _ in 0..WORLDS {
@@ -61,7 +63,7 @@ fn no_crash_breaks_a_promise() {
     }
     say(&all.line("all"));
     assert!(all.broken.is_empty(), "{}", all.complaint());
-    assert_eq!(all.crashes, crashes * (KillPoint::ALL.len() + 1));
+    assert_eq!(all.crashes, crashes * (KillPoint::ALL.len() + 2));
     assert!(all.replays > 0 && all.unknown > 0, "the traffic asks for neither: {all:?}");
     assert_eq!(all.count(Promise::Once), 0);
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::dice::Dice;
@@ -27,7 +28,7 @@ enum Word {
     FailSync = 0,
     FailWrite = 1,
     Room = 2,
-    NoDescriptors = 3,
+    FailOpen = 3,
     Syncs = 4,
     Writes = 5,
     Failures = 6,
@@ -73,9 +74,14 @@ impl Disk {
         self.set(Word::Room, bytes + 1);
     }
 
-    /// No file can be opened.
+    /// No file can be opened: the process has too many open.
     pub(crate) fn take_descriptors(&self) {
-        self.set(Word::NoDescriptors, 1);
+        self.set(Word::FailOpen, Errno::MFILE.raw_os_error().unsigned_abs().into());
+    }
+
+    /// No file can be opened for writing: the file system is mounted read-only.
+    pub(crate) fn make_read_only(&self) {
+        self.set(Word::FailOpen, Errno::ROFS.raw_os_error().unsigned_abs().into());
     }
 
     /// Each sync takes so much longer.
