@@ -10,10 +10,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use listenfd::ListenFd;
 
-use crate::admin::{self, AdminHandle, AdminState};
+use crate::admin::{self, AdminHandle, AdminState, Turn};
 use crate::clock::Clock;
 use crate::config::{self, Loaded, Overrides, Sources};
-use crate::policy::snapshot::{Drain, RecordSink, Scheme, Snapshot};
+use crate::policy::snapshot::{AdminListener, Drain, RecordSink, Scheme, Snapshot};
 use crate::proxy;
 use crate::proxy::context::{Common, Pulse};
 use crate::proxy::counters::ConnectionCounters;
@@ -22,12 +22,13 @@ use crate::proxy::served_tls::ServedTls;
 use crate::proxy::tls::TlsProblem;
 use crate::proxy::worker::Workers;
 use crate::reload::{self, ReloadHandle};
-use crate::store::{Backing, Ledger};
+use crate::store::{Backing, Ledger, Restored};
 use crate::telemetry::decision_id::BootId;
 use crate::telemetry::events::{Event, Log};
 use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{BuildInfo, ConnectionFigures, Metrics};
 use crate::telemetry::record::RecordWriter;
+use crate::upkeep::{self, Upkeep, Wake};
 
 /// How long a worker may keep no house before it counts as stuck; it does ten times a second.
 const STUCK: Duration = Duration::from_secs(5);
@@ -85,6 +86,7 @@ struct Running {
     common: Common,
     workers: Arc<Workers>,
     reload: ReloadHandle,
+    upkeep: Upkeep,
     admin: Option<AdminHandle>,
     log: Arc<Log>,
 }
@@ -119,7 +121,7 @@ impl Gate {
         metrics.make_room(&snapshot);
 
         let common = Common {
-            ledger: Ledger::new(snapshot.bounds.subjects, Backing::None),
+            ledger: Ledger::new(snapshot.bounds.subjects, Backing::None, Restored::default()),
             policy: Arc::new(ArcSwap::from_pointee(snapshot)),
             lifecycle: Arc::new(Lifecycle::new()),
             records: Arc::new(records),
@@ -135,8 +137,10 @@ impl Gate {
             let counters = Arc::clone(counters);
             common.metrics.watch_connections("traffic", move || figures(&counters));
         }
+        let wake = Wake::new(workers.waker());
+        let upkeep = start_upkeep(&common, &wake, &log).map_err(|error| here(&error))?;
         let admin =
-            server.admin.map(|admin| start_admin(admin.address, &common, &log)).transpose()?;
+            server.admin.map(|admin| start_admin(admin, &common, wake, &log)).transpose()?;
         let reload = start_reload(
             config,
             overrides,
@@ -157,7 +161,7 @@ impl Gate {
         Ok(Gate {
             traffic,
             admin: admin.as_ref().map(|admin| admin.local_addr),
-            running: Some(Running { common, workers, reload, admin, log }),
+            running: Some(Running { common, workers, reload, upkeep, admin, log }),
         })
     }
 
@@ -204,7 +208,7 @@ impl Drop for Gate {
 
 impl Running {
     fn end(self, drain: Drain) {
-        let Running { common, workers, reload, admin, log } = self;
+        let Running { common, workers, reload, upkeep, admin, log } = self;
         common.lifecycle.draining();
         let counters = workers.counters().to_vec();
         let sum = |of: fn(&ConnectionCounters) -> &AtomicU64| {
@@ -219,6 +223,7 @@ impl Running {
             let event = Event::TaskFailed { task: "worker", why: "its thread ended by a panic" };
             log.say(common.clock.now().wall, &event);
         }
+        drop(upkeep);
         common.records.finish(LAST_WORDS);
         log.say(common.clock.now().wall, &Event::Drained { cut: sum(|counters| &counters.cut) });
         drop(admin);
@@ -266,15 +271,33 @@ fn start_reload(
     reload::policy::start(parts, &followed.warnings, load_again, wake)
 }
 
+fn start_upkeep(common: &Common, wake: &Wake, log: &Arc<Log>) -> std::io::Result<Upkeep> {
+    Upkeep::start(upkeep::Parts {
+        ledger: Arc::clone(&common.ledger),
+        policy: Arc::clone(&common.policy),
+        metrics: Arc::clone(&common.metrics),
+        lifecycle: Arc::clone(&common.lifecycle),
+        log: Arc::clone(log),
+        clock: common.clock.clone(),
+        wake: wake.clone(),
+    })
+}
+
 fn start_admin(
-    address: SocketAddr,
+    listener: AdminListener,
     common: &Common,
+    wake: Wake,
     log: &Arc<Log>,
 ) -> Result<AdminHandle, StartProblem> {
+    let AdminListener { address, token } = listener;
     let state = AdminState {
         metrics: Arc::clone(&common.metrics),
         lifecycle: Arc::clone(&common.lifecycle),
         snapshot: Some(Arc::clone(&common.policy)),
+        ledger: Arc::clone(&common.ledger),
+        token,
+        wake,
+        turn: Turn::default(),
         log: Arc::clone(log),
         clock: common.clock.clone(),
     };
