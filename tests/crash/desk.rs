@@ -39,7 +39,7 @@ impl Desk {
     #[track_caller]
     pub(crate) fn usage(self, tenant: &str, limit: &str) -> Figures {
         let answer = self.get(&format!("/v1/usage?tenant={tenant}&limit={limit}"));
-        let figures = &answer["limits"][0];
+        let figures = &answer["usage"][0];
         Figures { used: millionths(&figures["used"]), ceiling: millionths(&figures["ceiling"]) }
     }
 

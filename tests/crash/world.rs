@@ -169,7 +169,7 @@ impl World<'_> {
         let request = Request::get("/closed").bearer(VICTIM.1);
         let answer = attempt(gate.traffic, &request);
         let told = Told::of(&answer);
-        assert!(told.is("key_revoked") || told.is("scope_denied"), "{told:?}");
+        assert!(told.is("key_revoked") || told.is("address_denied"), "{told:?}");
         ledger.audit(&desk, told.is("key_revoked"), tally);
     }
 

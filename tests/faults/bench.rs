@@ -184,7 +184,7 @@ pub(crate) fn act_request(path: &str, body: &Value, id: &str) -> Request {
 pub(crate) fn usage(gate: &Process, limit: &str) -> Value {
     let answer = gate.ask_admin(&format!("/v1/usage?tenant=acme&limit={limit}"));
     assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["limits"][0].clone()
+    answer.json()["usage"][0].clone()
 }
 
 /// Thousandths of a decimal text.
