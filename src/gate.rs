@@ -130,6 +130,7 @@ impl Gate {
             clock,
             boot,
             workers,
+            strikes: Arc::default(),
             pulses: (0..workers).map(|_| Pulse::default()).collect(),
         };
         let workers = Arc::new(proxy::start(common.clone(), &bound).map_err(|error| here(&error))?);
@@ -139,6 +140,8 @@ impl Gate {
         }
         let wake = Wake::new(workers.waker());
         let upkeep = start_upkeep(&common, &wake, &log).map_err(|error| here(&error))?;
+        // Set here only, so that there is nothing to fail.
+        let _ = common.strikes.set(upkeep.strikes());
         let admin =
             server.admin.map(|admin| start_admin(admin, &common, wake, &log)).transpose()?;
         let reload = start_reload(

@@ -69,7 +69,7 @@ pub(super) fn lint(routes: &Routes, limits: &Limits, keys: &Compiled, desk: &mut
 
 fn money(ix: LimitIx, routes: &Routes, limits: &Limits, desk: &mut Desk<'_>) {
     let limit = limits.at(ix);
-    if limit.unit.is_none() {
+    if limit.unit.is_none() && !desk.findings.has_errors() {
         desk.findings.warn(
             limits.span(ix),
             format!("`{}` does not say what it counts", limit.name),
