@@ -8,4 +8,6 @@ mod bench;
 mod clock;
 mod damaged;
 mod failing;
+mod killed;
+mod refused;
 mod shared;
