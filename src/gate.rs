@@ -113,6 +113,7 @@ impl Gate {
             RecordWriter::start(&sink, Arc::clone(&log), clock.clone()).map_err(|error| {
                 StartProblem::Here(format!("access records cannot be written: {error}"))
             })?;
+        let started = clock.steady();
         let boot = BootId::draw().map_err(|error| here(&error))?;
         let metrics = Metrics::new(workers, build_info(), clock.clone());
         metrics.watch_dropped("records", records.dropped());
@@ -131,7 +132,7 @@ impl Gate {
             boot,
             workers,
             strikes: Arc::default(),
-            pulses: (0..workers).map(|_| Pulse::default()).collect(),
+            pulses: (0..workers).map(|_| Pulse::starting(started)).collect(),
         };
         let workers = Arc::new(proxy::start(common.clone(), &bound).map_err(|error| here(&error))?);
         for counters in workers.counters() {
