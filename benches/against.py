@@ -20,16 +20,13 @@ import hashlib
 import os
 import random
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TOLLGATE = os.path.join(ROOT, "target", "release", "tollgate")
+from processes import NGINX, TOLLGATE, Running, cpu_us, free_port, write
+
 BODY = '{"id":"0192f0c1-7d3b-7cc3-98c4-dc0c0c07398f","status":"ok","items":[' + ",".join("1" * 90) + "]}"
 
 WRK = """
@@ -45,94 +42,6 @@ done = function(summary)
   io.write(string.format("DONE %%d %%d\\n", summary.requests, e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
-
-NGINX = """
-worker_processes 1; pid %(work)s/%(name)s.pid; error_log %(work)s/%(name)s.err; daemon off; master_process on;
-events { worker_connections 4096; }
-http {
-  access_log off; keepalive_requests 100000000; keepalive_timeout 300s; tcp_nodelay on;
-  client_body_temp_path %(work)s/b; proxy_temp_path %(work)s/p; fastcgi_temp_path %(work)s/f; uwsgi_temp_path %(work)s/u; scgi_temp_path %(work)s/s;
-  %(http)s
-}
-"""
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def write(path, text):
-    with open(path, "w") as f:
-        f.write(text)
-
-
-def tree(pid):
-    out = [pid]
-    for p in out:
-        try:
-            for task in os.listdir(f"/proc/{p}/task"):
-                out += [int(c) for c in open(f"/proc/{p}/task/{task}/children").read().split()]
-        except OSError:
-            pass
-    return out
-
-
-def cpu_us(pid):
-    nanos = 0
-    for p in tree(pid):
-        try:
-            tasks = os.listdir(f"/proc/{p}/task")
-        except OSError:
-            continue
-        for task in tasks:
-            try:
-                nanos += int(open(f"/proc/{p}/task/{task}/schedstat").read().split()[0])
-            except (OSError, IndexError):
-                pass
-    return nanos / 1000
-
-
-def answers(port):
-    try:
-        with socket.create_connection(("127.0.0.1", port), 0.5) as s:
-            s.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            return s.recv(8).startswith(b"HTTP/1.")
-    except OSError:
-        return False
-
-
-class Running:
-    """A process of ours on one core, ended by its id."""
-
-    def __init__(self, name, core, command, port, work):
-        self.name, self.port = name, port
-        out = open(os.path.join(work, name.replace(" ", "_") + ".log"), "w")
-        self.process = subprocess.Popen(["taskset", "-c", str(core)] + command, stdout=out, stderr=out)
-        for _ in range(150):
-            if answers(port):
-                return
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.1)
-        self.end()
-        raise SystemExit(f"{name} did not start; see {out.name}")
-
-    def end(self):
-        pids = tree(self.process.pid)
-        for sig in (signal.SIGTERM, signal.SIGKILL):
-            for pid in pids:
-                try:
-                    os.kill(pid, sig)
-                except OSError:
-                    pass
-            try:
-                self.process.wait(3)
-                return
-            except subprocess.TimeoutExpired:
-                continue
-
 
 def configure(work, upstream):
     """Writes every candidate's configuration; returns name -> (command, port)."""

@@ -22,7 +22,7 @@ use tollgate::policy::head::Head;
 use tollgate::policy::overlay::Overlay;
 use tollgate::policy::route::Routed;
 use tollgate::policy::snapshot::Snapshot;
-use tollgate::store::{Backing, Ledger, Opening, Order};
+use tollgate::store::{Backing, Ledger, Opening, Order, Restored};
 
 /// A key, scopes, a 20-network allowlist, three limits.
 const POLICY: &str = r#"
@@ -118,7 +118,7 @@ fn decisions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decision");
     for keys in [10, 10_000, 1_000_000] {
         let snapshot = snapshot(keys);
-        let ledger = Ledger::new(65_536, Backing::None);
+        let ledger = Ledger::new(65_536, Backing::None, Restored::default());
         // The heads of up to 100 000 keys, spread over the whole table: what is measured is the table, not the heads.
         let many = keys.min(100_000);
         let heads: Vec<HeaderMap> = (0..many).map(|n| request(n * (keys / many))).collect();

@@ -22,7 +22,7 @@ use crate::proxy::served_tls::ServedTls;
 use crate::proxy::tls::TlsProblem;
 use crate::proxy::worker::Workers;
 use crate::reload::{self, ReloadHandle};
-use crate::store::{Backing, Ledger};
+use crate::store::{Backing, Ledger, Restored};
 use crate::telemetry::decision_id::BootId;
 use crate::telemetry::events::{Event, Log};
 use crate::telemetry::lifecycle::Lifecycle;
@@ -119,7 +119,7 @@ impl Gate {
         metrics.make_room(&snapshot);
 
         let common = Common {
-            ledger: Ledger::new(snapshot.bounds.subjects, Backing::None),
+            ledger: Ledger::new(snapshot.bounds.subjects, Backing::None, Restored::default()),
             policy: Arc::new(ArcSwap::from_pointee(snapshot)),
             lifecycle: Arc::new(Lifecycle::new()),
             records: Arc::new(records),

@@ -11,7 +11,7 @@ use tollgate::policy::limit::{
 };
 use tollgate::policy::meter::Meter;
 use tollgate::policy::order::{Ask, Asks, longest_wait, refusing};
-use tollgate::store::{Backing, Ledger, Opening, Order, Reservation};
+use tollgate::store::{Backing, Ledger, Opening, Order, Reservation, Restored};
 
 fn at(nanos: u64) -> Now {
     Now { steady: Steady(nanos), wall: Wall(0) }
@@ -413,7 +413,7 @@ proptest! {
     #[test]
     fn several_limits_are_taken_together_or_not_at_all(requests in requests()) {
         let table = limits();
-        let ledger = Ledger::new(0, Backing::None);
+        let ledger = Ledger::new(0, Backing::None, Restored::default());
         let (mut model, mut now) = (Model::default(), 7);
         for request in requests {
             now += request.step;
@@ -461,7 +461,7 @@ proptest! {
     #[test]
     fn waiting_the_longest_wait_admits_the_same_request(requests in requests()) {
         let table = limits();
-        let ledger = Ledger::new(0, Backing::None);
+        let ledger = Ledger::new(0, Backing::None, Restored::default());
         let mut now = 7;
         for request in requests {
             now += request.step;
@@ -490,7 +490,7 @@ proptest! {
         };
         // Two slots of one subject, one of another, and a rate beside them.
         let asks: Asks = [slot(0, 2, 6), slot(1, 2, 4), slot(2, 1, 9)].into_iter().collect();
-        let ledger = Ledger::new(0, Backing::None);
+        let ledger = Ledger::new(0, Backing::None, Restored::default());
         let mut open: Vec<Reservation> = Vec::new();
         for (what, which) in moves {
             match what {
@@ -534,7 +534,7 @@ proptest! {
         ),
     ) {
         let c = ceiling(Window::Sliding, 2, PERIOD, 2);
-        let ledger = Ledger::new(0, Backing::None);
+        let ledger = Ledger::new(0, Backing::None, Restored::default());
         let mut logs: HashMap<u128, Log> = HashMap::new();
         let mut now = 0;
         // More networks than fit in the room kept for them, so that some strangers share with everyone.

@@ -60,3 +60,7 @@ pub(super) const REALM: &str = "api";
 /// Idempotency records: a day of a hundred sends a second for one tenant of ten, with answers of a few hundred bytes.
 pub(super) const RECORDS: RecordBounds =
     RecordBounds { records: 1_000_000, per_tenant: 200_000, bytes: 256 * 1024 * 1024 };
+/// Clients retry for hours, queues for a night.
+pub(super) const KEEP: Duration = Duration::from_hours(24);
+/// Answers of an API, not its downloads.
+pub(super) const MAX_ANSWER: usize = 256 * 1024;

@@ -11,9 +11,10 @@ use super::compile::{Again, Amounts, Collector, Entry};
 use super::problem::{Span, did_you_mean};
 use super::raw::KeyEntry;
 use super::read::{FromText, clip};
-use super::scalar::{Amount, moment, name_complaint, secret_digest};
+use super::scalar::{Amount, MOST_UNITS, Number, moment, name_complaint, secret_digest};
 use super::yaml_keys::{NO_PEPPER, NO_PEPPER_REMEDY};
 use crate::policy::keys::KeyStatus;
+use crate::policy::limit::LimitKind;
 
 /// Reads file number `file` into the collector.
 pub(super) fn read(file: u16, collector: &mut Collector<'_, '_>) {
@@ -305,8 +306,17 @@ impl<'de> Deserialize<'de> for AmountWord {
                 f.write_str(Amount::WHAT)
             }
 
-            fn visit_u64<E>(self, units: u64) -> Result<AmountWord, E> {
-                Ok(AmountWord(Amounts { amount: Some(Amount::Units(units)), burst: None }))
+            fn visit_u64<E: de::Error>(self, units: u64) -> Result<AmountWord, E> {
+                if units > MOST_UNITS {
+                    return Err(E::custom(format!("a limit can be at most {MOST_UNITS}")));
+                }
+                Ok(AmountWord(Amounts::alone(Amount::Alone(Number::Whole(units)))))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<AmountWord, E> {
+                Err(E::custom(format!(
+                    "an amount with decimal places is written as text: \"{number}\""
+                )))
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<AmountWord, E> {
@@ -315,22 +325,28 @@ impl<'de> Deserialize<'de> for AmountWord {
                         format!("expected {}, found `{}`", Amount::WHAT, clip(text))
                     }))
                 })?;
-                Ok(AmountWord(Amounts { amount: Some(amount), burst: None }))
+                Ok(AmountWord(Amounts::alone(amount)))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AmountWord, A::Error> {
                 let mut amounts = Amounts::default();
                 while let Some(key) = map.next_key::<Text<'de>>()? {
                     match &*key.0 {
-                        "rate" | "concurrent" => {
+                        "rate" | "quota" | "spend" | "concurrent" => {
+                            let kind = match &*key.0 {
+                                "quota" => LimitKind::Quota,
+                                "spend" => LimitKind::Spend,
+                                "concurrent" => LimitKind::Concurrent,
+                                _ => LimitKind::Rate,
+                            };
                             let AmountWord(Amounts { amount, .. }) = map.next_value()?;
-                            amounts.amount = amount;
+                            amounts.say(kind, amount.unwrap_or(Amount::None));
                         }
                         "burst" => amounts.burst = Some(map.next_value()?),
                         other => {
                             return Err(de::Error::unknown_field(
                                 other,
-                                &["rate", "concurrent", "burst"],
+                                &["rate", "quota", "spend", "concurrent", "burst"],
                             ));
                         }
                     }

@@ -11,11 +11,13 @@ use ipnet::IpNet;
 use super::problem::{At, Findings, Span};
 use super::read::{FromText, Items, Many, Named, Read, not_yet, shape};
 use super::scalar::{
-    Amount, AnswerWord, CountsWord, GivenName, IdempotencyWord, LimitMode, OnRevokeWord, PerWord,
-    ProtocolWord, RateLimitWord, RuleMode, Size, SizeOrNone, SpellingWord, UnlistedWord,
-    WindowWord, XRateLimitWord,
+    Amount, AnswerWord, ChargeWord, CountsWord, CreditWord, DemandWord, GivenName, IdempotencyWord,
+    LimitMode, OnRevokeWord, OnUnknownWord, PerWord, ProtocolWord, RateLimitWord, RuleMode, Size,
+    SizeOrNone, SpellingWord, StoreFailureWord, Unit, UnlistedWord, WindowWord, XRateLimitWord,
+    Zone,
 };
 use super::tree::{Key, Node, Value};
+use crate::policy::money::Money;
 
 shape! {
     /// The whole file.
@@ -23,7 +25,7 @@ shape! {
         "version" => version: At<u64>,
         "listen" => listen: Many<Or<SocketAddr, Listen>>,
         "upstream" => upstream: UpstreamWord,
-        "admin" => admin: At<String>,
+        "admin" => admin: Or<String, Admin>,
         "state" => state: Or<String, State>,
         "workers" => workers: At<u64>,
         "client_address" => client_address: ClientAddress,
@@ -31,6 +33,7 @@ shape! {
         "idempotency" => idempotency: Idempotency,
         "routes" => routes: Items<Route>,
         "limits" => limits: Named<Limit>,
+        "auto_revoke" => auto_revoke: Named<AutoRevoke>,
         "plans" => plans: Named<Plan>,
         "tenants" => tenants: Tenants,
         "allow" => allow: Allow,
@@ -54,6 +57,8 @@ shape! {
         "key" => key: At<String>,
         "client_ca" => client_ca: At<String>,
     }
+    /// `admin:` as a map.
+    Admin, "`admin`" { "listen" => listen: At<SocketAddr>, "token" => token: SecretPlace, }
     /// `upstream:` as a map.
     Upstream, "`upstream`" {
         "url" => url: At<String>,
@@ -101,14 +106,28 @@ shape! {
     }
     /// `new_keys:`
     NewKeys, "`new_keys`" { "scopes" => scopes: Many<At<String>>, "expires" => expires: At<Duration>, }
-    /// `idempotency:` of the policy: a later release.
+    /// `idempotency:` of the policy: what routes take where they say nothing, and the bounds of all records.
     Idempotency, "`idempotency`" {
         "keep" => keep: At<Duration>,
         "max_body" => max_body: At<Size>,
-        "on_unknown" => on_unknown: At<String>,
+        "on_unknown" => on_unknown: At<OnUnknownWord>,
         "release" => release: Many<At<u64>>,
-        "mode" => mode: At<LimitMode>,
+        "records" => records: At<u64>,
+        "records_per_tenant" => records_per_tenant: At<u64>,
+        "memory" => memory: At<Size>,
     }
+    /// `idempotency:` of a route as a map.
+    RouteIdempotency, "`idempotency` of a route" {
+        "demand" => demand: At<DemandWord>,
+        "keep" => keep: At<Duration>,
+        "max_body" => max_body: At<Size>,
+        "on_unknown" => on_unknown: At<OnUnknownWord>,
+        "release" => release: Many<At<u64>>,
+    }
+    /// `cost:` of a route as a map.
+    Cost, "`cost`" { "reserve" => reserve: At<Money>, "actual" => actual: HeaderPlace, }
+    /// `answer:` of a route as a map.
+    AnswerRule, "`answer`" { "balance" => balance: At<GivenName>, }
     /// One entry of `routes:`
     Route, "a route" {
         "name" => name: At<GivenName>,
@@ -118,12 +137,13 @@ shape! {
         "allow" => allow: Allow,
         "tenant" => tenant: TenantPlace,
         "weight" => weight: At<u64>,
-        "cost" => cost: Node,
-        "idempotency" => idempotency: At<IdempotencyWord>,
+        "cost" => cost: Or<Money, Cost>,
+        "charge_on" => charge_on: Many<At<ChargeWord>>,
+        "idempotency" => idempotency: Or<IdempotencyWord, RouteIdempotency>,
         "max_body" => max_body: At<SizeOrNone>,
         "timeout" => timeout: At<Duration>,
         "on_revoke" => on_revoke: At<OnRevokeWord>,
-        "answer" => answer: At<AnswerWord>,
+        "answer" => answer: Or<AnswerWord, AnswerRule>,
     }
     /// `scope:` as a map.
     ScopeRule, "`scope`" {
@@ -142,9 +162,9 @@ shape! {
     /// One entry of `limits:`
     Limit, "a limit" {
         "rate" => rate: At<Amount>,
-        "quota" => quota: At<String>,
-        "spend" => spend: At<String>,
-        "credit" => credit: At<String>,
+        "quota" => quota: At<Amount>,
+        "spend" => spend: At<Amount>,
+        "credit" => credit: At<CreditWord>,
         "concurrent" => concurrent: At<u64>,
         "window" => window: At<WindowWord>,
         "burst" => burst: At<u64>,
@@ -152,9 +172,17 @@ shape! {
         "routes" => routes: Many<At<GivenName>>,
         "counts" => counts: At<CountsWord>,
         "mode" => mode: At<LimitMode>,
-        "unit" => unit: At<String>,
-        "time_zone" => time_zone: At<String>,
+        "unit" => unit: At<Unit>,
+        "time_zone" => time_zone: At<Zone>,
         "anchor" => anchor: At<u64>,
+        "on_store_failure" => on_store_failure: At<StoreFailureWord>,
+    }
+    /// One entry of `auto_revoke:`
+    AutoRevoke, "a rule of `auto_revoke`" {
+        "unused" => unused: At<Duration>,
+        "refused" => refused: At<Amount>,
+        "for" => reasons: Many<At<String>>,
+        "mode" => mode: At<LimitMode>,
     }
     /// One entry of `plans:`
     Plan, "a plan" {
@@ -173,6 +201,8 @@ shape! {
     /// An override as a map.
     OverrideRule, "an override" {
         "rate" => rate: At<Amount>,
+        "quota" => quota: At<Amount>,
+        "spend" => spend: At<Amount>,
         "concurrent" => concurrent: At<u64>,
         "burst" => burst: At<u64>,
     }
@@ -192,7 +222,10 @@ shape! {
         "scopes" => scopes: At<HeaderName>,
         "address" => address: At<HeaderName>,
         "strip" => strip: Many<At<HeaderName>>,
+        "balance" => balance: BalanceHeader,
     }
+    /// `balance:` of the identity.
+    BalanceHeader, "`balance`" { "header" => header: At<HeaderName>, "of" => of: At<GivenName>, }
     /// `errors:`
     Errors, "`errors`" {
         "content_type" => content_type: At<String>,

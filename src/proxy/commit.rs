@@ -18,10 +18,12 @@ pub(super) async fn commit(exchange: &mut Exchange, party: Party) -> Result<(), 
     let reply = Box::new(move |durable: Result<(), StoreFailed>| {
         let _ = tell.send(durable);
     });
+    let since = exchange.steady();
     let durable = match exchange.commit(party, reply) {
         Ok(()) => matches!(tokio::time::timeout(LONGEST_SYNC, told).await, Ok(Ok(Ok(())))),
         Err(StoreFailed) => false,
     };
+    exchange.waited(since);
     if durable {
         exchange.committed();
         killpoint::pass(KillPoint::AfterCommit);

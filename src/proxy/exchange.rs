@@ -17,12 +17,14 @@ use super::tunnel::{TunnelEnd, Tunnelled};
 use crate::clock::{Now, Steady};
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::limit::{LimitIx, Mode};
+use crate::policy::money::Money;
 use crate::policy::order::Reading;
+use crate::policy::outcome::Money as Column;
 use crate::policy::refusal::{Blame, Refusal, Refused};
 use crate::policy::report::Spelling;
 use crate::policy::snapshot::Snapshot;
 use crate::store::{Party, Reply, Reservation, StoreFailed};
-use crate::telemetry::metrics::Outcome;
+use crate::telemetry::metrics::{IdempotencyOutcome, Outcome};
 use crate::telemetry::record::{Closing, Draft, End, LimitLine, Opening, RefusalLine};
 
 /// Status recorded where the client left before there was one to send, as nginx has it.
@@ -43,6 +45,10 @@ struct Inner {
     reservation: Option<Reservation>,
     membership: Option<Member>,
     watch: BodyWatch,
+    idempotency: Option<IdempotencyOutcome>,
+    /// What was reserved of money for it, and what of that stands.
+    cost: Option<Money>,
+    charged: Option<Money>,
     outcome: Outcome,
     status: u16,
     upstream_status: Option<u16>,
@@ -75,6 +81,9 @@ impl Exchange {
             reservation: None,
             membership: None,
             watch: BodyWatch::default(),
+            idempotency: None,
+            cost: None,
+            charged: None,
             // Until an answer says otherwise: admitted, and the client left before there was one.
             outcome: Outcome::Admitted,
             status: CLIENT_LEFT,
@@ -101,6 +110,11 @@ impl Exchange {
         inner.fields = head.fields.clone();
         let route = facts.route.map(|ix| policy.route(ix));
         inner.route = route.map(|route| route.slot);
+        inner.idempotency = facts.idempotency;
+        let money = |reading: &Reading| reading.ceiling.window.kind().is_money() && reading.admits;
+        inner.cost = route
+            .map(|route| route.charge.reserve)
+            .filter(|cost| *cost > Money::ZERO && facts.readings.iter().any(money));
         let key = facts.key.map(|ix| policy.keys.at(ix));
         let limits: smallvec::SmallVec<[LimitLine<'_>; 6]> = facts
             .readings
@@ -179,6 +193,17 @@ impl Exchange {
         }
     }
 
+    /// Counts how long the commit took, whether it held or not.
+    pub(super) fn waited(&self, since: Steady) {
+        let waited = self.0.at.clock.steady().since(since);
+        self.0.at.metrics.commit_wait(waited);
+    }
+
+    /// The time.
+    pub(super) fn steady(&self) -> Steady {
+        self.0.at.clock.steady()
+    }
+
     /// Step 8 is behind: whatever had to be durable is.
     pub(super) fn committed(&mut self) {
         if let Some(reservation) = &mut self.0.reservation {
@@ -221,8 +246,15 @@ impl Exchange {
         now: Steady,
     ) {
         self.0.answered = Some(now);
-        if let Some(reservation) = &mut self.0.reservation {
-            let _ = reservation.learned(&self.0.at.ledger, verdict, rule, stated);
+        let Some(reservation) = &mut self.0.reservation else { return };
+        let settlement = reservation.learned(&self.0.at.ledger, verdict, rule, stated);
+        self.0.charged = self.0.cost.map(|cost| match (settlement.money, stated) {
+            (Column::Back, _) => Money::ZERO,
+            (Column::KeptUpToReserve, Stated::Cost(actual)) => actual.min(cost),
+            (Column::Kept | Column::KeptUpToReserve, _) => cost,
+        });
+        if self.0.cost.is_some() && matches!(stated, Stated::Exceeds(_) | Stated::Unreadable) {
+            self.0.at.metrics.cost_exceeded(self.0.route);
         }
     }
 
@@ -268,6 +300,7 @@ impl Exchange {
         mut answer: Response<Body<Exchange>>,
     ) -> Response<Body<Exchange>> {
         self.note(refused, None);
+        self.renote_idempotency(refused.why);
         if refused.why.blame() == Blame::Upstream {
             self.0.at.metrics.upstream_error(refused.why);
         }
@@ -323,6 +356,13 @@ impl Exchange {
             TunnelEnd::Broke => End::Broke,
             TunnelEnd::Cut => End::Cut,
         };
+    }
+
+    /// What its idempotency key came to turned out later.
+    fn renote_idempotency(&mut self, why: Refusal) {
+        if let Some(outcome) = IdempotencyOutcome::of(why) {
+            self.0.idempotency = Some(outcome);
+        }
     }
 
     fn note(&mut self, refused: &Refused, by: Option<(&Snapshot, LimitIx)>) {
@@ -403,6 +443,9 @@ impl Drop for Inner {
         let upstream = self.sent.map(|sent| self.answered.unwrap_or(now).since(sent));
         let before_upstream = self.sent.unwrap_or(now).since(self.started.steady);
         self.at.metrics.request(self.route, self.outcome, self.status, before_upstream, upstream);
+        if let Some(outcome) = self.idempotency {
+            self.at.metrics.idempotency(self.route, outcome);
+        }
         self.at.metrics.in_flight(-1);
         self.at.in_flight.set(self.at.in_flight.get().saturating_sub(1));
         let closing = Closing {
@@ -415,9 +458,9 @@ impl Drop for Inner {
             upstream_nanos: upstream,
             total_nanos: total,
             end: self.end,
-            idempotency: None,
-            cost: None,
-            charged: None,
+            idempotency: self.idempotency,
+            cost: self.cost,
+            charged: self.charged,
         };
         let draft = std::mem::take(&mut self.draft);
         // Borrowed already only if writing a record panicked: then this one is lost with it.

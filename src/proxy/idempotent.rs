@@ -64,7 +64,7 @@ pub(super) fn claim(
     Ok(Some(Claim {
         id: RecordId::of(tenant, &key),
         tenant,
-        head: HeadPrint::of(&head.method, target, &head.headers),
+        head: HeadPrint::of(&head.method, target, &head.headers, &policy.credentials),
         keep: rule.keep,
         on_unknown: rule.on_unknown,
     }))

@@ -12,6 +12,7 @@ use crate::policy::order::{Readings, longest_wait, refusing};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::Snapshot;
 use crate::store::{Found, Opening, Order, Reservation};
+use crate::telemetry::metrics::IdempotencyOutcome;
 
 /// Takes everything that the request needs, or nothing.
 pub(super) fn open(
@@ -22,12 +23,16 @@ pub(super) fn open(
     now: Now,
     facts: &mut Facts,
 ) -> Result<Reservation, Stop> {
-    let claim = idempotent::claim(policy, policy.route(permit.route), permit.caller, head)?;
+    let route = policy.route(permit.route);
+    let claim = idempotent::claim(policy, route, permit.caller, head).inspect_err(|refused| {
+        facts.idempotency = IdempotencyOutcome::of(refused.why);
+    })?;
     let asks = covering::asks(policy, permit.route, permit.caller, facts.client, now.wall);
     let order = Order { asks: &asks, claim: claim.as_ref(), bounds: policy.records };
     let (readings, stop) = match at.ledger.open(now, &order) {
         Opening::Admitted(reservation, readings) => {
             facts.readings = readings;
+            facts.idempotency = claim.map(|_| IdempotencyOutcome::Fresh);
             return Ok(reservation);
         }
         Opening::Refused(readings) => {
@@ -43,6 +48,11 @@ pub(super) fn open(
         }
     };
     facts.readings = readings;
+    facts.idempotency = match &stop {
+        Stop::Repeated(_) => Some(IdempotencyOutcome::Replayed),
+        Stop::Refused(refused) => IdempotencyOutcome::of(refused.why),
+        Stop::Here(_) | Stop::Ready | Stop::Balance(_) => None,
+    };
     Err(stop)
 }
 

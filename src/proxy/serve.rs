@@ -38,6 +38,7 @@ use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
 use crate::policy::snapshot::{OnRevoke, RouteIx, Snapshot};
 use crate::store::{Party, Reservation};
+use crate::telemetry::metrics::IdempotencyOutcome;
 
 /// An answer on its way out; the exchange hangs on the end of its body.
 pub(super) type Answer = Response<Body<Exchange>>;
@@ -155,6 +156,8 @@ pub(super) struct Facts {
     pub(super) readings: Readings,
     pub(super) asked: Asked,
     pub(super) shadowed: SmallVec<[Refusal; 2]>,
+    /// What its idempotency key came to.
+    pub(super) idempotency: Option<IdempotencyOutcome>,
     allow: Option<String>,
 }
 
@@ -194,6 +197,7 @@ fn decide(
         readings: Readings::new(),
         asked: Asked::Decided,
         shadowed: SmallVec::new(),
+        idempotency: None,
         allow: None,
     };
     let reads = if is_grpc(&head.headers) { Reads::Grpc } else { Reads::Http };

@@ -2,11 +2,13 @@
 //!
 //! Under the lock nothing allocates, calls out or waits: what needs room is made before, and checked again inside.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::clock::Now;
-use crate::policy::limit::{Ceiling, LimitId, Window};
+use crate::policy::limit::{Ceiling, LimitId, LimitKind, Window};
 use crate::policy::meter::Meter;
 
 /// A subject's cell. Aligned to a cache line, so that unrelated subjects never share one.
@@ -14,6 +16,8 @@ use crate::policy::meter::Meter;
 #[derive(Debug)]
 pub(super) struct Cell {
     room: Room,
+    /// Whether something was taken since the last flush. Written under the lock, and read without it.
+    changed: AtomicBool,
     meters: Mutex<Meters>,
 }
 
@@ -48,10 +52,13 @@ struct Entry {
     meter: Meter,
 }
 
+/// Meters as they stood at one moment.
+pub(super) type Images = SmallVec<[(LimitId, Meter); 4]>;
+
 impl Cell {
     pub(super) fn new(room: Room) -> Cell {
         let meters = Meters { life: Life::Live, entries: SmallVec::new() };
-        Cell { room, meters: Mutex::new(meters) }
+        Cell { room, changed: AtomicBool::new(false), meters: Mutex::new(meters) }
     }
 
     pub(super) fn room(&self) -> Room {
@@ -75,7 +82,7 @@ impl Cell {
         let mut fresh = Meter::empty(ceiling.window);
         if let Some(crowd) = crowd {
             let theirs = crowd.lock();
-            if let Some(at) = theirs.place(limit, ceiling.window) {
+            if let Some(at) = theirs.place(limit, ceiling.window.kind()) {
                 fresh.inherit(&theirs.entries[at].meter, ceiling, now);
             }
         }
@@ -87,7 +94,7 @@ impl Cell {
             if meters.is_retired() {
                 return;
             }
-            if let Some(at) = meters.place(limit, ceiling.window) {
+            if let Some(at) = meters.place(limit, ceiling.window.kind()) {
                 let meter = &mut meters.entries[at].meter;
                 if !meter.counts(ceiling.window) {
                     fresh.inherit(meter, ceiling, now);
@@ -112,10 +119,54 @@ impl Cell {
         drop(meters);
     }
 
+    /// Puts a meter in that was remembered. Only before anybody asks.
+    pub(super) fn restore(&self, limit: LimitId, meter: Meter) {
+        self.lock().entries.push(Entry { limit, meter });
+    }
+
+    /// Something was taken. To be called under the lock.
+    pub(super) fn note_change(&self) {
+        // Mostly it is said already, and nobody else's line is taken away for saying it again.
+        if !self.changed.load(Ordering::Relaxed) {
+            self.changed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether something was taken since the last images were made.
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    /// Images of those meters of the `wanted` kinds that say something, and from now on nothing has changed.
+    pub(super) fn images(&self, now: Now, wanted: &[LimitKind]) -> Images {
+        let of_interest =
+            |entry: &Entry| wanted.contains(&entry.meter.kind()) && !entry.meter.is_idle(now);
+        let shapes: SmallVec<[(LimitId, Window); 4]> = {
+            let meters = self.lock();
+            // First of all: what is taken from here on is in the next images, whether or not it is in these.
+            self.changed.store(false, Ordering::Relaxed);
+            let wanted = meters.entries.iter().filter(|entry| of_interest(entry));
+            wanted.map(|entry| (entry.limit, entry.meter.shape())).collect()
+        };
+        let mut images: Images =
+            shapes.iter().map(|(limit, shape)| (*limit, Meter::empty(*shape))).collect();
+        let meters = self.lock();
+        images.retain(|(limit, image)| {
+            let place = meters.place(*limit, image.kind());
+            // One that counts otherwise since a moment ago was changed since.
+            let meter = place.map(|at| meters.at(at)).filter(|meter| meter.counts(image.shape()));
+            meter.is_some_and(|meter| {
+                image.copy_from(meter);
+                true
+            })
+        });
+        images
+    }
+
     /// Frees one slot of a concurrent limit.
     pub(super) fn close_one(&self, limit: LimitId) {
         let mut meters = self.lock();
-        if let Some(at) = meters.place(limit, Window::Concurrent) {
+        if let Some(at) = meters.place(limit, LimitKind::Concurrent) {
             meters.entries[at].meter.close_one();
         }
     }
@@ -136,9 +187,8 @@ impl Meters {
         self.life == Life::Retired
     }
 
-    /// The meter that counts for a limit what this window counts.
-    pub(super) fn place(&self, limit: LimitId, window: Window) -> Option<usize> {
-        let kind = window.kind();
+    /// The meter that counts so for a limit.
+    pub(super) fn place(&self, limit: LimitId, kind: LimitKind) -> Option<usize> {
         self.entries.iter().position(|entry| entry.limit == limit && entry.meter.kind() == kind)
     }
 

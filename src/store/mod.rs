@@ -15,19 +15,29 @@
 mod acts;
 mod backing;
 mod cell;
+mod flush;
 mod ledger;
+mod office;
 mod op;
+mod opening;
+mod promise;
+mod records;
 mod reservation;
+mod restored;
 mod table;
+mod unresolved;
 
 pub use acts::{Act, ActProblem, Adjustment, Named, Resolution, Sighting};
 pub use backing::{Backing, Health, Reply, StoreFailed};
-pub use ledger::{Claim, Found, Ledger, Opening, Order, RecordOccupancy};
+pub use ledger::Ledger;
 pub use op::{
     Batch, Charge, Charges, Doubt, KeptAnswer, MeterId, Op, Party, Pending, Progress, Record,
     ReservationId,
 };
+pub use opening::{Claim, Found, Opening, Order};
+pub use records::RecordOccupancy;
 pub use reservation::{Completion, Reservation};
+pub use restored::Restored;
 pub use table::{Occupancy, Swept};
 
 #[cfg(test)]

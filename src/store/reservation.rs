@@ -8,28 +8,33 @@ use crate::clock::Now;
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::idempotency::BodyPrint;
 use crate::policy::limit::{Ceiling, LimitId, LimitKind, SubjectKey};
+use crate::policy::meter::Block;
 use crate::policy::order::{Ask, Asks};
-use crate::policy::outcome::{Settlement, Stage, Step};
+use crate::policy::outcome::{Charge, Settlement, Stage, Step};
 
 use super::backing::{Reply, StoreFailed};
 use super::cell::Cell;
 use super::ledger::Ledger;
-use super::op::{KeptAnswer, Party};
+use super::op::{Doubt, KeptAnswer, Party};
+use super::promise::{Hold, Keeping, Promise};
+use super::records::Ended;
 use super::table::Seat;
 
 /// The guard of what one request took.
 ///
-/// Dropped before [`Reservation::sending`], nothing was processed; dropped after it without an outcome, the outcome is
-/// unknown. Rates stay taken whatever becomes of the request; slots of concurrent limits are freed when it closes.
+/// To be ended by [`Reservation::close`] or [`Reservation::release`]. Dropped without either it frees its slots and
+/// leaves everything else as a crash would: charged, and in flight.
 #[derive(Debug)]
-#[must_use = "dropping it settles the request"]
+#[must_use = "dropping it leaves the request undecided"]
 pub struct Reservation {
     stage: Stage,
     /// One a concurrent limit.
     slots: SmallVec<[Slot; 1]>,
-    /// What was taken over time, for giving it back when the commit fails. Names, not cells: most requests never
-    /// look at it again, and counting references would write to lines that other requests read.
+    /// Rates and quotas. Names, not cells: most requests never look at it again, and counting references would write
+    /// to lines that other requests read.
     taken: SmallVec<[Taken; 6]>,
+    /// Money, blocks and the claim; most requests have none.
+    promise: Option<Box<Promise>>,
     at: Now,
 }
 
@@ -69,29 +74,53 @@ impl Drop for Slot {
 
 impl Reservation {
     pub(super) fn new(now: Now) -> Reservation {
-        Reservation { stage: Stage::Held, slots: SmallVec::new(), taken: SmallVec::new(), at: now }
+        Reservation {
+            stage: Stage::Held,
+            slots: SmallVec::new(),
+            taken: SmallVec::new(),
+            promise: None,
+            at: now,
+        }
     }
 
-    /// Makes room for what these asks can take, so that nothing allocates between taking and holding.
+    /// Makes room for what these asks can take, so that nothing of it is lost between taking and holding.
     pub(super) fn reserve(&mut self, asks: &Asks) {
         self.taken.reserve(asks.len());
     }
 
     /// Holds what an ask took where it was seated.
-    pub(super) fn hold(&mut self, ask: &Ask, seat: &Seat<'_>) {
+    pub(super) fn hold(&mut self, ledger: &Ledger, keeping: Keeping, ask: &Ask, seat: &Seat<'_>) {
         match ask.ceiling.window.kind() {
             LimitKind::Concurrent => {
                 self.slots.push(Slot { cell: Arc::clone(seat.cell), limit: ask.id });
             }
-            LimitKind::Rate | LimitKind::Quota | LimitKind::Spend | LimitKind::Credit => {
-                self.taken.push(Taken {
-                    seated: seat.subject,
-                    limit: ask.id,
-                    ceiling: ask.ceiling,
-                    weight: ask.weight,
-                })
+            LimitKind::Rate | LimitKind::Quota => self.taken.push(Taken {
+                seated: seat.subject,
+                limit: ask.id,
+                ceiling: ask.ceiling,
+                weight: ask.weight,
+            }),
+            // What costs nothing has nothing to settle.
+            LimitKind::Spend | LimitKind::Credit if ask.weight == 0 => {}
+            LimitKind::Spend | LimitKind::Credit => {
+                self.promise(ledger, keeping).charge(ask, seat.subject);
             }
         }
+    }
+
+    /// Holds a block that must be durable first.
+    pub(super) fn block(&mut self, ledger: &Ledger, ask: &Ask, seat: &Seat<'_>, block: Block) {
+        self.promise(ledger, Keeping::Durable).block(ask, seat.subject, block);
+    }
+
+    /// Holds a claim.
+    pub(super) fn claim(&mut self, ledger: &Ledger, keeping: Keeping, hold: Hold) {
+        self.promise(ledger, keeping).claim(hold);
+    }
+
+    fn promise(&mut self, ledger: &Ledger, keeping: Keeping) -> &mut Promise {
+        let now = self.at;
+        self.promise.get_or_insert_with(|| Box::new(Promise::new(ledger, now, keeping)))
     }
 
     /// Where it stands.
@@ -102,35 +131,45 @@ impl Reservation {
     /// Whether something must be durable before a byte goes upstream: money, a claim, a block of a quota. Rates and
     /// slots never need it, nor does anything where nothing is remembered.
     pub fn needs_commit(&self) -> bool {
-        false
+        self.promise.as_ref().is_some_and(|promise| promise.needs_commit())
     }
 
     /// Sends what must be durable on its way; `reply` is told when it is. On an error nothing was sent, and the
-    /// reservation is to be [released](Reservation::release).
+    /// reservation is to be [released](Reservation::release). Where nothing needs a commit it tells at once, and the
+    /// lists of what nobody knows have the party all the same.
     pub fn commit(
         &mut self,
-        _ledger: &Ledger,
-        _party: Party,
+        ledger: &Ledger,
+        party: Party,
         reply: Reply,
     ) -> Result<(), StoreFailed> {
-        reply(Ok(()));
-        Ok(())
+        if let Some(promise) = &mut self.promise {
+            promise.commit(ledger, party, reply)
+        } else {
+            reply(Ok(()));
+            Ok(())
+        }
     }
 
     /// What must be durable is.
-    pub fn committed(&mut self, _ledger: &Ledger) {
-        self.step(Step::Commit);
+    pub fn committed(&mut self, ledger: &Ledger) {
+        if self.step(Step::Commit)
+            && let Some(promise) = &mut self.promise
+        {
+            promise.committed(ledger);
+        }
     }
 
     /// Whether a claim on an idempotency key hangs on it: then its answer is to be captured and handed to
     /// [`Reservation::complete`].
     pub fn holds_claim(&self) -> bool {
-        false
+        self.promise.as_ref().is_some_and(|promise| promise.holds_claim())
     }
 
-    /// Whether its outcome matters to more than memory, so that it must be learned even when the client leaves.
+    /// Whether its outcome matters to more than this request, so that it must be learned even when the client leaves:
+    /// money or a claim hangs on it, whether or not a backing remembers them.
     pub fn holds_promise(&self) -> bool {
-        self.needs_commit() || self.holds_claim()
+        self.promise.as_ref().is_some_and(|promise| promise.outlives())
     }
 
     /// From now on the backend may see a byte. Said again for a second attempt after the first provably reached
@@ -143,40 +182,87 @@ impl Reservation {
     /// stay taken, and the claim stays claimed, until the exchange is over.
     pub fn learned(
         &mut self,
-        _ledger: &Ledger,
+        ledger: &Ledger,
         verdict: Verdict,
         rule: &ChargeRule,
-        _stated: Stated,
+        stated: Stated,
     ) -> Settlement {
-        self.step(Step::Learn(verdict.outcome));
-        rule.settlement(verdict)
+        let row = rule.settlement(verdict);
+        if self.step(Step::Learn(verdict.outcome)) {
+            match row.quota {
+                Charge::Kept => {}
+                Charge::Back => self.give_quotas_back(ledger),
+            }
+            if let Some(promise) = &mut self.promise {
+                promise.learned(ledger, verdict.outcome, row, stated);
+            }
+        }
+        row
     }
 
     /// What becomes of the claim is known, because the answer's body has ended. Without a claim, nothing happens.
-    pub fn complete(&mut self, _ledger: &Ledger, _completion: Completion) {}
+    pub fn complete(&mut self, ledger: &Ledger, completion: Completion) {
+        if let Some(promise) = &mut self.promise {
+            promise.complete(ledger, |hold| match completion {
+                Completion::Answered(answer, body) => Ended::Answered(answer, body, hold.bytes),
+                Completion::NotReplayable => Ended::NotReplayable,
+                Completion::Broken => Ended::Unknown(Doubt::NoAnswer),
+            });
+        }
+    }
 
-    /// The exchange is over: what was not decided yet is decided by how far it came. Dropping it does the same for
-    /// slots, and leaves everything else as a crash would.
-    pub fn close(self, _ledger: &Ledger) {}
+    /// The exchange is over: what was not decided yet is decided by how far it came. Before anything was sent, nothing
+    /// was processed; after that, nobody knows.
+    pub fn close(mut self, ledger: &Ledger) {
+        match self.stage {
+            Stage::Held | Stage::Committed => {
+                self.give_quotas_back(ledger);
+                if let Some(promise) = &mut self.promise {
+                    promise.undo(ledger);
+                }
+            }
+            Stage::Sending | Stage::Known(_) | Stage::Closed => {
+                if let Some(promise) = &mut self.promise {
+                    promise.doubt(ledger);
+                    promise.complete(ledger, |_| Ended::Unknown(Doubt::NoAnswer));
+                }
+            }
+        }
+    }
 
     /// Gives back everything, rates too, because the commit failed and nothing was sent. Afterwards the request was
     /// never there. From `sending` on it is too late, and this only closes.
     pub fn release(mut self, ledger: &Ledger) {
-        if matches!(self.stage, Stage::Held | Stage::Committed) {
-            for taken in self.taken.drain(..) {
-                ledger.give_back(&taken, self.at);
-            }
-        } else {
+        if !matches!(self.stage, Stage::Held | Stage::Committed) {
             debug_assert!(false, "released in stage {:?}", self.stage);
+            self.close(ledger);
+            return;
+        }
+        for taken in self.taken.drain(..) {
+            ledger.give_back(&taken, self.at);
+        }
+        if let Some(promise) = &mut self.promise {
+            promise.undo(ledger);
         }
     }
 
-    /// An illegal step changes nothing, and is a mistake of the caller that tests must see.
-    fn step(&mut self, step: Step) {
-        match self.stage.after(step) {
-            Some(stage) => self.stage = stage,
-            None => debug_assert!(false, "{step:?} in stage {:?}", self.stage),
-        }
+    fn give_quotas_back(&mut self, ledger: &Ledger) {
+        let at = self.at;
+        self.taken.retain(|taken| match taken.ceiling.window.kind() {
+            LimitKind::Quota => {
+                ledger.give_back(taken, at);
+                false
+            }
+            LimitKind::Rate | LimitKind::Concurrent | LimitKind::Spend | LimitKind::Credit => true,
+        });
+    }
+
+    /// Whether the step was legal. An illegal one changes nothing, and is a mistake of the caller that tests must see.
+    fn step(&mut self, step: Step) -> bool {
+        let next = self.stage.after(step);
+        debug_assert!(next.is_some(), "{step:?} in stage {:?}", self.stage);
+        self.stage = next.unwrap_or(self.stage);
+        next.is_some()
     }
 }
 

@@ -122,6 +122,19 @@ impl Table {
         }
     }
 
+    /// The cell of a subject that somebody named: it gets room whatever it is.
+    pub(super) fn named<'g>(&self, subject: SubjectKey, guard: &'g impl Guard) -> &'g Arc<Cell> {
+        self.get(subject, guard).unwrap_or_else(|| self.insert(subject, Room::Kept, guard))
+    }
+
+    /// Shows every cell once, in no order; one that comes meanwhile may be left out.
+    pub(super) fn each(&self, mut show: impl FnMut(SubjectKey, &Cell)) {
+        let guard = self.guard();
+        for (subject, cell) in self.cells.iter(&guard) {
+            show(*subject, cell);
+        }
+    }
+
     /// Where the ask would be counted, if that is anywhere yet.
     pub(super) fn find<'g>(&self, ask: &Ask, guard: &'g impl Guard) -> Option<&'g Arc<Cell>> {
         let own = self.get(ask.subject, guard);

@@ -9,7 +9,7 @@ use crate::policy::order::{Ask, Asks, Readings};
 use crate::policy::outcome::{Charge, Outcome, Settlement, Stage};
 
 use super::cell::Cell;
-use super::{Backing, Ledger, Opening, Order, Reservation};
+use super::{Backing, Ledger, Opening, Order, Reservation, Restored};
 
 const MINUTE: u64 = 60_000_000_000;
 
@@ -18,7 +18,7 @@ fn at(nanos: u64) -> Now {
 }
 
 fn ledger() -> Arc<Ledger> {
-    Ledger::new(1_000, Backing::None)
+    Ledger::new(1_000, Backing::None, Restored::default())
 }
 
 fn ask(limit: u16, subject: u128, window: Window, units: u64) -> Ask {
@@ -229,7 +229,7 @@ fn a_sweep_removes_what_is_idle_and_nothing_else_within_its_budget() {
 
 #[test]
 fn in_a_full_table_newcomers_share_and_the_old_keep_their_use() {
-    let ledger = Ledger::new(2, Backing::None);
+    let ledger = Ledger::new(2, Backing::None, Restored::default());
     let (old, other) = (stranger(1, 100, 3), stranger(2, 200, 3));
     assert!(passes(&ledger, at(0), &[old]) && passes(&ledger, at(0), &[other]));
     let newcomers = [stranger(3, 100, 3), stranger(4, 100, 3), stranger(5, 100, 3)];
@@ -248,7 +248,7 @@ fn in_a_full_table_newcomers_share_and_the_old_keep_their_use() {
 
 #[test]
 fn memory_is_bounded_for_a_stranger_with_endless_networks() {
-    let ledger = Ledger::new(16, Backing::None);
+    let ledger = Ledger::new(16, Backing::None, Restored::default());
     for subject in 0..5_000u128 {
         passes(&ledger, at(0), &[stranger(subject + 1_000_000, subject + 10_000, 3)]);
     }
@@ -259,7 +259,7 @@ fn memory_is_bounded_for_a_stranger_with_endless_networks() {
 
 #[test]
 fn a_newcomer_that_gets_room_starts_from_what_its_crowd_used() {
-    let ledger = Ledger::new(1, Backing::None);
+    let ledger = Ledger::new(1, Backing::None, Restored::default());
     assert!(passes(&ledger, at(0), &[stranger(1, 100, 3)]));
     let newcomer = stranger(2, 200, 3);
     for _ in 0..3 {
@@ -310,7 +310,7 @@ fn threads_together_never_take_more_than_the_ceilings_of_shared_and_own_subjects
 
 #[test]
 fn a_sweep_beside_opens_loses_no_charge() {
-    let ledger = Ledger::new(64, Backing::None);
+    let ledger = Ledger::new(64, Backing::None, Restored::default());
     let admitted = AtomicU64::new(0);
     let running = AtomicU64::new(6);
     std::thread::scope(|scope| {
@@ -348,7 +348,7 @@ fn a_sweep_beside_opens_loses_no_charge() {
 #[test]
 fn a_stranger_racing_with_its_own_room_never_gets_more_than_its_ceiling() {
     for round in 0..50 {
-        let ledger = Ledger::new(1, Backing::None);
+        let ledger = Ledger::new(1, Backing::None, Restored::default());
         assert!(passes(&ledger, at(0), &[stranger(1, 100, 3)]));
         let admitted = AtomicU64::new(0);
         std::thread::scope(|scope| {

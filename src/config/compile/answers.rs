@@ -10,7 +10,7 @@ use super::super::read::Named;
 use super::super::template::{Allowed, Builder, Constants, Part, parts};
 use super::super::tree::{Json, Node, Scalar, Value};
 use super::Desk;
-use super::server::is_ours;
+use super::identity::is_ours;
 use crate::policy::answer::{Answer, Answers, Escape, Piece, Text};
 use crate::policy::refusal::Refusal;
 

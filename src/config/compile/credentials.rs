@@ -7,7 +7,7 @@ use super::super::raw::{self, Or};
 use super::super::read::Many;
 use super::super::{Issuing, NewKeyScopes, defaults};
 use super::Desk;
-use super::server::is_ours;
+use super::identity::is_ours;
 use crate::policy::credential::{Credentials, Pepper, Place};
 
 pub(super) struct Compiled {

@@ -1,13 +1,17 @@
 //! What is allowed and yet most likely a slip: nothing is silent.
 
+use super::super::problem::Span;
+use super::super::raw::{self, Or};
 use super::Desk;
 use super::callers::DEFAULT_PLAN;
 use super::keys::Compiled;
 use super::limits::Limits;
 use super::routes::Routes;
-use crate::policy::limit::LimitIx;
+use crate::policy::limit::{LimitIx, LimitKind};
+use crate::policy::money::Money;
+use crate::policy::revocation::RevocationRule;
 use crate::policy::route::ScopeDemand;
-use crate::policy::snapshot::{PlanIx, ScopeIx};
+use crate::policy::snapshot::{PlanIx, RouteIx, ScopeIx};
 
 pub(super) fn lint(routes: &Routes, limits: &Limits, keys: &Compiled, desk: &mut Desk<'_>) {
     let demanded: Vec<ScopeIx> = routes
@@ -41,8 +45,81 @@ pub(super) fn lint(routes: &Routes, limits: &Limits, keys: &Compiled, desk: &mut
             desk.findings.warn(
                 limits.span(ix),
                 format!("`{}` limits nothing, and no override can set it", limit.name),
-                "give it a rate, or take it out".to_owned(),
+                "give it a number, or take it out".to_owned(),
             );
         }
+        if limit.kind.is_money() {
+            money(ix, routes, limits, desk);
+        }
+    }
+    for (ix, route) in (0..).map(RouteIx).zip(&routes.compiled) {
+        if route.charge.reserve > Money::ZERO && !limits.paid.contains(&ix) {
+            desk.findings.warn(
+                routes.spans[ix.0 as usize].cost,
+                format!(
+                    "no `spend` or `credit` limit covers `{}`, so its cost is never charged",
+                    route.name
+                ),
+                "add one (`mode: disabled` if the backend holds the money), or take out `cost`"
+                    .to_owned(),
+            );
+        }
+    }
+}
+
+fn money(ix: LimitIx, routes: &Routes, limits: &Limits, desk: &mut Desk<'_>) {
+    let limit = limits.at(ix);
+    if limit.unit.is_none() {
+        desk.findings.warn(
+            limits.span(ix),
+            format!("`{}` does not say what it counts", limit.name),
+            "add `unit: EUR` or `unit: credits`".to_owned(),
+        );
+    }
+    if limit.routes.iter().all(|route| routes.at(*route).charge.reserve == Money::ZERO) {
+        desk.findings.warn(
+            limits.span(ix),
+            format!("`{}` covers no route that costs anything", limit.name),
+            "give routes a `cost`, or write `mode: disabled`".to_owned(),
+        );
+    }
+}
+
+/// Where `state: memory` is written.
+pub(super) fn memory_at(state: Option<&Or<String, raw::State>>) -> Option<Span> {
+    match state? {
+        Or::One(text) if text.value == "memory" => Some(text.at),
+        Or::One(_) | Or::Map(_) => None,
+    }
+}
+
+/// Tells what a restart forgets of what was promised to last.
+pub(super) fn forgetful(
+    routes: &Routes,
+    limits: &Limits,
+    auto_revoke: &[RevocationRule],
+    at: Option<Span>,
+    desk: &mut Desk<'_>,
+) {
+    let counts =
+        |wanted: &[LimitKind]| limits.compiled.iter().any(|limit| wanted.contains(&limit.kind));
+    let forgotten: Vec<&str> = [
+        (routes.compiled.iter().any(|route| route.idempotency.is_some()), "idempotency keys"),
+        (counts(&[LimitKind::Quota]), "quotas"),
+        (counts(&[LimitKind::Spend, LimitKind::Credit]), "money"),
+        (!auto_revoke.is_empty(), "revocations"),
+    ]
+    .into_iter()
+    .filter_map(|(on, what)| on.then_some(what))
+    .collect();
+    if forgotten.is_empty() {
+        return;
+    }
+    let message = format!("in memory, a restart forgets {}", forgotten.join(", "));
+    match at {
+        Some(at) => {
+            desk.findings.warn(at, message, "name a directory: `state: ./state`".to_owned())
+        }
+        None => desk.notes.push(format!("state: {message}")),
     }
 }

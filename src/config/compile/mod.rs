@@ -3,14 +3,21 @@
 //! a snapshot when an error was found.
 
 mod address;
+mod admin;
 mod answers;
 mod callers;
+mod ceilings;
+mod charges;
+mod coverage;
 mod credentials;
+mod idempotency;
+mod identity;
 mod keys;
 mod limits;
 mod lint;
 mod overrides;
 mod record;
+mod revocation;
 mod routes;
 mod server;
 mod upstream;
@@ -20,13 +27,13 @@ use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use sha2::{Digest, Sha256};
 
+pub(super) use self::coverage::per_words;
 pub(super) use self::keys::{Again, Collector, Entry};
-pub(super) use self::limits::per_words;
 pub(super) use self::overrides::Amounts;
 pub use self::upstream::upstream_complaint;
-use super::defaults;
 use super::origin::Origins;
 use super::problem::{At, Findings, Span};
 use super::raw::{self, Secret, SecretPlace};
@@ -34,8 +41,11 @@ use super::{Issuing, Overrides, Secrets, Sources};
 use crate::clock::Wall;
 use crate::policy::Name;
 use crate::policy::address::Nets;
+use crate::policy::calendar::{Calendar, CalendarIx, Every};
 use crate::policy::limit::{Mode, Terms};
-use crate::policy::snapshot::{AddressRule, Grant, GrantIx, NetsIx, ScopeIx, Snapshot, TermsIx};
+use crate::policy::snapshot::{
+    AddressRule, Grant, GrantIx, NetsIx, ScopeIx, Snapshot, StateAt, TermsIx,
+};
 
 /// What every step of compiling shares.
 pub(super) struct Desk<'a> {
@@ -60,6 +70,7 @@ pub(super) struct Desk<'a> {
     nets: Interned<Nets>,
     grants: Interned<Grant>,
     terms: Interned<Terms>,
+    calendars: Vec<Calendar>,
 }
 
 /// Values that many share, each kept once.
@@ -108,6 +119,7 @@ impl<'a> Desk<'a> {
             nets: Interned::new(),
             grants: Interned::new(),
             terms: Interned::new(),
+            calendars: Vec::new(),
         }
     }
 
@@ -217,6 +229,22 @@ impl<'a> Desk<'a> {
         TermsIx(self.terms.place(terms))
     }
 
+    /// The calendar that cuts time so. `None`: there are more than fit.
+    pub(super) fn calendar(
+        &mut self,
+        every: Every,
+        zone: &TimeZone,
+        anchor: u8,
+    ) -> Option<CalendarIx> {
+        let calendar = Calendar::new(every, zone.clone(), anchor, self.now);
+        let known = self.calendars.iter().position(|known| *known == calendar);
+        let place = known.unwrap_or(self.calendars.len());
+        if known.is_none() {
+            self.calendars.push(calendar);
+        }
+        u16::try_from(place).ok().map(CalendarIx)
+    }
+
     pub(super) fn nets(&mut self, nets: Nets) -> NetsIx {
         NetsIx(self.nets.place(nets))
     }
@@ -283,6 +311,7 @@ pub(super) fn compile(
         idempotency,
         routes,
         limits,
+        auto_revoke,
         plans,
         tenants,
         allow,
@@ -295,27 +324,33 @@ pub(super) fn compile(
         ready,
     } = policy;
     check_version(version.as_ref(), at, &mut desk.findings);
-    refuse_idempotency(idempotency.as_ref(), &mut desk.findings);
+    let memory_at = lint::memory_at(state.as_ref());
     let server = server::server(listen, admin, state, workers, overrides, desk);
     let client_address = address::client_address(client_address, &server.listeners, desk);
     let bounds = server::bounds(bounds, desk);
     let drain = server::drain(drain.as_ref());
-    let ready_asks_upstream = server::ready(ready.as_ref(), desk);
+    let ready = server::ready(ready.as_ref());
     let upstream = upstream::upstream(upstream, at, overrides, desk);
-    let identity = server::identity(identity, &upstream.compiled, desk);
     let allow = desk.allow(allow);
 
-    let mut routes = routes::routes(routes, upstream.response_timeout, desk);
+    let idempotency = idempotency::defaults(idempotency, desk);
+    let mut routes = routes::routes(routes, upstream.response_timeout, &idempotency, desk);
     let limits = limits::limits(limits, &routes, desk);
+    routes::balances(&mut routes, &limits, desk);
+    let identity = identity::identity(identity, &upstream.compiled, &limits, desk);
+    let auto_revoke = revocation::auto_revoke(auto_revoke, desk);
     let callers = callers::callers(plans, tenants, &limits, desk);
     let credentials::Compiled { credentials, key_files, issuing } =
         credentials::credentials(credentials, desk);
     let record = record::record(record, &credentials, desk);
     let keys = keys::keys(&key_files, callers, &limits, desk);
-    limits::cover(&mut routes, &limits);
+    coverage::cover(&mut routes, &limits);
     let report = server::report(report, &limits, desk);
     let answers = answers::answers(errors, desk);
     lint::lint(&routes, &limits, &keys, desk);
+    if server.state == StateAt::Memory {
+        lint::forgetful(&routes, &limits, &auto_revoke, memory_at, desk);
+    }
 
     if desk.findings.has_errors() {
         return None;
@@ -336,9 +371,9 @@ pub(super) fn compile(
     let guessing = limits.guessing();
     let keys::Compiled { keys, plans, tenants, .. } = keys;
     let snapshot = Snapshot {
-        calendars: Vec::new(),
-        records: defaults::RECORDS,
-        auto_revoke: Vec::new(),
+        calendars: std::mem::take(&mut desk.calendars),
+        records: idempotency.bounds,
+        auto_revoke,
         digest: hex(desk.digest.clone().finalize().as_slice()).into(),
         keys_digest: hex(desk.keys_digest.clone().finalize().as_slice()).into(),
         router: routes.router,
@@ -363,8 +398,8 @@ pub(super) fn compile(
         drain,
         server,
         record,
-        ready_asks_upstream,
-        ready_asks_store: false,
+        ready_asks_upstream: ready.upstream,
+        ready_asks_store: ready.store,
         route_slots,
         limit_slots,
     };
@@ -384,21 +419,6 @@ fn check_version(version: Option<&At<u64>>, at: Span, findings: &mut Findings) {
             "the policy does not say its `version`",
             "write `version: 1` on its first line".to_owned(),
         ),
-    }
-}
-
-fn refuse_idempotency(idempotency: Option<&raw::Idempotency>, findings: &mut Findings) {
-    let Some(raw::Idempotency { at, keep: _, max_body: _, on_unknown: _, release: _, mode }) =
-        idempotency
-    else {
-        return;
-    };
-    if mode.is_none_or(|mode| mode.value != super::scalar::LimitMode::Disabled) {
-        findings.error_with(
-            *at,
-            super::read::not_yet("`idempotency` records"),
-            "take it out, or add `mode: disabled`".to_owned(),
-        );
     }
 }
 

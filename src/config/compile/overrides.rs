@@ -3,10 +3,12 @@
 use super::super::problem::{Span, did_you_mean};
 use super::super::raw::{self, Or, Override};
 use super::super::read;
-use super::super::scalar::{Amount, MOST_UNITS};
+use super::super::scalar::{Amount, MOST_UNITS, Number};
 use super::Desk;
-use super::limits::{CALENDAR, Limits, Named, concurrent, per_words};
-use crate::policy::limit::{Ceiling, LimitIx, LimitKind, Window};
+use super::ceilings::{Wrong, never_fits, written};
+use super::coverage::per_words;
+use super::limits::{Limits, Named};
+use crate::policy::limit::{Ceiling, LimitIx, LimitKind};
 
 /// Who overrides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,9 +17,6 @@ pub(super) enum Holder {
     Tenant,
     Key,
 }
-
-/// What is wrong with an override, and what to do about it.
-pub(super) type Wrong = (String, Option<String>);
 
 /// A limit and what it is set to.
 pub(super) type Set = (LimitIx, Option<Ceiling>);
@@ -43,51 +42,30 @@ impl Limits {
         self.may_override(ix, holder)?;
         let limit = self.at(ix);
         let detail = self.detail(ix);
-        let ceiling = match (limit.kind, value.amount) {
-            (_, Some(Amount::None)) => None,
-            (LimitKind::Concurrent, Some(Amount::Units(units))) => Some(concurrent(units)),
-            (LimitKind::Concurrent, _) => {
-                return Err((format!("`{name}` counts open requests: write a number"), None));
+        match value.kind {
+            Said::Nothing => {}
+            Said::One(kind) if kind == limit.kind => {}
+            Said::One(kind) => {
+                let (is, said) = (kind_word(limit.kind), kind_word(kind));
+                return Err((format!("`{name}` is a `{is}` limit, not a `{said}`"), None));
             }
-            (LimitKind::Quota | LimitKind::Spend | LimitKind::Credit, _) => return Ok(None),
-            (LimitKind::Rate, Some(Amount::Calendar)) => {
-                return Err((format!("`{name}` is a rate: {CALENDAR}"), None));
-            }
-            (LimitKind::Rate, amount) => {
-                let (units, period) = match (amount, limit.ceiling) {
-                    (Some(Amount::Rate { units, period }), _) => (units, period),
-                    (Some(Amount::Units(units)), Some(own)) => (units, own.period),
-                    (None, Some(own)) => (own.units, own.period),
-                    _ => {
-                        return Err((
-                            format!("`{name}` has no unit of its own to keep"),
-                            Some("write the unit: 120/minute".to_owned()),
-                        ));
-                    }
-                };
-                // What the override does not say stays: a burst that the limit states, in proportion.
-                let kept = detail.burst.map(|burst| match limit.ceiling {
-                    Some(own) => in_proportion(burst, units, own.units),
-                    None => burst,
-                });
-                let burst = value.burst.or(kept).unwrap_or(units);
-                if value.burst.is_some() && detail.window != Window::Bucket {
-                    return Err((format!("`{name}` is no bucket, so it has no burst"), None));
-                }
-                Some(Ceiling { window: detail.window, units, period, burst })
-            }
-        };
-        if let (Some(ceiling), Some((weight, _))) = (ceiling, detail.heaviest)
-            && limit.kind == LimitKind::Rate
-            && ceiling.units > 0
-            && weight > ceiling.burst
+            Said::Several => return Err(("an override says one amount".to_owned(), None)),
+        }
+        let ceiling = detail
+            .measure
+            .ceiling(value.amount, value.burst, limit.ceiling)
+            .map_err(|(message, remedy)| (format!("`{name}`: {message}"), remedy))?;
+        if let Some((heaviest, _)) = detail.heaviest
+            && never_fits(ceiling, limit.kind, heaviest)
         {
+            let heaviest = written(heaviest, limit.kind);
+            let does = if limit.kind.is_money() { "costs" } else { "weighs" };
             return Err((
-                format!("a route weighs {weight}, so this would never admit it"),
-                Some(format!("write at least {weight}, or `none`")),
+                format!("a route {does} {heaviest}, so this would never admit it"),
+                Some(format!("write at least {heaviest}, or `none`")),
             ));
         }
-        if ceiling.is_some_and(|ceiling| ceiling.burst > MOST_UNITS) {
+        if ceiling.is_some_and(|ceiling| !limit.kind.is_money() && ceiling.burst > MOST_UNITS) {
             return Err((format!("a limit can be at most {MOST_UNITS}"), None));
         }
         Ok(Some((ix, ceiling)))
@@ -126,28 +104,62 @@ impl Limits {
 pub(in crate::config) struct Amounts {
     pub(in crate::config) amount: Option<Amount>,
     pub(in crate::config) burst: Option<u64>,
+    /// The kind of limit that it names, where it names one.
+    pub(in crate::config) kind: Said,
+}
+
+/// The kinds of limit that an override names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::config) enum Said {
+    #[default]
+    Nothing,
+    One(LimitKind),
+    Several,
 }
 
 impl Amounts {
+    /// An amount alone.
+    pub(in crate::config) fn alone(amount: Amount) -> Amounts {
+        Amounts { amount: Some(amount), ..Amounts::default() }
+    }
+
+    /// `{ quota: 5000/day }`
+    pub(in crate::config) fn say(&mut self, kind: LimitKind, amount: Amount) {
+        self.kind = match self.kind {
+            Said::Nothing => Said::One(kind),
+            Said::One(_) | Said::Several => Said::Several,
+        };
+        self.amount = Some(amount);
+    }
+
     pub(in crate::config) fn of(value: &Override) -> Amounts {
-        match value {
-            Or::One(amount) => Amounts { amount: Some(amount.value), burst: None },
-            Or::Map(raw::OverrideRule { at: _, rate, concurrent, burst }) => Amounts {
-                amount: match (rate, concurrent) {
-                    (Some(rate), _) => Some(rate.value),
-                    (None, Some(open)) => Some(Amount::Units(open.value)),
-                    (None, None) => None,
-                },
-                burst: burst.as_ref().map(|burst| burst.value),
-            },
+        let raw::OverrideRule { at: _, rate, quota, spend, concurrent, burst } = match value {
+            Or::One(amount) => return Amounts::alone(amount.value),
+            Or::Map(map) => map,
+        };
+        let mut amounts =
+            Amounts { burst: burst.as_ref().map(|burst| burst.value), ..Amounts::default() };
+        let given = [(LimitKind::Rate, rate), (LimitKind::Quota, quota), (LimitKind::Spend, spend)];
+        for (kind, amount) in given {
+            if let Some(amount) = amount {
+                amounts.say(kind, amount.value);
+            }
         }
+        if let Some(open) = concurrent {
+            amounts.say(LimitKind::Concurrent, Amount::Alone(Number::Whole(open.value)));
+        }
+        amounts
     }
 }
 
-/// `burst` as it is to `own` units, for `units`; rounded up, so that it is 0 only where nothing is admitted.
-fn in_proportion(burst: u64, units: u64, own: u64) -> u64 {
-    let scaled = (u128::from(burst) * u128::from(units)).div_ceil(u128::from(own.max(1)));
-    u64::try_from(scaled).unwrap_or(u64::MAX).min(MOST_UNITS)
+fn kind_word(kind: LimitKind) -> &'static str {
+    match kind {
+        LimitKind::Rate => "rate",
+        LimitKind::Concurrent => "concurrent",
+        LimitKind::Quota => "quota",
+        LimitKind::Spend => "spend",
+        LimitKind::Credit => "credit",
+    }
 }
 
 /// Overrides of a plan, tenant or YAML key, each checked.

@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::super::defaults;
 use super::super::origin::Origins;
 use super::super::problem::{At, Span};
-use super::super::raw::{self, Match};
-use super::super::read::{Items, Many, clip, not_yet};
+use super::super::raw::{self, Match, Or};
+use super::super::read::{Items, Many, clip};
 use super::super::scalar::{AnswerWord, GivenName, MOST_UNITS, OnRevokeWord};
-use super::super::tree::Node;
-use super::{Desk, mode_of};
+use super::limits::Limits;
+use super::{Desk, charges, idempotency, identity, mode_of};
 use crate::policy::Name;
-use crate::policy::limit::SubjectKey;
+use crate::policy::limit::{LimitIx, SubjectKey};
 use crate::policy::route::{MethodMatch, Pattern, PatternProblem, Router, ScopeDemand, ScopeRule};
 use crate::policy::snapshot::{
     Access, OnRevoke, Route, RouteIx, ScopeIx, Target, TenantPlace, TenantRule,
@@ -24,8 +24,18 @@ pub(super) struct Routes {
     pub(super) compiled: Vec<Route>,
     pub(super) router: Router,
     places: HashMap<String, RouteIx>,
-    /// Where each route, and its weight, is written.
-    pub(super) spans: Vec<(Span, Span)>,
+    /// Where each route is written.
+    pub(super) spans: Vec<Spans>,
+    /// The routes that answer with a balance, and of which limit: limits are compiled later.
+    pub(super) balances: Vec<(RouteIx, At<GivenName>)>,
+}
+
+/// Where a route's words are written; its name's place stands in for those that are not.
+#[derive(Clone, Copy)]
+pub(super) struct Spans {
+    pub(super) name: Span,
+    pub(super) weight: Span,
+    pub(super) cost: Span,
 }
 
 impl Routes {
@@ -47,6 +57,7 @@ type Claim = (MethodMatch, Pattern, RouteIx, Span);
 pub(super) fn routes(
     raw: Option<Items<raw::Route>>,
     timeout: Duration,
+    idempotency: &idempotency::Defaults,
     desk: &mut Desk<'_>,
 ) -> Routes {
     let mut out = Routes {
@@ -54,14 +65,22 @@ pub(super) fn routes(
         router: Router::default(),
         places: HashMap::new(),
         spans: Vec::new(),
+        balances: Vec::new(),
     };
     let mut claims = Vec::new();
     let mut first_lines: HashMap<String, Span> = HashMap::new();
     let raw = raw.map_or_else(Vec::new, |routes| routes.items);
     for (ix, route) in (0..).map(RouteIx).zip(raw) {
         let name_at = route.name.as_ref().map_or(route.at, |name| name.at);
-        let weight_at = route.weight.as_ref().map_or(name_at, |weight| weight.at);
-        let compiled = self::route(route, ix, timeout, &mut claims, desk);
+        let spans = Spans {
+            name: name_at,
+            weight: route.weight.as_ref().map_or(name_at, |weight| weight.at),
+            cost: charges::span(route.cost.as_ref()).unwrap_or(name_at),
+        };
+        if let Some(Or::Map(raw::AnswerRule { balance: Some(of), .. })) = &route.answer {
+            out.balances.push((ix, of.clone()));
+        }
+        let compiled = self::route(route, ix, (timeout, idempotency), &mut claims, desk);
         let name = compiled.name.to_string();
         if !name.is_empty() {
             if let Some(first) = first_lines.get(&name) {
@@ -78,7 +97,7 @@ pub(super) fn routes(
             desk.origins.routes.insert(name, Origins::place(&desk.findings, name_at));
         }
         out.compiled.push(compiled);
-        out.spans.push((name_at, weight_at));
+        out.spans.push(spans);
     }
     out.router = router(claims, &out.compiled, desk);
     out
@@ -87,7 +106,7 @@ pub(super) fn routes(
 fn route(
     raw: raw::Route,
     ix: RouteIx,
-    default_timeout: Duration,
+    (default_timeout, idempotency_defaults): (Duration, &idempotency::Defaults),
     claims: &mut Vec<Claim>,
     desk: &mut Desk<'_>,
 ) -> Route {
@@ -101,6 +120,7 @@ fn route(
         tenant,
         weight,
         cost,
+        charge_on,
         idempotency,
         max_body,
         timeout,
@@ -116,16 +136,6 @@ fn route(
     let written = written.map(|Match(text)| text.value.clone()).collect();
     desk.origins.matches.insert(name.to_string(), written);
     patterns(matches, at, ix, claims, desk);
-    if let Some(idempotency) = idempotency {
-        desk.findings.error_with(
-            idempotency.at,
-            not_yet("idempotency records"),
-            "take `idempotency` out for now".to_owned(),
-        );
-    }
-    if let Some(cost) = cost {
-        refuse_cost(&cost, desk);
-    }
     let public = public.is_some_and(|public| public.value);
     let scope_at = scope.as_ref().map(|scope| scope.0.at);
     let scope = scope.and_then(|scope| self::scope(scope, desk));
@@ -145,10 +155,11 @@ fn route(
             "take out `tenant` or `public`".to_owned(),
         );
     }
-    let target = match answer.map(|answer| answer.value) {
-        None => Target::Upstream,
-        Some(AnswerWord::Ready) => Target::Ready,
-    };
+    let target = target(answer, public, desk);
+    let own = [charges::span(cost.as_ref()), idempotency::span(idempotency.as_ref())];
+    unpaid(public, target, own, desk);
+    let (idempotency, release) = idempotency::rule(idempotency, idempotency_defaults, desk);
+    let charge = charges::charge(cost, charge_on, release, desk);
     let weight = match weight {
         None => defaults::WEIGHT,
         Some(weight) if weight.value <= MOST_UNITS => weight.value,
@@ -158,8 +169,8 @@ fn route(
         }
     };
     Route {
-        charge: Arc::default(),
-        idempotency: None,
+        charge: Arc::new(charge),
+        idempotency,
         subject: SubjectKey::of(SubjectKind::Route, &name),
         name,
         slot: 0,
@@ -206,15 +217,60 @@ fn patterns(
     }
 }
 
-/// `cost: 0` is the default and allowed; anything else needs the money limits of a later release.
-fn refuse_cost(cost: &Node, desk: &mut Desk<'_>) {
-    use super::super::tree::{Scalar, Value};
-    if !matches!(&cost.value, Value::Scalar(Scalar { text, .. }) if text == "0") {
+/// What answers. A balance's limit is put in once there are limits.
+fn target(
+    answer: Option<Or<AnswerWord, raw::AnswerRule>>,
+    public: bool,
+    desk: &mut Desk<'_>,
+) -> Target {
+    match answer {
+        None => Target::Upstream,
+        Some(Or::One(At { value: AnswerWord::Ready, .. })) => Target::Ready,
+        Some(Or::Map(raw::AnswerRule { at, balance })) => {
+            if balance.is_none() {
+                desk.findings.missing(at, "this answers nothing", "write { balance: wallet }");
+            }
+            if public {
+                desk.findings.error_with(
+                    at,
+                    "a public route knows no caller, so no balance",
+                    "take out `public`".to_owned(),
+                );
+            }
+            Target::Balance(LimitIx(0))
+        }
+    }
+}
+
+/// Costs and idempotency keys belong to a tenant, and to what the upstream does.
+fn unpaid(public: bool, target: Target, [cost, keys]: [Option<Span>; 2], desk: &mut Desk<'_>) {
+    let (why, remedy) = match target {
+        Target::Upstream if !public => return,
+        Target::Upstream => ("a public route knows no tenant", "`public`"),
+        Target::Ready | Target::Balance(_) => ("the gate answers this route itself", "`answer`"),
+    };
+    if let Some(at) = cost {
         desk.findings.error_with(
-            cost.at,
-            not_yet("costs and the money limits that take them"),
-            "take `cost` out for now".to_owned(),
+            at,
+            format!("{why}, so nobody pays for it"),
+            format!("take out `cost` or {remedy}"),
         );
+    }
+    if let Some(at) = keys {
+        desk.findings.error_with(
+            at,
+            format!("{why}, so no idempotency key is kept for it"),
+            format!("take out `idempotency` or {remedy}"),
+        );
+    }
+}
+
+/// Gives the routes that answer with a balance their limits.
+pub(super) fn balances(routes: &mut Routes, limits: &Limits, desk: &mut Desk<'_>) {
+    for (ix, of) in std::mem::take(&mut routes.balances) {
+        if let Some(limit) = identity::money_limit(&of, limits, desk) {
+            routes.compiled[ix.0 as usize].target = Target::Balance(limit);
+        }
     }
 }
 

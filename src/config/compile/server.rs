@@ -1,29 +1,23 @@
-//! What does not decide about callers: listeners, admin, state, workers, bounds, drain, readiness, identity headers,
-//! limit headers.
+//! What does not decide about callers: listeners, state, workers, bounds, drain, readiness, limit headers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
-
 use super::super::problem::{At, Span, did_you_mean};
 use super::super::raw::{self, Or};
-use super::super::read::{FromText, Many, not_yet};
+use super::super::read::{Many, not_yet};
 use super::super::scalar::{RateLimitWord, Size, SpellingWord, XRateLimitWord};
 use super::super::{Overrides, defaults};
-use super::Desk;
 use super::limits::{Limits, Named};
-use crate::policy::forbidden::ForbiddenFields;
+use super::{Desk, admin};
 use crate::policy::limit::LimitKind;
 use crate::policy::report::{RateLimitFields, Report, Spelling, XRateLimit};
-use crate::policy::snapshot::{
-    AdminListener, Bounds, Drain, Identity, Listener, ListenerTls, Server, StateAt, Upstream,
-};
+use crate::policy::snapshot::{Bounds, Drain, Listener, ListenerTls, Server, StateAt};
 
 pub(super) fn server(
     listen: Option<Many<Or<SocketAddr, raw::Listen>>>,
-    admin: Option<At<String>>,
+    admin: Option<Or<String, raw::Admin>>,
     state: Option<Or<String, raw::State>>,
     workers: Option<At<u64>>,
     overrides: &Overrides,
@@ -31,8 +25,7 @@ pub(super) fn server(
 ) -> Server {
     Server {
         listeners: listeners(listen, overrides.listen, desk),
-        admin: admin_address(admin, overrides.admin.as_deref(), desk)
-            .map(|address| AdminListener { address, token: None }),
+        admin: admin::admin(admin, overrides.admin.as_deref(), desk),
         workers: worker_count(workers, desk),
         state: state_at(state, overrides.state.as_deref(), desk),
     }
@@ -105,38 +98,6 @@ fn listener_tls(tls: raw::ListenTls, desk: &mut Desk<'_>) -> Option<ListenerTls>
     Some(ListenerTls { chain: Arc::from(chain?), key: Arc::from(key?), client_ca })
 }
 
-fn admin_address(
-    admin: Option<At<String>>,
-    flag: Option<&str>,
-    desk: &mut Desk<'_>,
-) -> Option<SocketAddr> {
-    let parse = |text: &str| match text {
-        "none" => Ok(None),
-        address => SocketAddr::from_text(address).map(Some),
-    };
-    if let Some(flag) = flag {
-        return parse(flag).unwrap_or_else(|_| {
-            desk.flag_error(format!("--admin {flag}: expected an address with a port, or `none`"));
-            None
-        });
-    }
-    match admin {
-        None => defaults::ADMIN.parse().ok(),
-        Some(admin) => parse(&admin.value).unwrap_or_else(|complaint| {
-            desk.findings.error_with(
-                admin.at,
-                format!(
-                    "expected an address with a port such as {}, or `none`, found `{}`",
-                    defaults::ADMIN,
-                    admin.value
-                ),
-                complaint.remedy,
-            );
-            None
-        }),
-    }
-}
-
 fn worker_count(workers: Option<At<u64>>, desk: &mut Desk<'_>) -> Option<usize> {
     let workers = workers?;
     let count = usize::try_from(workers.value).ok().filter(|count| (1..=1024).contains(count));
@@ -162,7 +123,6 @@ fn state_at(
         None => {}
     }
     match state {
-        // Nothing is written there yet, so that nothing is said of it either.
         None => StateAt::Directory(desk.beside(defaults::STATE)),
         Some(Or::One(text)) => match text.value.as_str() {
             "memory" => StateAt::Memory,
@@ -170,11 +130,7 @@ fn state_at(
                 desk.findings.error(text.at, "expected `memory` or a directory, found nothing");
                 StateAt::Memory
             }
-            directory => {
-                let note = "state: a directory is not written to in this release; meters live in memory and a restart forgets them";
-                desk.notes.push(note.to_owned());
-                StateAt::Directory(desk.beside(directory))
-            }
+            directory => StateAt::Directory(desk.beside(directory)),
         },
         Some(Or::Map(raw::State { at, redis: _, local: _ })) => {
             desk.findings.error_with(
@@ -270,77 +226,19 @@ pub(super) fn drain(drain: Option<&raw::Drain>) -> Drain {
     }
 }
 
-pub(super) fn ready(ready: Option<&raw::Ready>, desk: &mut Desk<'_>) -> bool {
-    let Some(raw::Ready { at: _, upstream, store }) = ready else { return false };
-    if let Some(store) = store.filter(|store| store.value) {
-        desk.findings.error_with(
-            store.at,
-            not_yet("readiness checks of the store"),
-            "take it out for now".to_owned(),
-        );
-    }
-    upstream.is_some_and(|asks| asks.value)
+/// What readiness asks.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Ready {
+    pub(super) upstream: bool,
+    pub(super) store: bool,
 }
 
-pub(super) fn identity(
-    identity: Option<raw::Identity>,
-    upstream: &Upstream,
-    desk: &mut Desk<'_>,
-) -> Identity {
-    let nothing = Span { file: 0, start: 0, end: 0 };
-    let raw::Identity { at: _, tenant, key, plan, scopes, address, strip } =
-        identity.unwrap_or_else(|| raw::Identity::absent(nothing));
-    // A header that the gate sets may not reach the backend from a client, in whatever spelling.
-    let mut forbidden: Vec<HeaderName> =
-        upstream.set_headers.iter().map(|(name, _)| name.clone()).collect();
-    let set_by_upstream = forbidden.len();
-    let mut name = |given: Option<At<HeaderName>>| -> Option<HeaderName> {
-        let At { value, at } = given?;
-        if is_ours(&value) {
-            desk.findings.error(at, format!("`{value}` has a meaning of its own in HTTP"));
-        } else if let Some(other) = forbidden.iter().position(|known| *known == value) {
-            let other = if other < set_by_upstream { "`set_headers`" } else { "`identity`" };
-            desk.findings.error(at, format!("`{value}` is set in {other} already"));
-        }
-        forbidden.push(value.clone());
-        Some(value)
-    };
-    let (tenant, key, plan) = (name(tenant), name(key), name(plan));
-    let (scopes, address) = (name(scopes), name(address));
-    for At { value, at } in strip.map_or_else(Vec::new, |strip| strip.items) {
-        if is_ours(&value) {
-            desk.findings.error(at, format!("`{value}` has a meaning of its own in HTTP"));
-        }
-        forbidden.push(value);
+pub(super) fn ready(ready: Option<&raw::Ready>) -> Ready {
+    let Some(raw::Ready { at: _, upstream, store }) = ready else { return Ready::default() };
+    Ready {
+        upstream: upstream.is_some_and(|asks| asks.value),
+        store: store.is_some_and(|asks| asks.value),
     }
-    let balance = None;
-    Identity {
-        tenant,
-        key,
-        plan,
-        scopes,
-        address,
-        balance,
-        forbidden: ForbiddenFields::new(&forbidden),
-    }
-}
-
-/// Fields that decide how a message is read or where it goes; setting them would break every request.
-pub(super) fn is_ours(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "host"
-            | "content-length"
-            | "transfer-encoding"
-            | "connection"
-            | "te"
-            | "trailer"
-            | "upgrade"
-            | "keep-alive"
-            | "proxy-connection"
-            | "expect"
-            | "via"
-    )
 }
 
 pub(super) fn report(report: Option<raw::Report>, limits: &Limits, desk: &mut Desk<'_>) -> Report {
@@ -379,10 +277,12 @@ pub(super) fn report(report: Option<raw::Report>, limits: &Limits, desk: &mut De
     }
     if let Some(of) = of {
         match limits.named(&of.value.0) {
-            Some(Named::Active(ix)) if limits.at(ix).kind == LimitKind::Rate => out.of = Some(ix),
-            Some(Named::Active(_)) => {
-                desk.findings.error(of.at, "`of` names a `rate` limit");
-            }
+            Some(Named::Active(ix)) => match limits.at(ix).kind {
+                LimitKind::Rate | LimitKind::Quota => out.of = Some(ix),
+                LimitKind::Spend | LimitKind::Credit | LimitKind::Concurrent => {
+                    desk.findings.error(of.at, "`of` names a `rate` or a `quota`");
+                }
+            },
             Some(Named::Disabled) => {
                 desk.findings.error(of.at, format!("the limit `{}` is disabled", of.value.0));
             }

@@ -11,7 +11,8 @@ use super::super::read::{Named, clip};
 use super::super::scalar::{ProtocolWord, name_complaint};
 use super::super::{Overrides, defaults};
 use super::Desk;
-use super::server::{is_ours, lasting, within};
+use super::identity::is_ours;
+use super::server::{lasting, within};
 use crate::policy::snapshot::{HostRule, Scheme, Upstream, UpstreamProtocol, UpstreamTls};
 
 pub(super) struct Compiled {

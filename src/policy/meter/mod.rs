@@ -18,8 +18,9 @@ pub use purse::Purse;
 pub use sliding::Sliding;
 pub use tally::{Block, Tally};
 
-use crate::clock::{Now, Steady};
+use crate::clock::{Now, Steady, Wall};
 
+use super::calendar::{CalendarIx, Period};
 use super::limit::{Ceiling, LimitKind, Window};
 use super::order::{Ask, Reading};
 
@@ -196,6 +197,73 @@ impl Meter {
             Meter::Concurrent(concurrent) => concurrent.close_one(),
             Meter::Quota(tally) | Meter::Spend(tally) => tally.give_back(weight, taken.wall),
             Meter::Credit(purse) => purse.give_back(weight),
+        }
+    }
+
+    /// Counts use in a calendar period, or of credit, that no ask took. What time has left behind is not counted, nor is
+    /// anything by a meter of another kind.
+    pub fn count(&mut self, amount: u64, period: Period, at: Wall) {
+        match self {
+            Meter::Quota(tally) | Meter::Spend(tally) => tally.count(amount, period, at),
+            Meter::Credit(purse) => purse.take(amount),
+            Meter::Bucket(_) | Meter::Sliding(_) | Meter::Fixed(_) | Meter::Concurrent(_) => {}
+        }
+    }
+
+    /// The reverse of [`Meter::count`], down to nothing at most.
+    pub fn discount(&mut self, amount: u64, period: Period) {
+        match self {
+            Meter::Quota(tally) | Meter::Spend(tally) => tally.discount(amount, period),
+            Meter::Credit(purse) => purse.give_back(amount),
+            Meter::Bucket(_) | Meter::Sliding(_) | Meter::Fixed(_) | Meter::Concurrent(_) => {}
+        }
+    }
+
+    /// Starts from nothing; credit keeps what was topped up, and what is open stays open. Frees no storage.
+    pub fn reset(&mut self) {
+        match self {
+            Meter::Bucket(bucket) => *bucket = Bucket::default(),
+            Meter::Sliding(sliding) => sliding.reset(),
+            Meter::Fixed(fixed) => *fixed = Fixed::default(),
+            Meter::Concurrent(_) => {}
+            Meter::Quota(tally) | Meter::Spend(tally) => *tally = Tally::default(),
+            Meter::Credit(purse) => purse.used = 0,
+        }
+    }
+
+    /// A window that it counts as; of a calendar it knows none, and the one that is named here means nothing.
+    pub fn shape(&self) -> Window {
+        match self {
+            Meter::Bucket(_) => Window::Bucket,
+            Meter::Sliding(_) => Window::Sliding,
+            Meter::Fixed(_) => Window::Fixed,
+            Meter::Concurrent(_) => Window::Concurrent,
+            Meter::Quota(_) => Window::Quota(CalendarIx(0)),
+            Meter::Spend(_) => Window::Spend(CalendarIx(0)),
+            Meter::Credit(_) => Window::Prepaid,
+        }
+    }
+
+    /// Makes this meter say what `other` says, without allocating. Nothing happens between meters of two shapes.
+    pub fn copy_from(&mut self, other: &Meter) {
+        match (self, other) {
+            (Meter::Bucket(own), Meter::Bucket(theirs)) => *own = *theirs,
+            (Meter::Sliding(own), Meter::Sliding(theirs)) => own.copy_from(theirs),
+            (Meter::Fixed(own), Meter::Fixed(theirs)) => *own = *theirs,
+            (Meter::Concurrent(own), Meter::Concurrent(theirs)) => *own = *theirs,
+            (Meter::Quota(own), Meter::Quota(theirs))
+            | (Meter::Spend(own), Meter::Spend(theirs)) => *own = *theirs,
+            (Meter::Credit(own), Meter::Credit(theirs)) => *own = *theirs,
+            (
+                Meter::Bucket(_)
+                | Meter::Sliding(_)
+                | Meter::Fixed(_)
+                | Meter::Concurrent(_)
+                | Meter::Quota(_)
+                | Meter::Spend(_)
+                | Meter::Credit(_),
+                _,
+            ) => {}
         }
     }
 

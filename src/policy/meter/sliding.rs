@@ -99,6 +99,10 @@ impl Sliding {
         }
     }
 
+    pub(super) fn reset(&mut self) {
+        (self.len, self.idle_from) = (0, Steady::default());
+    }
+
     pub(super) fn copy_from(&mut self, old: &Sliding) {
         *self.groups = *old.groups;
         (self.len, self.idle_from) = (old.len, old.idle_from);

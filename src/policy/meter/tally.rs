@@ -102,6 +102,23 @@ impl Tally {
         }
     }
 
+    /// Counts use that no ask took, unless its period is over here.
+    pub(super) fn count(&mut self, amount: u64, period: Period, at: Wall) {
+        if self.used == 0 && self.reserved == 0 || period.until > self.period.from {
+            self.take(amount, period, at.max(period.from));
+        }
+    }
+
+    /// Takes use out that was counted in `period`. What of it was durable is no longer, for the journal takes it out too.
+    pub(super) fn discount(&mut self, amount: u64, period: Period) {
+        *self = self.in_period(period);
+        if self.period.from == period.from {
+            self.used = self.used.saturating_sub(amount);
+            self.reserved = self.reserved.saturating_sub(amount);
+            self.durable = self.durable.saturating_sub(amount);
+        }
+    }
+
     /// The use that must be durable before what was just taken may be used; `None` if it is. Blocks are a sixteenth of
     /// what is left, at least one unit and at most a hundredth of the ceiling, so that a crash loses little and most
     /// requests wait for nothing.
@@ -117,11 +134,10 @@ impl Tally {
         Some(Block { period: self.period, at: self.at, to: self.reserved })
     }
 
-    /// The block is durable.
+    /// The block is durable. One of before a reset, or of before use was taken out, says nothing any more.
     pub fn secured(&mut self, block: &Block) {
-        if block.period.from == self.period.from {
+        if block.period.from == self.period.from && block.to <= self.reserved {
             self.durable = self.durable.max(block.to);
-            self.reserved = self.reserved.max(block.to);
         }
     }
 

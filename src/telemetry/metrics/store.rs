@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::policy::Name;
 use crate::policy::limit::{LimitKind, Mode, OnStoreFailure};
+use crate::policy::refusal::Refusal;
 use crate::policy::snapshot::Snapshot;
 
 use super::cells::{COMMIT_BOUNDS, MODES, WorkerCells};
@@ -53,6 +54,20 @@ impl IdempotencyOutcome {
         IdempotencyOutcome::Malformed,
         IdempotencyOutcome::Required,
     ];
+
+    /// What a refusal says of it; `None` for those that have nothing to do with idempotency keys.
+    pub const fn of(why: Refusal) -> Option<IdempotencyOutcome> {
+        match why {
+            Refusal::IdempotencyInFlight => Some(IdempotencyOutcome::InFlight),
+            Refusal::IdempotencyMismatch => Some(IdempotencyOutcome::Mismatch),
+            Refusal::IdempotencyUnknown => Some(IdempotencyOutcome::Unknown),
+            Refusal::IdempotencyNotReplayable => Some(IdempotencyOutcome::NotReplayable),
+            Refusal::IdempotencyFull => Some(IdempotencyOutcome::Full),
+            Refusal::IdempotencyMalformed => Some(IdempotencyOutcome::Malformed),
+            Refusal::IdempotencyRequired => Some(IdempotencyOutcome::Required),
+            _ => None,
+        }
+    }
 
     /// The word of the label and of the record.
     pub const fn name(self) -> &'static str {

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""What a promise costs: requests with an idempotency key and a price, state in a directory against state in memory.
+
+    cargo build --release && benches/keyed.py [--rounds 5] [--seconds 3] [--connections 64]
+
+Every request carries a key of its own and costs credit, so that each is reserved and claimed durably before it is forwarded. The
+gate runs one worker on core 1; wrk and the backend (an nginx that answers 201) share core 0. The two candidates take turns in one
+run. Beside requests per second and latency it prints syncs per request (from the gate's own counter), and what one sync of a small
+write takes on this disk right now, to which the latency is to be held: two syncs and 5 ms at the 99th percentile.
+Traffic stays on loopback. Needs wrk, nginx, util-linux (Debian's packages) and two cores.
+"""
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+from processes import NGINX, TOLLGATE, Running, cpu_us, free_port, write
+
+WRK = """
+local n = 0
+local seed = "%(seed)s-"
+request = function()
+  n = n + 1
+  return wrk.format("POST", "/sms/send", { ["Authorization"] = "Bearer bench-secret", ["Idempotency-Key"] = seed .. n, ["Content-Type"] = "application/json" }, '{"to":"31600000000","text":"hello"}')
+end
+done = function(summary, latency)
+  local e = summary.errors
+  io.write(string.format("DONE %%d %%d %%d %%d %%d\\n", summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+POLICY = """
+version: 1
+listen: 127.0.0.1:%(port)d
+upstream: http://127.0.0.1:%(upstream)d
+admin: 127.0.0.1:%(admin)d
+state: %(state)s
+workers: 1
+record: { to: off }
+credentials: { accept: [bearer], keys: bench.keys.yaml }
+idempotency: { keep: 1h, records: 20000000, records_per_tenant: 20000000, memory: 8GiB }
+routes:
+  - { name: sms-send, match: POST /sms/send, idempotency: require, cost: 0.05 }
+  - { name: root, match: GET /, public: true, answer: ready }
+limits:
+  throttle: { rate: 100000000/minute, per: key }
+  monthly: { quota: 900000000000/month, per: tenant }
+  wallet: { credit: prepaid, unit: EUR, per: tenant }
+"""
+
+
+def metric(port, name):
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(rf"{name}(\{{| )", line))
+
+
+def top_up(port):
+    body = json.dumps({"limit": "wallet", "tenant": "acme", "add": "1000000000"}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/credit", body, {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=5).read()
+
+
+def one_sync(directory):
+    """Milliseconds that a small write and its sync take here, the median of fifty."""
+    took = []
+    with open(os.path.join(directory, "probe"), "wb", buffering=0) as f:
+        for _ in range(50):
+            f.write(b"x" * 4096)
+            since = time.perf_counter()
+            os.fdatasync(f.fileno())
+            took.append((time.perf_counter() - since) * 1000)
+    return statistics.median(took)
+
+
+def load(work, port, connections, seconds, seed):
+    write(f"{work}/wrk.lua", WRK % {"seed": seed})
+    command = ["taskset", "-c", "0", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", f"{work}/wrk.lua", f"http://127.0.0.1:{port}/"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30).stdout
+    done = [line.split() for line in out.splitlines() if line.startswith("DONE")]
+    if not done:
+        raise SystemExit(f"wrk said nothing useful:\n{out}")
+    requests, duration, p50, p99, errors = map(int, done[0][1:])
+    return requests, requests / (duration / 1e6), p50 / 1000, p99 / 1000, errors
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--disk", help="where the state goes (the default is the system's temporary directory)")
+    options = parser.parse_args()
+    for tool in ("wrk", "taskset", "nginx"):
+        if not shutil.which(tool):
+            raise SystemExit(f"{tool} is not installed: apt-get install wrk nginx util-linux")
+    running = []
+    with tempfile.TemporaryDirectory(dir=options.disk) as work:
+        try:
+            upstream = free_port()
+            write(f"{work}/backend.conf", NGINX % {"work": work, "name": "backend", "http": f"""
+  server {{ listen 127.0.0.1:{upstream} backlog=4096; location / {{ default_type application/json; return 201 '{{"id":"0192f0c1-7d3b-7cc3-98c4"}}'; }} }}"""})
+            running.append(Running("backend", 0, ["nginx", "-c", f"{work}/backend.conf"], upstream, work))
+            digest = hashlib.sha256(b"bench-secret").hexdigest()
+            write(f"{work}/bench.keys.yaml", f"- {{ id: bench, tenant: acme, digest: {{ sha256: {digest} }} }}\n")
+            candidates = {}
+            for name, state in (("memory", "memory"), ("directory", "./state")):
+                port, admin = free_port(), free_port()
+                write(f"{work}/{name}.yaml", POLICY % {"port": port, "upstream": upstream, "admin": admin, "state": state})
+                gate = Running(name, 1, [TOLLGATE, "run", "--config", f"{work}/{name}.yaml"], port, work)
+                gate.admin = admin
+                top_up(admin)
+                running.append(gate)
+                candidates[name] = gate
+            rows = {name: [] for name in candidates}
+            failed = 0
+            for at in range(options.rounds + 1):
+                for name, gate in candidates.items():
+                    syncs, cpu = metric(gate.admin, "tollgate_store_syncs_total"), cpu_us(gate.process.pid)
+                    requests, rate, p50, p99, errors = load(work, gate.port, options.connections, options.seconds, f"{name}{at}")
+                    failed += errors
+                    # The first round warms up.
+                    if at:
+                        syncs = metric(gate.admin, "tollgate_store_syncs_total") - syncs
+                        rows[name].append((rate, (cpu_us(gate.process.pid) - cpu) / requests, p50, p99, syncs / requests, one_sync(work)))
+            print(f"{options.connections} connections, medians of {options.rounds} rounds of {options.seconds} s")
+            print(f"{'state':12}{'requests/s':>12}{'CPU us':>9}{'p50 ms':>9}{'p99 ms':>9}{'syncs/request':>15}{'one sync ms':>13}{'2 syncs + 5 ms':>16}")
+            for name, row in rows.items():
+                rate, cpu, p50, p99, syncs, sync = (statistics.median(column) for column in zip(*row))
+                print(f"{name:12}{rate:12.0f}{cpu:9.1f}{p50:9.2f}{p99:9.2f}{syncs:15.4f}{sync:13.2f}{2 * sync + 5:16.2f}")
+            if failed:
+                raise SystemExit(f"{failed} requests failed: the figures say nothing")
+        finally:
+            for process in reversed(running):
+                process.end()
+
+
+main()
