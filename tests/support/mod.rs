@@ -5,6 +5,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod bait;
+pub(crate) mod clerk;
 pub(crate) mod contract;
 pub(crate) mod dice;
 pub(crate) mod disk;
