@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tollgate::admin::{self, AdminHandle, AdminState, Turn};
 use tollgate::clock::Clock;
-use tollgate::store::{Backing, Ledger};
+use tollgate::store::{Backing, Ledger, Restored};
 use tollgate::telemetry::events::Log;
 use tollgate::telemetry::lifecycle::Lifecycle;
 use tollgate::telemetry::metrics::{BuildInfo, Metrics, StoreFigures};
@@ -27,7 +27,7 @@ fn admin() -> Admin {
         metrics: Metrics::new(1, build, clock.clone()),
         lifecycle: Arc::new(Lifecycle::new()),
         snapshot: None,
-        ledger: Ledger::new(100, Backing::None),
+        ledger: Ledger::new(100, Backing::None, Restored::default()),
         token: None,
         wake: Wake::default(),
         turn: Turn::default(),

@@ -26,7 +26,7 @@ use tollgate::policy::snapshot::{
 };
 use tollgate::reload::ReloadHandle;
 use tollgate::reload::policy::{Parts, start};
-use tollgate::store::{Backing, Ledger};
+use tollgate::store::{Backing, Ledger, Restored};
 use tollgate::telemetry::events::Log;
 use tollgate::telemetry::lifecycle::Lifecycle;
 use tollgate::telemetry::metrics::{BuildInfo, Metrics};
@@ -182,7 +182,7 @@ fn gate(text: &str) -> Gate {
         metrics,
         lifecycle: Arc::clone(&lifecycle),
         snapshot: Some(Arc::clone(&current)),
-        ledger: Ledger::new(100, Backing::None),
+        ledger: Ledger::new(100, Backing::None, Restored::default()),
         token: None,
         wake: Wake::default(),
         turn: Turn::default(),
