@@ -1,5 +1,7 @@
 //! The state directory on a real file system: what is opened, what is refused, and what comes back.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 #[path = "journal/samples.rs"]
 mod samples;
 
@@ -196,9 +198,9 @@ fn a_file_that_is_missing_or_empty_is_noticed() {
             drop(opened);
             let file = directory.join(name);
             if empty {
-                fs::write(&file, "").unwrap()
+                fs::write(&file, "").unwrap();
             } else {
-                fs::remove_file(&file).unwrap()
+                fs::remove_file(&file).unwrap();
             }
             let problem = open(&directory).unwrap_err();
             assert!(matches!(problem, OpenProblem::Corrupt { .. }), "{name}: {problem}");

@@ -1,6 +1,8 @@
 //! What survives when the disk does its worst: after every power cut, failed sync and damaged byte, the state is that
 //! after some number of whole batches, at least all that were acknowledged, or it is refused in words.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 #[path = "journal/disk.rs"]
 mod disk;
 #[path = "journal/model.rs"]

@@ -192,7 +192,7 @@ impl Hand {
                 let (id, _) = self.open[0];
                 smallvec![Op::Doubt(ReservationId(id), Doubt::NoAnswer)]
             }
-            6 => smallvec![Op::Forget(RecordId(u128::from(dice.below(1 + self.made as u64))))],
+            6 => smallvec![Op::Forget(RecordId(u128::from(dice.roll()) % (1 + self.made)))],
             7 => {
                 let block = Block { period: MONTH, at: NOW.wall, to: dice.below(10_000) };
                 smallvec![Op::Block(meter(LimitKind::Quota, subject), block)]
