@@ -177,8 +177,14 @@ mod tests {
         };
         let host = (HOST, "localhost:9901");
         let origin = (ORIGIN, "http://evil.example");
-        assert_eq!(ask(Place::Local, Method::POST, &[host.clone()]), Ok(KnownBy::Loopback));
-        assert_eq!(ask(Place::Remote, Method::GET, &[host.clone()]), Err("loopback_only"));
+        assert_eq!(
+            ask(Place::Local, Method::POST, std::slice::from_ref(&host)),
+            Ok(KnownBy::Loopback)
+        );
+        assert_eq!(
+            ask(Place::Remote, Method::GET, std::slice::from_ref(&host)),
+            Err("loopback_only")
+        );
         let both = [host, origin];
         assert_eq!(ask(Place::Local, Method::POST, &both), Err("origin_denied"));
         assert_eq!(ask(Place::Local, Method::GET, &both), Ok(KnownBy::Loopback));

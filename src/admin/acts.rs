@@ -142,13 +142,13 @@ pub(super) async fn perform(
         id: Name::clone(&request.id),
         answer: format!("{}\n{answer}\n", request.print).into(),
     };
-    let (told, durably) = oneshot::channel();
+    let (told, outcome) = oneshot::channel();
     let reply = Box::new(move |done| {
         // Nobody waits any more only where the listener has ended.
         let _ = told.send(done);
     });
     state.ledger.act(now, act, Some(named), reply).map_err(problem)?;
-    if !matches!(durably.await, Ok(Ok(()))) {
+    if !matches!(outcome.await, Ok(Ok(()))) {
         return Err(Problem::store_failed());
     }
     state.log.say(

@@ -49,7 +49,7 @@ pub(super) fn holder(policy: &Snapshot, given: &mut Given) -> Result<Holder, Pro
         }
         (None, None, Some(name)) => {
             let plans = (0..).map(PlanIx).zip(&policy.plans);
-            let found = plans.into_iter().find(|(_, plan)| &*plan.name == name);
+            let found = plans.into_iter().find(|(_, plan)| *plan.name == *name);
             let (ix, _) = found.ok_or_else(|| {
                 Problem::unknown("plan_unknown", "The policy has no plan of this name.")
             })?;
@@ -58,7 +58,7 @@ pub(super) fn holder(policy: &Snapshot, given: &mut Given) -> Result<Holder, Pro
         _ => return Err(Problem::bad("Say one of `key`, `tenant` and `plan`.")),
     };
     if let Some(name) = given.text("route")? {
-        let found = (0..).map(RouteIx).zip(&policy.routes).find(|(_, route)| &*route.name == name);
+        let found = (0..).map(RouteIx).zip(&policy.routes).find(|(_, route)| *route.name == *name);
         let (ix, _) = found.ok_or_else(|| {
             Problem::unknown("route_unknown", "The policy has no route of this name.")
         })?;
