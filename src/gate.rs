@@ -13,7 +13,7 @@ use listenfd::ListenFd;
 use crate::admin::{self, AdminHandle, AdminState, Turn};
 use crate::clock::Clock;
 use crate::config::{self, Loaded, Overrides, Sources};
-use crate::policy::snapshot::{AdminListener, Drain, RecordSink, Scheme, Snapshot};
+use crate::policy::snapshot::{AdminListener, Drain, RecordSink, Scheme, Snapshot, StateAt};
 use crate::proxy;
 use crate::proxy::context::{Common, Pulse};
 use crate::proxy::counters::ConnectionCounters;
@@ -22,7 +22,7 @@ use crate::proxy::served_tls::ServedTls;
 use crate::proxy::tls::TlsProblem;
 use crate::proxy::worker::Workers;
 use crate::reload::{self, ReloadHandle};
-use crate::store::{Backing, Ledger, Restored};
+use crate::store::{Backing, Ledger, OpenedBacking, Restored};
 use crate::telemetry::decision_id::BootId;
 use crate::telemetry::events::{Event, Log};
 use crate::telemetry::lifecycle::Lifecycle;
@@ -103,6 +103,8 @@ impl Gate {
 
         let tls = ServedTls::new(&server.listeners)
             .map_err(|problem| StartProblem::Policy(problem.to_string()))?;
+        // Before any address is taken: a gate that cannot remember must not be seen by anybody.
+        let ledger = open_state(&server.state, snapshot.bounds.subjects, &clock, &log)?;
         let mut handed = Listeners::inherited(handed);
         let bound =
             Listeners::bind(&server.listeners, &mut handed).map_err(|problem| here(&problem))?;
@@ -113,6 +115,7 @@ impl Gate {
             RecordWriter::start(&sink, Arc::clone(&log), clock.clone()).map_err(|error| {
                 StartProblem::Here(format!("access records cannot be written: {error}"))
             })?;
+        let started = clock.steady();
         let boot = BootId::draw().map_err(|error| here(&error))?;
         let metrics = Metrics::new(workers, build_info(), clock.clone());
         metrics.watch_dropped("records", records.dropped());
@@ -121,7 +124,7 @@ impl Gate {
         metrics.make_room(&snapshot);
 
         let common = Common {
-            ledger: Ledger::new(snapshot.bounds.subjects, Backing::None, Restored::default()),
+            ledger,
             policy: Arc::new(ArcSwap::from_pointee(snapshot)),
             lifecycle: Arc::new(Lifecycle::new()),
             records: Arc::new(records),
@@ -131,7 +134,7 @@ impl Gate {
             boot,
             workers,
             strikes: Arc::default(),
-            pulses: (0..workers).map(|_| Pulse::default()).collect(),
+            pulses: (0..workers).map(|_| Pulse::starting(started)).collect(),
         };
         let workers = Arc::new(proxy::start(common.clone(), &bound).map_err(|error| here(&error))?);
         for counters in workers.counters() {
@@ -158,8 +161,6 @@ impl Gate {
         for address in &traffic {
             log.say(now, &Event::Listening { listener: "traffic", address: *address });
         }
-        // Also with a directory: nothing is written there yet.
-        log.say(now, &Event::StateForgets);
         common.lifecycle.serving();
         Ok(Gate {
             traffic,
@@ -227,11 +228,59 @@ impl Running {
             log.say(common.clock.now().wall, &event);
         }
         drop(upkeep);
+        close_state(&common);
         common.records.finish(LAST_WORDS);
         log.say(common.clock.now().wall, &Event::Drained { cut: sum(|counters| &counters.cut) });
         drop(admin);
         log.flush(LAST_WORDS);
     }
+}
+
+/// The ledger with what stands behind it, and what that remembers.
+fn open_state(
+    state: &StateAt,
+    subjects_bound: usize,
+    clock: &Clock,
+    log: &Arc<Log>,
+) -> Result<Arc<Ledger>, StartProblem> {
+    let now = clock.now();
+    let directory = match state {
+        StateAt::Memory => {
+            log.say(now.wall, &Event::StateForgets);
+            return Ok(Ledger::new(subjects_bound, Backing::None, Restored::default()));
+        }
+        StateAt::Directory(directory) => directory,
+    };
+    let (said, time) = (Arc::clone(log), clock.clone());
+    let on_failure = move |why: &str| {
+        let why = format!(
+            "{why}. Find out why (disk full, read-only, broken), then restart the gate: until then nothing more is \
+             promised"
+        );
+        said.say(time.now().wall, &Event::StateFailed { why: &why });
+    };
+    let opened = Backing::open(directory, now, Box::new(on_failure));
+    let OpenedBacking { backing, restored, opened_up } = opened.map_err(|error| here(&error))?;
+    for path in opened_up {
+        log.say(now.wall, &Event::StateClosedToOthers { path: &path.to_string_lossy() });
+    }
+    let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+    let event = Event::StateOpened {
+        directory: &directory.to_string_lossy(),
+        meters: count(restored.meters.len()),
+        records: count(restored.records.len()),
+        unresolved: count(restored.pending.len()),
+    };
+    log.say(now.wall, &event);
+    Ok(Ledger::new(subjects_bound, backing, restored))
+}
+
+/// Makes the last uses durable, and lets a successor have the directory. A store that failed before was said to have.
+fn close_state(common: &Common) {
+    let ledger = &common.ledger;
+    // What is handed on here is durable when `close` returns.
+    let _ = ledger.finish(common.clock.now(), Box::new(|_| {}));
+    ledger.backing().close();
 }
 
 /// What the reload follows from the first load on.

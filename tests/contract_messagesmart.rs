@@ -1,16 +1,9 @@
-//! The sentences of the `messagesmart` contract that need no quota, over real sockets, against the shipped policy.
+//! The sentences of the `messagesmart` contract that need no waiting, over real sockets, against the shipped policy.
 
 mod support;
 
-use support::contract::Contract;
+use support::contract::{SMART, success_false as printed};
 use support::{Answer, Backend, Gate, Policy, Request};
-
-const SMART: Contract = Contract {
-    name: "messagesmart",
-    grants: &[],
-    ask: || Request::post("/api/v1/whatsapp/messages/text", r#"{"body":"Hello"}"#),
-    sign: |request, key| request.header("X-API-Key", key),
-};
 
 const DAY: i64 = 24 * 60 * 60;
 
@@ -20,12 +13,6 @@ fn envelope(answer: &Answer) {
     let text = |name: &str| told["error"][name].as_str().filter(|s| !s.is_empty());
     let (code, message) = (text("code").expect("a code"), text("message").expect("a message"));
     assert_eq!(told.to_string(), printed(answer.status, code, message));
-}
-
-fn printed(status: u16, code: &str, message: &str) -> String {
-    format!(
-        r#"{{"success":false,"error":{{"code":"{code}","message":"{message}","httpStatus":{status}}}}}"#
-    )
 }
 
 #[test]
@@ -145,11 +132,24 @@ fn a_body_over_the_bound_is_told_in_the_same_way() {
 }
 
 #[test]
-fn a_new_key_starts_with_ms_live_and_a_key_for_development_works_too() {
+fn a_new_key_starts_with_ms_live_and_one_for_development_with_ms_test() {
     let backend = Backend::start();
-    let (gate, key) = SMART.start(&backend);
-    assert!(key.starts_with("ms_live_"), "published");
-    assert_eq!(gate.send(&SMART.signed(&key)).status, 200);
+    let policy = Policy::contract("messagesmart");
+    let live = policy.key("acme", &[]);
+    let test = policy.key("acme", &["--prefix", "ms_test_", "--limit", "quota=2/day"]);
+    assert!(live.starts_with("ms_live_"), "published");
+    assert!(test.starts_with("ms_test_"), "for development");
+    let gate = Gate::start(policy, &backend);
+    assert_eq!(gate.send(&SMART.signed(&live)).status, 200);
+    for status in [200, 200, 429] {
+        assert_eq!(gate.send(&SMART.signed(&test)).status, status);
+    }
+    let mut other = test.clone();
+    other.replace_range(..8, "ms_live_");
+    let answer = gate.send(&SMART.signed(&other));
+    answer.is(401, &printed(401, "api_key_invalid", "API key is invalid."));
+    let foreign = gate.policy.try_keys("new", &["--tenant", "acme", "--prefix", "sk_"]);
+    assert!(!foreign.status.success() && foreign.stdout.is_empty(), "a third kind is a mistake");
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! The sentences of the `sms-platform` contract that need no replay and no money, over real sockets, against the shipped
-//! policy.
+//! The sentences of the `sms-platform` contract that need no replay, over real sockets, against the shipped policy. It leaves
+//! money to the backend.
 
 mod support;
 
-use support::contract::Contract;
-use support::{Answer, Backend, Gate, Policy, Reply, Request, unix_now};
+use support::contract::{Contract, has_message_and_code, message_and_code};
+use support::{Backend, Gate, Policy, Reply, Request, unix_now};
 
 const SMS: Contract = Contract {
     name: "sms-platform",
@@ -41,24 +41,6 @@ const OPENS: [(&str, &[(&str, &str)]); 8] = [
     ),
 ];
 
-fn envelope(answer: &Answer) {
-    let told = answer.json();
-    let text = |name: &str| told[name].as_str().filter(|s| !s.is_empty()).map(str::to_owned);
-    let printed = serde_json::json!({
-        "message": text("message").expect("a message"),
-        "code": text("code").expect("a code"),
-    });
-    assert_eq!(told.to_string(), printed.to_string());
-}
-
-#[track_caller]
-fn refused(answer: &Answer, status: u16, code: &str) {
-    assert_eq!(answer.status, status, "{}", answer.text());
-    envelope(answer);
-    answer.is_json();
-    assert_eq!(answer.json()["code"], code);
-}
-
 #[test]
 fn a_scope_opens_what_is_published_and_nothing_else() {
     let backend = Backend::start();
@@ -75,7 +57,7 @@ fn a_scope_opens_what_is_published_and_nothing_else() {
                 if *scope == owner {
                     assert_eq!(answer.status, 200, "{scope}: {method} {path}");
                 } else {
-                    refused(&answer, 403, "scope_denied");
+                    message_and_code(&answer, 403, "scope_denied");
                     assert_eq!(backend.count(), reached, "{scope}: {method} {path}");
                 }
             }
@@ -98,11 +80,11 @@ fn a_token_may_have_several_scopes() {
 fn what_no_scope_grants_is_404_to_a_valid_token_and_401_to_a_stranger() {
     let backend = Backend::start();
     let (gate, key) = SMS.start(&backend);
-    refused(&gate.send(&Request::get("/admin").bearer(&key)), 404, "not_found");
-    refused(&gate.send(&Request::get("/voice/1/2").bearer(&key)), 404, "not_found");
-    refused(&gate.send(&Request::get("/admin")), 401, "token_missing");
+    message_and_code(&gate.send(&Request::get("/admin").bearer(&key)), 404, "not_found");
+    message_and_code(&gate.send(&Request::get("/voice/1/2").bearer(&key)), 404, "not_found");
+    message_and_code(&gate.send(&Request::get("/admin")), 401, "token_missing");
     let wrong = gate.send(&Request::get("/sms/send").bearer(&key));
-    refused(&wrong, 405, "method_not_allowed");
+    message_and_code(&wrong, 405, "method_not_allowed");
     assert_eq!(wrong.header("allow"), Some("POST"));
     assert_eq!(backend.count(), 0);
 }
@@ -129,10 +111,10 @@ fn missing_invalid_expired_revoked_and_inactive_have_codes_of_their_own() {
     policy.replace("\ntenants: {}", "\ntenants: { globex: { active: false } }");
     let gate = Gate::start(policy, &backend);
     let ask = || Request::get("/balance");
-    refused(&gate.send(&ask()), 401, "token_missing");
-    refused(&gate.send(&ask().bearer("nobody")), 401, "token_invalid");
-    refused(&gate.send(&ask().bearer(&expired)), 401, "token_expired");
-    refused(&gate.send(&ask().bearer(&revoked)), 401, "token_revoked");
+    message_and_code(&gate.send(&ask()), 401, "token_missing");
+    message_and_code(&gate.send(&ask().bearer("nobody")), 401, "token_invalid");
+    message_and_code(&gate.send(&ask().bearer(&expired)), 401, "token_expired");
+    message_and_code(&gate.send(&ask().bearer(&revoked)), 401, "token_revoked");
     let answer = gate.send(&ask().bearer(&inactive));
     assert_eq!(answer.json()["code"], "account_inactive");
     assert_eq!(backend.count(), 0);
@@ -153,7 +135,7 @@ fn an_allowlist_is_the_tenants_over_all_its_tokens_and_changes_at_run_time() {
     assert!(gate.soon(&ask(&one), 403), "a new entry is not in force");
     for key in [&one, &two] {
         let answer = gate.send(&ask(key));
-        refused(&answer, 403, "ip_not_allowed");
+        message_and_code(&answer, 403, "ip_not_allowed");
     }
     assert_eq!(gate.send(&ask(&other)).status, 200, "another tenant is not bound");
     // Nobody's word is taken for the address.
@@ -173,7 +155,7 @@ fn a_list_on_a_token_narrows_it_further() {
     let away = policy.key("acme", &["--scope", "balance", "--allow", "203.0.113.7/32"]);
     let here = policy.key("acme", &["--scope", "balance", "--allow", "127.0.0.0/8"]);
     let gate = Gate::start(policy, &backend);
-    refused(&gate.send(&Request::get("/balance").bearer(&away)), 403, "ip_not_allowed");
+    message_and_code(&gate.send(&Request::get("/balance").bearer(&away)), 403, "ip_not_allowed");
     assert_eq!(gate.send(&Request::get("/balance").bearer(&here)).status, 200);
 }
 
@@ -189,7 +171,7 @@ fn a_hundred_and_twenty_a_minute_pass_per_token() {
         assert_eq!(answer.number("x-ratelimit-remaining"), 120 - n);
     }
     let answer = gate.send(&Request::get("/balance").bearer(&one));
-    refused(&answer, 429, "rate_limited");
+    message_and_code(&answer, 429, "rate_limited");
     assert!((1..=60).contains(&answer.number("retry-after")));
     assert_eq!(answer.number("x-ratelimit-remaining"), 0);
     let wait = answer.number("x-ratelimit-reset") - unix_now();
@@ -212,7 +194,7 @@ fn otp_sends_are_limited_per_address_too_and_the_headers_stay_the_tokens() {
     }
     for key in [&one, &two] {
         let answer = gate.send(&otp(key));
-        refused(&answer, 429, "rate_limited");
+        message_and_code(&answer, 429, "rate_limited");
         assert!((1..=60).contains(&answer.number("retry-after")));
         assert_eq!(answer.number("x-ratelimit-limit"), 120);
         assert_eq!(answer.number("x-ratelimit-remaining"), 115, "a refused request spends nothing");
@@ -239,13 +221,33 @@ fn the_backends_402_and_422_pass_as_they_are() {
 }
 
 #[test]
+fn the_shipped_policy_leaves_money_to_the_backend() {
+    let backend = Backend::start();
+    let policy = Policy::contract("sms-platform");
+    let key = policy.key("acme", &["--scope", "sms:send", "--scope", "balance"]);
+    let gate = Gate::start(policy, &backend);
+    // Nobody topped anything up, and nothing runs out.
+    let send = Request::post("/sms/send", "{}").bearer(&key);
+    for n in 0..40 {
+        assert_eq!(gate.send(&send.clone().header("Idempotency-Key", &n.to_string())).status, 200);
+    }
+    assert!(
+        !backend.last().head.to_ascii_lowercase().contains("balance"),
+        "it is not ours to tell"
+    );
+    backend.answers(Reply::json("200 OK", r#"{"balance":"12.50"}"#));
+    let balance = gate.send(&Request::get("/balance").bearer(&key));
+    assert_eq!(balance.text(), r#"{"balance":"12.50"}"#, "GET /balance is the backend's");
+}
+
+#[test]
 fn errors_are_a_message_and_a_machine_readable_code() {
-    SMS.the_gates_own_refusals_wear(envelope);
+    SMS.the_gates_own_refusals_wear(has_message_and_code);
 }
 
 #[test]
 fn a_body_over_the_bound_is_told_in_the_same_way() {
-    SMS.a_body_over_the_bound_is_413(Request::new("GET", "/balance"), envelope);
+    SMS.a_body_over_the_bound_is_413(Request::get("/balance"), has_message_and_code);
 }
 
 #[test]

@@ -81,21 +81,31 @@ pub struct Common {
 }
 
 /// When a worker last kept house, in nanoseconds of the steady clock: a worker that is stuck in a request does not.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Pulse(Arc<AtomicU64>);
 
 impl Pulse {
+    /// The pulse of a worker that starts now.
+    pub fn starting(now: Steady) -> Pulse {
+        Pulse(Arc::new(AtomicU64::new(now.0)))
+    }
+
     pub(super) fn beat(&self, now: Steady) {
         self.0.store(now.0, Ordering::Relaxed);
     }
 
-    /// The latest beat; the clock's origin before the first.
+    /// The latest beat; the start before the first.
     pub fn last(&self) -> Steady {
         Steady(self.0.load(Ordering::Relaxed))
     }
 }
 
 impl Common {
+    fn pulse_of(&self, index: usize) -> Pulse {
+        let pulse = self.pulses.get(index).cloned();
+        pulse.unwrap_or_else(|| Pulse::starting(self.clock.steady()))
+    }
+
     /// One worker's own.
     pub(super) fn context(
         &self,
@@ -120,7 +130,7 @@ impl Common {
             in_flight: Cell::new(0),
             workers: self.workers,
             sweeps: index == 0,
-            pulse: self.pulses.get(index).cloned().unwrap_or_default(),
+            pulse: self.pulse_of(index),
             strikes: Arc::clone(&self.strikes),
         }
     }

@@ -1,6 +1,10 @@
 //! What all five contracts promise, said once: each suite runs these with its own policy, key and request.
 
-use super::wire::{Answer, Connection, Request};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::streams;
+use super::wire::{Answer, Connection, Request, find};
 use super::{A_SECOND, Backend, Gate, Policy, Reply, eventually, wire};
 
 /// A contract, as far as the common sentences need it.
@@ -209,4 +213,130 @@ impl Contract {
         let mut connection = gate.connect();
         (0..n).map(|_| connection.send(&self.signed(key))).collect()
     }
+}
+
+/// `messagesmart`, for both of its suites.
+pub(crate) const SMART: Contract = Contract {
+    name: "messagesmart",
+    grants: &[],
+    ask: || Request::post("/api/v1/whatsapp/messages/text", r#"{"body":"Hello"}"#),
+    sign: |request, key| request.header("X-API-Key", key),
+};
+
+/// `{"success":false,"error":{…}}`, as `messagesmart` words every refusal.
+pub(crate) fn success_false(status: u16, code: &str, message: &str) -> String {
+    format!(
+        r#"{{"success":false,"error":{{"code":"{code}","message":"{message}","httpStatus":{status}}}}}"#
+    )
+}
+
+/// `{"message":"…","code":"…"}` and nothing else, as `sms-platform` words every refusal.
+#[track_caller]
+pub(crate) fn has_message_and_code(answer: &Answer) {
+    let told = answer.json();
+    let text = |name: &str| told[name].as_str().filter(|s| !s.is_empty()).map(str::to_owned);
+    let printed = serde_json::json!({
+        "message": text("message").expect("a message"),
+        "code": text("code").expect("a code"),
+    });
+    assert_eq!(told.to_string(), printed.to_string());
+}
+
+/// The same, with this status and this code.
+#[track_caller]
+pub(crate) fn message_and_code(answer: &Answer, status: u16, code: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    answer.is_json();
+    has_message_and_code(answer);
+    assert_eq!(answer.json()["code"], code);
+}
+
+/// `answer` is `first` once more: status, headers that matter, body to the byte, and the word that it is a replay.
+#[track_caller]
+pub(crate) fn is_replay_of(first: &Answer, answer: &Answer) {
+    assert_eq!(answer.header("idempotent-replayed"), Some("true"), "{answer:?}");
+    assert_eq!(first.header("idempotent-replayed"), None, "the first is no replay");
+    assert_eq!((answer.status, &answer.body), (first.status, &first.body));
+    // What is of its own moment, or of one connection, is told anew or not at all.
+    let momentary = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name.starts_with("x-ratelimit-")
+            || ["date", "x-request-id", "idempotent-replayed", "connection", "set-cookie"]
+                .contains(&&*name)
+    };
+    let matter = |answer: &Answer| {
+        let mut headers: Vec<_> = answer
+            .headers
+            .iter()
+            .filter(|(name, _)| !momentary(name))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+            .collect();
+        headers.sort();
+        headers
+    };
+    assert_eq!(matter(answer), matter(first));
+}
+
+/// A backend that gives every request another answer: `201 {"id": n}`, with a `Location`.
+pub(crate) fn counting() -> Backend {
+    let backend = Backend::start();
+    let sent = AtomicUsize::new(0);
+    backend.scripted(move |_| {
+        let n = sent.fetch_add(1, Ordering::SeqCst) + 1;
+        Reply::json("201 Created", &format!("{{ \"id\" : {n} }}\n"))
+            .header("Location", &format!("/messages/{n}"))
+            .header("X-Message-Id", &format!("m{n}"))
+    });
+    backend
+}
+
+/// How a backend dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// It has read the request, and closes without a word.
+    BeforeItsAnswer,
+    /// In the middle of the body of a 200.
+    AmidItsAnswer,
+}
+
+/// A backend that reads each request whole, and dies; and how many it has read so far.
+pub(crate) fn dying(how: Death) -> (SocketAddr, std::sync::Arc<AtomicUsize>) {
+    use std::io::{Read as _, Write as _};
+    let seen = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&seen);
+    let address = streams::raw(move |mut stream| {
+        let mut unread = Vec::new();
+        let Some(head) = streams::head(&mut stream, &mut unread) else { return };
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+        });
+        let mut buffer = [0; 4096];
+        while unread.len() < length.unwrap_or(0) {
+            match stream.read(&mut buffer) {
+                Ok(read @ 1..) => unread.extend_from_slice(&buffer[..read]),
+                _ => return,
+            }
+        }
+        counted.fetch_add(1, Ordering::SeqCst);
+        if how == Death::AmidItsAnswer {
+            let half = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{\"id";
+            // The gate may be gone; then there is nobody to tell.
+            let _ = stream.write_all(half);
+        }
+    });
+    (address, seen)
+}
+
+/// Sends a request whose answer may break off, and reads as far as it comes.
+pub(crate) fn what_comes_of(gate: SocketAddr, request: &Request) -> Vec<u8> {
+    let mut connection = Connection::to(gate);
+    connection.write(&request.clone().header("Connection", "close").bytes());
+    connection.rest()
+}
+
+/// The status of an answer that may break off.
+pub(crate) fn status_of(bytes: &[u8]) -> Option<u16> {
+    let end = find(bytes, b"\r\n")?;
+    String::from_utf8_lossy(&bytes[..end]).split(' ').nth(1)?.parse().ok()
 }

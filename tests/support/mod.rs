@@ -5,11 +5,17 @@
 
 pub(crate) mod backend;
 pub(crate) mod bait;
+pub(crate) mod clerk;
 pub(crate) mod contract;
+pub(crate) mod dice;
+pub(crate) mod disk;
+pub(crate) mod frail;
 pub(crate) mod gate;
 pub(crate) mod inside;
 pub(crate) mod kannel;
 pub(crate) mod policy;
+pub(crate) mod power;
+pub(crate) mod process;
 pub(crate) mod streams;
 pub(crate) mod tls;
 pub(crate) mod wire;

@@ -141,6 +141,17 @@ impl Policy {
         self.write(&text.replacen(from, to, 1));
     }
 
+    /// Replaces `from`, which must be there, in the only key file.
+    #[track_caller]
+    pub(crate) fn replace_in_keys(&self, from: &str, to: &str) {
+        let text = self.keys_text();
+        assert!(text.contains(from), "{from:?} is not in {text}");
+        let new = self.directory.path().join(".new.keys");
+        fs::write(&new, text.replacen(from, to, 1)).expect("the directory can be written to");
+        let file = self.file.with_extension("keys.yaml");
+        fs::rename(&new, file).expect("a rename within a directory works");
+    }
+
     /// Appends to the file, by an atomic rename.
     pub(crate) fn append(&self, more: &str) {
         self.write(&format!("{}\n{more}\n", self.text()));

@@ -148,7 +148,7 @@ fn limit(
         credit.map(|credit| (Kind::Credit, credit.at)),
         concurrent.map(|open| (Kind::Concurrent(open.value), open.at)),
     ];
-    let (given, given_at) = only(name, whole, given, desk)?;
+    let (given, given_at) = only(name, whole, &given, desk)?;
     let kind = given.kind();
     let of_rates =
         [("window", window.as_ref().map(|word| word.at)), ("burst", burst.map(|burst| burst.at))];
@@ -255,10 +255,10 @@ impl Kind {
 fn only(
     name: &str,
     whole: Span,
-    given: [Option<(Kind, Span)>; 5],
+    given: &[Option<(Kind, Span)>],
     desk: &mut Desk<'_>,
 ) -> Option<(Kind, Span)> {
-    let mut given = given.into_iter().flatten();
+    let mut given = given.iter().copied().flatten();
     let Some(first) = given.next() else {
         desk.findings.missing(
             whole,

@@ -48,8 +48,9 @@ impl Tally {
     /// This tally as it stands in `period`: the same, or empty once its time is over.
     #[must_use]
     pub fn in_period(self, period: Period) -> Tally {
-        if self.at < period.from || self.used == 0 && self.reserved == 0 {
-            Tally { period, at: self.at, ..Tally::default() }
+        // Of an empty one nothing says when it was: a take that was given back must not carry on what comes after.
+        if self.at < period.from || self.used == 0 && self.period.from != period.from {
+            Tally { period, at: period.from, ..Tally::default() }
         } else if period.until <= self.period.from {
             self
         } else {
@@ -104,7 +105,7 @@ impl Tally {
 
     /// Counts use that no ask took, unless its period is over here.
     pub(super) fn count(&mut self, amount: u64, period: Period, at: Wall) {
-        if self.used == 0 && self.reserved == 0 || period.until > self.period.from {
+        if self.used == 0 || period.until > self.period.from {
             self.take(amount, period, at.max(period.from));
         }
     }
