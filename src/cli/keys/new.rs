@@ -61,7 +61,7 @@ pub(super) fn new(arguments: &New) -> Result<(), Failure> {
         "expires": entry.expires.map(instant),
     });
     let admin = format!(
-        "tollgate keys new --admin http://127.0.0.1:9901 --tenant {} --id {}",
+        " (this comes with a later release):\n\n    tollgate keys new --admin http://127.0.0.1:9901 --tenant {} --id {}",
         entry.tenant, entry.id
     );
     let commit = keyfile::written(&entry, format);
