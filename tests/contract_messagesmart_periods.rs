@@ -31,7 +31,9 @@ impl Office {
     /// As [`Office::with`], with the clock moved on to so long before the next midnight in UTC.
     fn before_midnight(backend: &Backend, by: Duration, edit: impl FnOnce(&Policy)) -> Office {
         let office = Office::with(backend, edit);
-        office.pass(office.until_midnight() - by);
+        // The next midnight may be too near.
+        let day = Duration::from_hours(24);
+        office.pass((office.until_midnight() + day - by) % day);
         office
     }
 

@@ -299,10 +299,12 @@ fn both_used_up_is_told_as_the_wallets_because_no_time_fills_it() {
     let backend = Backend::start();
     let shop = Shop::with(&backend.url(), |policy| {
         policy
-            .replace("\ntenants: {}", "\ntenants: { acme: { limits: { spend-cap: 0.07/month } } }");
+            .replace("\ntenants: {}", "\ntenants: { acme: { limits: { spend-cap: 0.20/month } } }");
     });
-    shop.clerk().top_up("acme", "0.07");
-    assert_eq!(shop.send().status, 200);
+    shop.clerk().top_up("acme", "0.14");
+    for _ in 0..2 {
+        assert_eq!(shop.send().status, 200);
+    }
     message_and_code(&shop.send(), 402, "insufficient_balance");
     shop.clerk().top_up("acme", "1");
     message_and_code(&shop.send(), 403, "spend_cap_reached");
