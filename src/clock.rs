@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Nanoseconds on a clock that never goes back, since an origin that means nothing outside this process.
+/// Nanoseconds on a clock that never goes back. It starts at what the wall clock says when the process starts, so that an
+/// instant of one process means something to the next; from then on the two go their own ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Steady(pub u64);
 
@@ -50,23 +51,37 @@ pub struct Now {
 /// Where time comes from: the system, or a test's hand.
 #[derive(Clone, Debug)]
 pub enum Clock {
-    /// The operating system's clocks; the instant is the origin of [`Steady`].
-    System(Instant),
+    /// The operating system's clocks.
+    System(Origin),
     /// A clock that moves only when told to.
     Manual(Arc<ManualClock>),
 }
 
+/// Where [`Steady`] starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    instant: Instant,
+    reads: Steady,
+}
+
+impl Origin {
+    fn steady(self) -> Steady {
+        self.reads.plus(u64::try_from(self.instant.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
 impl Clock {
-    /// The system's clocks, with now as the origin of [`Steady`].
+    /// The system's clocks, with [`Steady`] starting at the nanoseconds since 1970.
     pub fn system() -> Clock {
+        let reads = Steady(u64::try_from(since_1970().as_nanos()).unwrap_or(u64::MAX));
         #[expect(clippy::disallowed_methods, reason = "this is the file that may")]
-        Clock::System(Instant::now())
+        Clock::System(Origin { instant: Instant::now(), reads })
     }
 
     /// Reads the steady clock alone: half the price, where no calendar is needed.
     pub fn steady(&self) -> Steady {
         match self {
-            Clock::System(origin) => steady_since(*origin),
+            Clock::System(origin) => origin.steady(),
             Clock::Manual(manual) => manual.now().steady,
         }
     }
@@ -74,20 +89,19 @@ impl Clock {
     /// Reads both clocks.
     pub fn now(&self) -> Now {
         match self {
-            Clock::System(origin) => Now { steady: steady_since(*origin), wall: system_wall() },
+            Clock::System(origin) => Now { steady: origin.steady(), wall: system_wall() },
             Clock::Manual(manual) => manual.now(),
         }
     }
 }
 
-fn steady_since(origin: Instant) -> Steady {
-    Steady(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+fn system_wall() -> Wall {
+    Wall(i64::try_from(since_1970().as_millis()).unwrap_or(i64::MAX))
 }
 
-fn system_wall() -> Wall {
+fn since_1970() -> Duration {
     #[expect(clippy::disallowed_methods, reason = "this is the file that may")]
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Wall(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)
 }
 
 /// A clock for tests: both readings stand still until moved.

@@ -10,10 +10,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use listenfd::ListenFd;
 
-use crate::admin::{self, AdminHandle, AdminState};
+use crate::admin::{self, AdminHandle, AdminState, Turn};
 use crate::clock::Clock;
 use crate::config::{self, Loaded, Overrides, Sources};
-use crate::policy::snapshot::{Drain, RecordSink, Scheme, Snapshot};
+use crate::policy::snapshot::{AdminListener, Drain, RecordSink, Scheme, Snapshot, StateAt};
 use crate::proxy;
 use crate::proxy::context::{Common, Pulse};
 use crate::proxy::counters::ConnectionCounters;
@@ -22,12 +22,13 @@ use crate::proxy::served_tls::ServedTls;
 use crate::proxy::tls::TlsProblem;
 use crate::proxy::worker::Workers;
 use crate::reload::{self, ReloadHandle};
-use crate::store::{Backing, Ledger, Restored};
+use crate::store::{Backing, Ledger, OpenedBacking, Restored};
 use crate::telemetry::decision_id::BootId;
 use crate::telemetry::events::{Event, Log};
 use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{BuildInfo, ConnectionFigures, Metrics};
 use crate::telemetry::record::RecordWriter;
+use crate::upkeep::{self, Upkeep, Wake};
 
 /// How long a worker may keep no house before it counts as stuck; it does ten times a second.
 const STUCK: Duration = Duration::from_secs(5);
@@ -85,6 +86,7 @@ struct Running {
     common: Common,
     workers: Arc<Workers>,
     reload: ReloadHandle,
+    upkeep: Upkeep,
     admin: Option<AdminHandle>,
     log: Arc<Log>,
 }
@@ -101,6 +103,8 @@ impl Gate {
 
         let tls = ServedTls::new(&server.listeners)
             .map_err(|problem| StartProblem::Policy(problem.to_string()))?;
+        // Before any address is taken: a gate that cannot remember must not be seen by anybody.
+        let ledger = open_state(&server.state, snapshot.bounds.subjects, &clock, &log)?;
         let mut handed = Listeners::inherited(handed);
         let bound =
             Listeners::bind(&server.listeners, &mut handed).map_err(|problem| here(&problem))?;
@@ -111,6 +115,7 @@ impl Gate {
             RecordWriter::start(&sink, Arc::clone(&log), clock.clone()).map_err(|error| {
                 StartProblem::Here(format!("access records cannot be written: {error}"))
             })?;
+        let started = clock.steady();
         let boot = BootId::draw().map_err(|error| here(&error))?;
         let metrics = Metrics::new(workers, build_info(), clock.clone());
         metrics.watch_dropped("records", records.dropped());
@@ -119,7 +124,7 @@ impl Gate {
         metrics.make_room(&snapshot);
 
         let common = Common {
-            ledger: Ledger::new(snapshot.bounds.subjects, Backing::None, Restored::default()),
+            ledger,
             policy: Arc::new(ArcSwap::from_pointee(snapshot)),
             lifecycle: Arc::new(Lifecycle::new()),
             records: Arc::new(records),
@@ -128,15 +133,20 @@ impl Gate {
             clock,
             boot,
             workers,
-            pulses: (0..workers).map(|_| Pulse::default()).collect(),
+            strikes: Arc::default(),
+            pulses: (0..workers).map(|_| Pulse::starting(started)).collect(),
         };
         let workers = Arc::new(proxy::start(common.clone(), &bound).map_err(|error| here(&error))?);
         for counters in workers.counters() {
             let counters = Arc::clone(counters);
             common.metrics.watch_connections("traffic", move || figures(&counters));
         }
+        let wake = Wake::new(workers.waker());
+        let upkeep = start_upkeep(&common, &wake, &log).map_err(|error| here(&error))?;
+        // Set here only, so that there is nothing to fail.
+        let _ = common.strikes.set(upkeep.strikes());
         let admin =
-            server.admin.map(|admin| start_admin(admin.address, &common, &log)).transpose()?;
+            server.admin.map(|admin| start_admin(admin, &common, wake, &log)).transpose()?;
         let reload = start_reload(
             config,
             overrides,
@@ -151,13 +161,11 @@ impl Gate {
         for address in &traffic {
             log.say(now, &Event::Listening { listener: "traffic", address: *address });
         }
-        // Also with a directory: nothing is written there yet.
-        log.say(now, &Event::StateForgets);
         common.lifecycle.serving();
         Ok(Gate {
             traffic,
             admin: admin.as_ref().map(|admin| admin.local_addr),
-            running: Some(Running { common, workers, reload, admin, log }),
+            running: Some(Running { common, workers, reload, upkeep, admin, log }),
         })
     }
 
@@ -204,7 +212,7 @@ impl Drop for Gate {
 
 impl Running {
     fn end(self, drain: Drain) {
-        let Running { common, workers, reload, admin, log } = self;
+        let Running { common, workers, reload, upkeep, admin, log } = self;
         common.lifecycle.draining();
         let counters = workers.counters().to_vec();
         let sum = |of: fn(&ConnectionCounters) -> &AtomicU64| {
@@ -219,11 +227,60 @@ impl Running {
             let event = Event::TaskFailed { task: "worker", why: "its thread ended by a panic" };
             log.say(common.clock.now().wall, &event);
         }
+        drop(upkeep);
+        close_state(&common);
         common.records.finish(LAST_WORDS);
         log.say(common.clock.now().wall, &Event::Drained { cut: sum(|counters| &counters.cut) });
         drop(admin);
         log.flush(LAST_WORDS);
     }
+}
+
+/// The ledger with what stands behind it, and what that remembers.
+fn open_state(
+    state: &StateAt,
+    subjects_bound: usize,
+    clock: &Clock,
+    log: &Arc<Log>,
+) -> Result<Arc<Ledger>, StartProblem> {
+    let now = clock.now();
+    let directory = match state {
+        StateAt::Memory => {
+            log.say(now.wall, &Event::StateForgets);
+            return Ok(Ledger::new(subjects_bound, Backing::None, Restored::default()));
+        }
+        StateAt::Directory(directory) => directory,
+    };
+    let (said, time) = (Arc::clone(log), clock.clone());
+    let on_failure = move |why: &str| {
+        let why = format!(
+            "{why}. Find out why (disk full, read-only, broken), then restart the gate: until then nothing more is \
+             promised"
+        );
+        said.say(time.now().wall, &Event::StateFailed { why: &why });
+    };
+    let opened = Backing::open(directory, now, Box::new(on_failure));
+    let OpenedBacking { backing, restored, opened_up } = opened.map_err(|error| here(&error))?;
+    for path in opened_up {
+        log.say(now.wall, &Event::StateClosedToOthers { path: &path.to_string_lossy() });
+    }
+    let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+    let event = Event::StateOpened {
+        directory: &directory.to_string_lossy(),
+        meters: count(restored.meters.len()),
+        records: count(restored.records.len()),
+        unresolved: count(restored.pending.len()),
+    };
+    log.say(now.wall, &event);
+    Ok(Ledger::new(subjects_bound, backing, restored))
+}
+
+/// Makes the last uses durable, and lets a successor have the directory. A store that failed before was said to have.
+fn close_state(common: &Common) {
+    let ledger = &common.ledger;
+    // What is handed on here is durable when `close` returns.
+    let _ = ledger.finish(common.clock.now(), Box::new(|_| {}));
+    ledger.backing().close();
 }
 
 /// What the reload follows from the first load on.
@@ -266,15 +323,33 @@ fn start_reload(
     reload::policy::start(parts, &followed.warnings, load_again, wake)
 }
 
+fn start_upkeep(common: &Common, wake: &Wake, log: &Arc<Log>) -> std::io::Result<Upkeep> {
+    Upkeep::start(upkeep::Parts {
+        ledger: Arc::clone(&common.ledger),
+        policy: Arc::clone(&common.policy),
+        metrics: Arc::clone(&common.metrics),
+        lifecycle: Arc::clone(&common.lifecycle),
+        log: Arc::clone(log),
+        clock: common.clock.clone(),
+        wake: wake.clone(),
+    })
+}
+
 fn start_admin(
-    address: SocketAddr,
+    listener: AdminListener,
     common: &Common,
+    wake: Wake,
     log: &Arc<Log>,
 ) -> Result<AdminHandle, StartProblem> {
+    let AdminListener { address, token } = listener;
     let state = AdminState {
         metrics: Arc::clone(&common.metrics),
         lifecycle: Arc::clone(&common.lifecycle),
         snapshot: Some(Arc::clone(&common.policy)),
+        ledger: Arc::clone(&common.ledger),
+        token,
+        wake,
+        turn: Turn::default(),
         log: Arc::clone(log),
         clock: common.clock.clone(),
     };

@@ -7,11 +7,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate::admin::{self, AdminHandle, AdminState};
+use tollgate::admin::{self, AdminHandle, AdminState, Turn};
 use tollgate::clock::Clock;
+use tollgate::store::{Backing, Ledger, Restored};
 use tollgate::telemetry::events::Log;
 use tollgate::telemetry::lifecycle::Lifecycle;
 use tollgate::telemetry::metrics::{BuildInfo, Metrics, StoreFigures};
+use tollgate::upkeep::Wake;
 
 struct Admin {
     state: AdminState,
@@ -25,6 +27,10 @@ fn admin() -> Admin {
         metrics: Metrics::new(1, build, clock.clone()),
         lifecycle: Arc::new(Lifecycle::new()),
         snapshot: None,
+        ledger: Ledger::new(100, Backing::None, Restored::default()),
+        token: None,
+        wake: Wake::default(),
+        turn: Turn::default(),
         log: Log::discard(),
         clock,
     };
@@ -46,7 +52,8 @@ fn connect(address: SocketAddr) -> TcpStream {
 
 fn ask(address: SocketAddr, method: &str, path: &str) -> Answer {
     let mut stream = connect(address);
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");

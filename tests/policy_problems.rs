@@ -40,7 +40,7 @@ fn is_policy(path: &Path) -> bool {
         && !path.to_string_lossy().ends_with(".keys.yaml")
 }
 
-const EXAMPLE: &str = include_str!("problems/example.policy");
+const EXAMPLE: &str = include_str!("examples/design.yaml");
 
 #[test]
 fn the_example_of_the_design_loads() {
@@ -52,7 +52,7 @@ fn the_example_of_the_design_loads() {
     assert_eq!(snapshot.routes.len(), 6);
     assert_eq!(
         snapshot.limits.iter().map(|limit| &*limit.name).collect::<Vec<_>>(),
-        ["throttle", "otp-flood", "guessing"]
+        ["throttle", "otp-flood", "monthly", "guessing"]
     );
     assert_eq!(snapshot.keys.len(), 1);
     assert_eq!(snapshot.guessing.len(), 1);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tollgate::admin::{self, AdminHandle, AdminState};
+use tollgate::admin::{self, AdminHandle, AdminState, Turn};
 use tollgate::clock::Clock;
 use tollgate::policy::address::{AddressSource, ClientAddressRule, Nets};
 use tollgate::policy::answer::Answers;
@@ -26,9 +26,11 @@ use tollgate::policy::snapshot::{
 };
 use tollgate::reload::ReloadHandle;
 use tollgate::reload::policy::{Parts, start};
+use tollgate::store::{Backing, Ledger, Restored};
 use tollgate::telemetry::events::Log;
 use tollgate::telemetry::lifecycle::Lifecycle;
 use tollgate::telemetry::metrics::{BuildInfo, Metrics};
+use tollgate::upkeep::Wake;
 
 /// A policy out of a file of words: its digest is the text, `listen=N` its port, `upstream=N` the upstream's, asked by
 /// readiness.
@@ -180,6 +182,10 @@ fn gate(text: &str) -> Gate {
         metrics,
         lifecycle: Arc::clone(&lifecycle),
         snapshot: Some(Arc::clone(&current)),
+        ledger: Ledger::new(100, Backing::None, Restored::default()),
+        token: None,
+        wake: Wake::default(),
+        turn: Turn::default(),
         log,
         clock,
     };
@@ -191,7 +197,8 @@ impl Gate {
     fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.admin.local_addr).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         text.split_once("\r\n\r\n").unwrap().1.to_owned()

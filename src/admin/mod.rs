@@ -1,9 +1,20 @@
-//! The admin listener: metrics, health and the policy's state, on an address and a thread of its own. Never: a port
-//! shared with traffic, a wait that a worker notices, or a probe that starves behind a slow client.
+//! The admin listener: metrics, health, the policy's state, usage, and the acts that money and keys need, on an address
+//! and a thread of its own. Never: a port shared with traffic, a wait that a worker notices, a probe that starves behind
+//! a slow client, or an act that is acknowledged before it is durable.
 
+mod access;
+mod acts;
 mod answers;
+mod doubts;
+mod given;
+mod keys;
+mod money;
+mod probes;
 mod serve;
 pub mod upstream;
+mod usage;
+mod ways;
+mod whose;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -15,10 +26,15 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::policy::keys::SecretDigest;
 use crate::policy::snapshot::Snapshot;
+use crate::store::Ledger;
 use crate::telemetry::events::{Event, Log};
 use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{ConnectionFigures, Metrics};
+use crate::upkeep::Wake;
+
+pub use acts::Turn;
 
 /// Threads that resolve the upstream's name at most.
 const RESOLVERS: usize = 2;
@@ -32,7 +48,15 @@ pub struct AdminState {
     pub lifecycle: Arc<Lifecycle>,
     /// The policy in force, for where the upstream is; `None`: the upstream is not asked by this listener.
     pub snapshot: Option<Arc<ArcSwap<Snapshot>>>,
-    /// Where failures are said.
+    /// What everyone has used, and where acts are done.
+    pub ledger: Arc<Ledger>,
+    /// SHA-256 of the token that everything below `/v1` asks for; `None`: it answers this host alone.
+    pub token: Option<SecretDigest>,
+    /// Has the workers look at open exchanges again.
+    pub wake: Wake,
+    /// Whose turn it is to act.
+    pub turn: Turn,
+    /// Where failures and acts are said.
     pub log: Arc<Log>,
     /// The time.
     pub clock: Clock,

@@ -16,7 +16,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::answers::{Answer, Asker, answer};
+use super::access::Place;
+use super::answers::Answer;
+use super::ways::answer;
 use super::{AdminState, Connections};
 use crate::telemetry::events::Event;
 
@@ -101,10 +103,10 @@ impl Drop for Open {
 
 async fn connection(stream: TcpStream, peer: SocketAddr, state: AdminState, _open: Open) {
     let Ok(local) = stream.local_addr() else { return };
-    let asker = Asker::of(peer.ip(), local.ip());
+    let place = Place::of(peer.ip(), local.ip());
     let service = service_fn(move |request: Request<Incoming>| {
-        let answered = answer(&request, asker, &state);
-        async move { Ok::<Response<Answer>, Infallible>(answered) }
+        let answered = answer(request, place, peer, state.clone());
+        async move { Ok::<Response<Answer>, Infallible>(answered.await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -7,11 +7,12 @@ use std::fmt;
 use ipnet::IpNet;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::amount::{Amount, MOST_UNITS, Number};
 use super::compile::{Again, Amounts, Collector, Entry};
 use super::problem::{Span, did_you_mean};
 use super::raw::KeyEntry;
 use super::read::{FromText, clip};
-use super::scalar::{Amount, MOST_UNITS, Number, moment, name_complaint, secret_digest};
+use super::scalar::{moment, name_complaint, secret_digest};
 use super::yaml_keys::{NO_PEPPER, NO_PEPPER_REMEDY};
 use crate::policy::keys::KeyStatus;
 use crate::policy::limit::LimitKind;

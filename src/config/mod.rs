@@ -1,12 +1,13 @@
 //! Text → the compiled policy, or every problem at once, each with file, line, caret and remedy.
 //!
 //! Four steps, each in its own rooms: [`tree`] (YAML through serde into located nodes), [`raw`] (the shapes: which
-//! words there are and what type each has, read by [`read`] and [`scalar`]), [`compile`] (raw taken apart by name into
-//! the [`Snapshot`]), [`problem`] (what was found on the way). The tree is there because serde stops at its first
+//! words there are and what type each has, read by [`read`], [`scalar`] and [`amount`]), [`compile`] (raw taken apart by
+//! name into the [`Snapshot`]), [`problem`] (what was found on the way). The tree is there because serde stops at its first
 //! error, while an operator wants all of them; raw and compiled are two sets of types with one arrow between.
 //!
 //! Must never: read a clock, open a socket or a file by itself (the caller hands in how to read), touch tokio or hyper.
 
+mod amount;
 mod compile;
 mod defaults;
 mod json_keys;
@@ -19,6 +20,7 @@ mod schema;
 mod show;
 mod template;
 mod tree;
+mod words;
 mod yaml_keys;
 
 use std::io;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::amount::{Amount, Unit, Zone};
 use super::problem::{At, Findings, Span};
 use super::read::{FromText, Items, Many, Named, Read, not_yet, shape};
 use super::scalar::{
-    Amount, AnswerWord, ChargeWord, CountsWord, CreditWord, DemandWord, GivenName, IdempotencyWord,
+    AnswerWord, ChargeWord, CountsWord, CreditWord, DemandWord, GivenName, IdempotencyWord,
     LimitMode, OnRevokeWord, OnUnknownWord, PerWord, ProtocolWord, RateLimitWord, RuleMode, Size,
-    SizeOrNone, SpellingWord, StoreFailureWord, Unit, UnlistedWord, WindowWord, XRateLimitWord,
-    Zone,
+    SizeOrNone, SpellingWord, StoreFailureWord, UnlistedWord, WindowWord, XRateLimitWord,
 };
 use super::tree::{Key, Node, Value};
 use crate::policy::money::Money;

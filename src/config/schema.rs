@@ -41,7 +41,13 @@ mod tests {
             ("credentials", raw::Credentials::WORDS),
             ("place", raw::Place::WORDS),
             ("new_keys", raw::NewKeys::WORDS),
+            ("admin", raw::Admin::WORDS),
+            ("auto_revoke", raw::AutoRevoke::WORDS),
+            ("balance", raw::BalanceHeader::WORDS),
+            ("cost", raw::Cost::WORDS),
+            ("answer_rule", raw::AnswerRule::WORDS),
             ("idempotency", raw::Idempotency::WORDS),
+            ("route_idempotency", raw::RouteIdempotency::WORDS),
             ("route", raw::Route::WORDS),
             ("scope_rule", raw::ScopeRule::WORDS),
             ("allow_rule", raw::AllowRule::WORDS),
@@ -96,6 +102,15 @@ mod tests {
         };
         same(&limit["window"], scalar::WindowWord::WORDS);
         same(&limit["counts"], scalar::CountsWord::WORDS);
+        same(&limit["credit"], scalar::CreditWord::WORDS);
+        same(&limit["on_store_failure"], scalar::StoreFailureWord::WORDS);
+        let route = &schema["$defs"]["route"]["properties"];
+        same(&route["charge_on"]["anyOf"][0], scalar::ChargeWord::WORDS);
+        same(&route["idempotency"]["anyOf"][0], scalar::IdempotencyWord::WORDS);
+        same(&route["answer"]["anyOf"][0], scalar::AnswerWord::WORDS);
+        let own = &schema["$defs"]["route_idempotency"]["properties"];
+        same(&own["demand"], scalar::DemandWord::WORDS);
+        same(&own["on_unknown"], scalar::OnUnknownWord::WORDS);
         same(&schema["$defs"]["limit_mode"], scalar::LimitMode::WORDS);
         same(&schema["$defs"]["rule_mode"], scalar::RuleMode::WORDS);
         same(&schema["$defs"]["route"]["properties"]["on_revoke"], scalar::OnRevokeWord::WORDS);
@@ -172,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_example_fits_the_schema_and_a_misspelt_word_does_not() {
-        let text = include_str!("../../tests/problems/full_example.policy");
+        let text = include_str!("../../tests/examples/design.yaml");
         let schema = parsed();
         let mut policy: Value = serde_saphyr::from_str(text).unwrap();
         fits(&policy, &schema, &schema).unwrap();

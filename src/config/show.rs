@@ -2,21 +2,21 @@
 //! ceiling itself; it prints what the snapshot holds and finds out which line said so.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
-
-use ipnet::{Ipv4Subnets, Ipv6Subnets};
 
 use super::origin::Place;
 use super::problem::did_you_mean;
+use super::words::{
+    ceiling_words, charge_words, idempotency_words, mode_words, networks_of, revocation_words,
+    size_words, standing_words, store_failure_words, wall_words,
+};
 use super::{Loaded, compile};
-use crate::clock::Wall;
+use crate::policy::idempotency::RecordBounds;
 use crate::policy::keys::{Key, KeyIx, KeyStatus};
-use crate::policy::limit::{Ceiling, Counts, LimitIx, LimitKind, Mode, Window};
-use crate::policy::money::Money;
+use crate::policy::limit::{Ceiling, Counts, LimitIx};
 use crate::policy::route::ScopeDemand;
 use crate::policy::snapshot::{
-    Access, AddressRule, Grant, PlanIx, Route, RouteIx, ScopeIx, Snapshot, Standing, Target,
-    TenantIx, TenantPlace,
+    Access, AddressRule, AdminListener, Grant, PlanIx, Route, RouteIx, ScopeIx, Snapshot, Standing,
+    StateAt, Target, TenantIx, TenantPlace,
 };
 
 /// What to show.
@@ -98,6 +98,7 @@ impl Page<'_> {
             let tls = if listener.tls.is_some() { " (TLS)" } else { "" };
             self.line(0, &format!("listen: {}{tls}", listener.address), None);
         }
+        self.around();
         self.line(0, "routes:", None);
         for route in &snapshot.routes {
             self.route_at(1, route);
@@ -105,15 +106,22 @@ impl Page<'_> {
         self.line(0, "limits:", None);
         for limit in &snapshot.limits {
             let place = self.loaded.origins.limits.get(&*limit.name);
-            let ceiling = ceiling_words(limit.ceiling, limit.kind);
+            let ceiling = ceiling_words(snapshot, limit, limit.ceiling);
             let per = compile::per_words(limit.per);
             let counts = match limit.counts {
                 Counts::Requests => "",
                 Counts::FailedAuthentication => ", counts failed authentications",
             };
             let mode = mode_words(limit.mode);
-            let text = format!("{}: {ceiling}, per {per}{counts}{mode}", limit.name);
+            let failure = store_failure_words(limit);
+            let text = format!("{}: {ceiling}, per {per}{counts}{failure}{mode}", limit.name);
             self.line(1, &text, place);
+        }
+        if !snapshot.auto_revoke.is_empty() {
+            self.line(0, "auto_revoke:", None);
+        }
+        for rule in &snapshot.auto_revoke {
+            self.line(1, &format!("{}: {}", rule.name, revocation_words(rule)), None);
         }
         self.line(0, "plans:", None);
         for (ix, plan) in (0..).map(PlanIx).zip(&snapshot.plans) {
@@ -125,7 +133,8 @@ impl Page<'_> {
                 if let Some((ceiling, place)) =
                     self.loaded.origins.plan_overrides.get(&(ix, limit_ix))
                 {
-                    let text = format!("{}: {}", limit.name, ceiling_words(*ceiling, limit.kind));
+                    let text =
+                        format!("{}: {}", limit.name, ceiling_words(snapshot, limit, *ceiling));
                     self.line(2, &text, Some(place));
                 }
             }
@@ -142,6 +151,35 @@ impl Page<'_> {
             self.line(1, &format!("{}: plan {plan}{scopes}{standing}", tenant.name), place);
         }
         self.line(0, &format!("keys: {}", snapshot.keys.len()), None);
+    }
+
+    /// Admin, state and what lives in it, and the balance that the backend is told.
+    fn around(&mut self) {
+        let snapshot = self.snapshot;
+        match snapshot.server.admin {
+            None => self.line(0, "admin: none", None),
+            Some(AdminListener { address, token }) => {
+                let token = if token.is_some() { " (with a token)" } else { "" };
+                self.line(0, &format!("admin: {address}{token}"), None);
+            }
+        }
+        let state = match &snapshot.server.state {
+            StateAt::Memory => "memory".to_owned(),
+            StateAt::Directory(directory) => directory.display().to_string(),
+        };
+        self.line(0, &format!("state: {state}"), None);
+        if snapshot.routes.iter().any(|route| route.idempotency.is_some()) {
+            let RecordBounds { records, per_tenant, bytes } = snapshot.records;
+            let memory = size_words(bytes as u64);
+            let text = format!(
+                "idempotency: {records} records, {per_tenant} of one tenant, memory {memory}"
+            );
+            self.line(0, &text, None);
+        }
+        if let Some(balance) = &snapshot.identity.balance {
+            let limit = &snapshot.limit(balance.of).name;
+            self.line(0, &format!("balance: {} of {limit}", balance.name), None);
+        }
     }
 
     fn route(&mut self, route: &Route) {
@@ -181,6 +219,13 @@ impl Page<'_> {
         }
         self.allow(depth + 1, "allow", route.allow, None);
         self.line(depth + 1, &format!("weight: {}", route.weight), None);
+        if let Some(cost) = charge_words(&route.charge) {
+            self.line(depth + 1, &format!("cost: {cost}"), None);
+        }
+        if let Some(rule) = &route.idempotency {
+            let rule = idempotency_words(rule, &route.charge.release);
+            self.line(depth + 1, &format!("idempotency: {rule}"), None);
+        }
         let body = match route.max_body.or(self.snapshot.bounds.body) {
             Some(bytes) => size_words(bytes),
             None => "none".to_owned(),
@@ -190,7 +235,7 @@ impl Page<'_> {
         for ix in &route.limits {
             let limit = self.snapshot.limit(*ix);
             let place = self.loaded.origins.limits.get(&*limit.name);
-            let ceiling = ceiling_words(limit.ceiling, limit.kind);
+            let ceiling = ceiling_words(self.snapshot, limit, limit.ceiling);
             let mode = mode_words(limit.mode);
             self.line(depth + 1, &format!("limit {}: {ceiling}{mode}", limit.name), place);
         }
@@ -214,7 +259,7 @@ impl Page<'_> {
         self.line(0, "limits:", None);
         for (limit_ix, limit) in (0..).map(LimitIx).zip(&snapshot.limits) {
             let (ceiling, place) = self.below_key(limit_ix, ix, tenant.plan);
-            let ceiling = ceiling_words(ceiling, limit.kind);
+            let ceiling = ceiling_words(snapshot, limit, ceiling);
             let (per, mode) = (compile::per_words(limit.per), mode_words(limit.mode));
             self.line(1, &format!("{}: {ceiling}, per {per}{mode}", limit.name), place.as_ref());
         }
@@ -258,7 +303,7 @@ impl Page<'_> {
             let ceiling = snapshot.terms(key.terms).ceilings[usize::from(limit_ix.0)];
             let (below, place) = self.below_key(limit_ix, key.tenant, key.plan);
             let place = if below == ceiling { place } else { own.clone() };
-            let ceiling = ceiling_words(ceiling, limit.kind);
+            let ceiling = ceiling_words(snapshot, limit, ceiling);
             let mode = mode_words(limit.mode);
             let per = compile::per_words(limit.per);
             self.line(1, &format!("{}: {ceiling}, per {per}{mode}", limit.name), place.as_ref());
@@ -325,73 +370,5 @@ impl Page<'_> {
             self.snapshot.nets(rule.nets).ranges().flat_map(networks_of).collect();
         let mode = mode_words(rule.mode);
         self.line(depth, &format!("{word}: [{}]{mode}", networks.join(", ")), from);
-    }
-}
-
-/// A range as networks.
-fn networks_of((first, last): (IpAddr, IpAddr)) -> Vec<String> {
-    match (first, last) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => {
-            Ipv4Subnets::new(first, last, 0).map(|net| net.to_string()).collect()
-        }
-        (IpAddr::V6(first), IpAddr::V6(last)) => {
-            Ipv6Subnets::new(first, last, 0).map(|net| net.to_string()).collect()
-        }
-        (first, last) => vec![format!("{first}-{last}")],
-    }
-}
-
-fn mode_words(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Enforce => "",
-        Mode::Shadow => " (shadow)",
-    }
-}
-
-fn standing_words(standing: Standing) -> &'static str {
-    match standing {
-        Standing::Active => "",
-        Standing::Inactive => " (inactive)",
-    }
-}
-
-fn wall_words(wall: Wall) -> String {
-    jiff::Timestamp::from_millisecond(wall.0)
-        .map_or_else(|_| wall.0.to_string(), |timestamp| timestamp.to_string())
-}
-
-/// `64KiB`, as the policy writes it.
-fn size_words(bytes: u64) -> String {
-    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let whole = units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
-    whole.map_or_else(|| format!("{bytes}B"), |(unit, word)| format!("{}{word}", bytes / unit))
-}
-
-/// `120/minute, sliding`, as the policy writes it.
-fn ceiling_words(ceiling: Option<Ceiling>, kind: LimitKind) -> String {
-    const SECOND: u64 = 1_000_000_000;
-    let Some(Ceiling { window, units, period, burst }) = ceiling else {
-        return "none".to_owned();
-    };
-    if kind == LimitKind::Concurrent {
-        return format!("{units} open at once");
-    }
-    let period = match period {
-        SECOND => "second".to_owned(),
-        60_000_000_000 => "minute".to_owned(),
-        3_600_000_000_000 => "hour".to_owned(),
-        86_400_000_000_000 => "day".to_owned(),
-        other if other % SECOND == 0 => format!("{}s", other / SECOND),
-        other => format!("{}ms", other / 1_000_000),
-    };
-    match window {
-        Window::Bucket if burst != units => format!("{units}/{period}, burst {burst}"),
-        Window::Bucket => format!("{units}/{period}"),
-        Window::Sliding => format!("{units}/{period}, sliding"),
-        Window::Fixed => format!("{units}/{period}, fixed"),
-        Window::Concurrent => format!("{units} open at once"),
-        Window::Quota(_) => format!("{units} a calendar period"),
-        Window::Spend(_) => format!("{} a calendar period", Money(units)),
-        Window::Prepaid => "prepaid".to_owned(),
     }
 }

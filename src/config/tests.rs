@@ -1,5 +1,7 @@
 //! What loading does as a whole, over files in memory.
 
+mod money;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
@@ -453,7 +455,7 @@ proptest! {
         which in 0..3usize,
     ) {
         let mut files = [
-            include_str!("../../tests/problems/example.policy").as_bytes().to_vec(),
+            include_str!("../../tests/examples/design.yaml").as_bytes().to_vec(),
             key("one", "acme", ", limits: { throttle: 7 }, expires: 2027-01-01").into_bytes(),
             line("two", "acme", 9, ",\"limits\":{\"throttle\":\"5/minute\"}").into_bytes(),
         ];

@@ -62,6 +62,18 @@ impl fmt::Debug for Calendar {
     }
 }
 
+/// As the policy says it: `day in UTC`, `month in Europe/Amsterdam from day 15`.
+impl fmt::Display for Calendar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let zone = self.zone.iana_name().unwrap_or("UTC");
+        match (self.every, self.anchor) {
+            (Every::Day, _) => write!(f, "day in {zone}"),
+            (Every::Month, 1) => write!(f, "month in {zone}"),
+            (Every::Month, anchor) => write!(f, "month in {zone} from day {anchor}"),
+        }
+    }
+}
+
 /// Two calendars that cut time alike are one, whenever they were compiled.
 impl PartialEq for Calendar {
     fn eq(&self, other: &Calendar) -> bool {

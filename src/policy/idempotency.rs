@@ -198,7 +198,9 @@ impl HeadPrint {
         part(method.as_str().as_bytes());
         part(without_credential(path_and_query, credentials).as_bytes());
         for name in [http::header::CONTENT_TYPE, http::header::CONTENT_LENGTH] {
-            part(headers.get(&name).map_or(&[], http::HeaderValue::as_bytes));
+            let lines = headers.get_all(&name);
+            part(&lines.iter().count().to_be_bytes());
+            lines.iter().for_each(|line| part(line.as_bytes()));
         }
         HeadPrint(hasher.finalize().into())
     }

@@ -25,7 +25,7 @@ pub enum Window {
     Bucket,
     /// At most `units` in *any* period; may err towards refusing, never towards admitting.
     Sliding,
-    /// At most `units` in each period since the epoch of the steady clock; 2 × `units` can pass across an edge.
+    /// At most `units` in each period since 1970 on the steady clock; 2 × `units` can pass across an edge.
     Fixed,
     /// At most `units` open at one moment; time does not help.
     Concurrent,

@@ -15,6 +15,7 @@ pub mod covering;
 pub mod credential;
 pub mod forbidden;
 pub mod head;
+pub mod holder;
 pub mod idempotency;
 pub mod keys;
 pub mod limit;

@@ -1,8 +1,8 @@
 //! What a request needs of its worker: everything is the worker's own, or shared read-only. Nothing here is locked.
 
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use http::{Extensions, HeaderValue};
@@ -12,13 +12,17 @@ use super::forward::Pseudonym;
 use super::long_lived::LongLived;
 use super::pool::Pools;
 use super::served_tls::ServedTls;
-use crate::clock::{Clock, Steady};
+use crate::clock::{Clock, Now, Steady, Wall};
+use crate::policy::keys::Key;
+use crate::policy::refusal::Refusal;
+use crate::policy::revocation::{RevocationRule, RevokeWhen};
 use crate::policy::snapshot::Snapshot;
 use crate::store::Ledger;
 use crate::telemetry::decision_id::{BootId, DecisionId, DecisionIds};
 use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
 use crate::telemetry::record::{RecordBuffer, RecordWriter};
+use crate::upkeep::revocation::Strikes;
 
 /// One worker's hands.
 pub(crate) struct WorkerContext {
@@ -44,6 +48,8 @@ pub(crate) struct WorkerContext {
     pub(super) sweeps: bool,
     /// Where it says that it moves.
     pub(super) pulse: Pulse,
+    /// Where it reports keys that are refused again and again.
+    strikes: Arc<OnceLock<Strikes>>,
 }
 
 /// What all workers of a gate have in common, to make each its context of.
@@ -69,24 +75,37 @@ pub struct Common {
     pub workers: usize,
     /// One a worker.
     pub pulses: Arc<[Pulse]>,
+    /// Where keys that are refused again and again are reported, once the upkeep runs: it starts after the workers, whom
+    /// it wakes.
+    pub strikes: Arc<OnceLock<Strikes>>,
 }
 
 /// When a worker last kept house, in nanoseconds of the steady clock: a worker that is stuck in a request does not.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Pulse(Arc<AtomicU64>);
 
 impl Pulse {
+    /// The pulse of a worker that starts now.
+    pub fn starting(now: Steady) -> Pulse {
+        Pulse(Arc::new(AtomicU64::new(now.0)))
+    }
+
     pub(super) fn beat(&self, now: Steady) {
         self.0.store(now.0, Ordering::Relaxed);
     }
 
-    /// The latest beat; the clock's origin before the first.
+    /// The latest beat; the start before the first.
     pub fn last(&self) -> Steady {
         Steady(self.0.load(Ordering::Relaxed))
     }
 }
 
 impl Common {
+    fn pulse_of(&self, index: usize) -> Pulse {
+        let pulse = self.pulses.get(index).cloned();
+        pulse.unwrap_or_else(|| Pulse::starting(self.clock.steady()))
+    }
+
     /// One worker's own.
     pub(super) fn context(
         &self,
@@ -111,12 +130,31 @@ impl Common {
             in_flight: Cell::new(0),
             workers: self.workers,
             sweeps: index == 0,
-            pulse: self.pulses.get(index).cloned().unwrap_or_default(),
+            pulse: self.pulse_of(index),
+            strikes: Arc::clone(&self.strikes),
         }
     }
 }
 
 impl WorkerContext {
+    /// A key that exists was refused: the rules of `auto_revoke:` may count it.
+    pub(super) fn struck(&self, policy: &Snapshot, now: Now, key: &Key, why: Refusal) {
+        if policy.auto_revoke.is_empty() {
+            return;
+        }
+        if let Some(strikes) = self.strikes.get() {
+            strikes.refused(policy, &self.ledger, now, key, why);
+        }
+    }
+
+    /// A key was used: rules about disuse want to know.
+    pub(super) fn used(&self, policy: &Snapshot, now: Wall, key: &Key) {
+        let unused = |rule: &RevocationRule| matches!(rule.when, RevokeWhen::Unused(_));
+        if policy.auto_revoke.iter().any(unused) {
+            self.ledger.saw(key.subject, now);
+        }
+    }
+
     /// A name for one more request, and the id that its client and its backend see.
     pub(super) fn next_id(&self) -> (DecisionId, HeaderValue) {
         let mut ids = self.ids.borrow_mut();

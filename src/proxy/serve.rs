@@ -233,6 +233,9 @@ fn decide(
         Stop::Balance(of) => here::balance(&policy, of, &facts.readings, request_id),
         Stop::Refused(refused) => {
             exchange.refused(&policy, &refused);
+            if let Some(key) = facts.key {
+                at.struck(&policy, now, policy.keys.at(key), refused.why);
+            }
             refusal(&Refusing {
                 policy: &policy,
                 refused: &refused,

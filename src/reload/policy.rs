@@ -114,6 +114,7 @@ impl Teller {
         self.generation += 1;
         self.refused = false;
         self.lifecycle.ask_upstream(policy.ready_asks_upstream);
+        self.lifecycle.ask_store(policy.ready_asks_store);
         self.metrics.policy_in_force(policy, self.generation, now);
         let event = Event::PolicyLoaded {
             digest: &policy.digest,

@@ -24,8 +24,9 @@ use super::restored::Restored;
 use super::table::{Occupancy, Swept, Table};
 use super::unresolved::Unresolved;
 
-/// How far the wall clock may run ahead of the steady one before a sweep stops believing it, in milliseconds.
-const BELIEVED: u64 = 3_600_000;
+/// How long a calendar period is remembered after its end, in milliseconds: a clock that is set back by less than this
+/// finds its use again.
+const LINGER: i64 = 24 * 3_600_000;
 
 /// What every subject has used, what is known of every idempotency key, and what was done to keys at run time.
 #[derive(Debug)]
@@ -89,11 +90,13 @@ impl Ledger {
     /// Removes cells that say nothing any more. Looks at no more than `budget` cells; the next sweep goes on from
     /// there.
     pub fn sweep(&self, now: Now, budget: usize) -> Swept {
-        // A wall clock that jumps ahead and back again must not have ended a period for good.
+        // A wall clock that jumps ahead and back again must not have ended a period for good: what is believed of it is
+        // how far the steady one came since the first sweep.
         let origin = self.origin.get_or_init(|| now);
-        let passed = now.steady.since(origin.steady).saturating_add(BELIEVED * 1_000_000);
-        let believed = Now { wall: now.wall.min(origin.wall.plus_nanos(passed)), ..now };
-        self.table.sweep(believed, budget)
+        let passed = now.steady.since(origin.steady);
+        let believed = now.wall.min(origin.wall.plus_nanos(passed));
+        let wall = Wall(believed.0.saturating_sub(LINGER));
+        self.table.sweep(Now { wall, ..now }, budget)
     }
 
     /// The keys that are revoked outside their files. Costs no shared counter; not to be held for long.

@@ -16,6 +16,7 @@ mod acts;
 mod backing;
 mod cell;
 mod flush;
+mod journal;
 mod ledger;
 mod office;
 mod op;
@@ -28,7 +29,8 @@ mod table;
 mod unresolved;
 
 pub use acts::{Act, ActProblem, Adjustment, Named, Resolution, Sighting};
-pub use backing::{Backing, Health, Reply, StoreFailed};
+pub use backing::{Backing, Health, OpenedBacking, Reply, StoreFailed};
+pub use journal::{Journal, JournalFigures, OnFailure, OpenProblem};
 pub use ledger::Ledger;
 pub use op::{
     Batch, Charge, Charges, Doubt, KeptAnswer, MeterId, Op, Party, Pending, Progress, Record,

@@ -171,7 +171,7 @@ impl Rounds {
         self.last_round = Some(now.steady);
         self.parts.ledger.flush(now);
         self.parts.ledger.sweep_records(now, RECORDS);
-        self.look_at_store(now);
+        self.look_at_store();
         self.say_doubts(now);
         if self.last_look.is_none_or(|last| now.steady.since(last) >= LOOK) {
             self.last_look = Some(now.steady);
@@ -179,13 +179,10 @@ impl Rounds {
         }
     }
 
-    fn look_at_store(&mut self, now: Now) {
+    fn look_at_store(&mut self) {
         let health = self.parts.ledger.backing().health();
         if (self.store, health) == (Health::Up, Health::Failed) {
             self.parts.lifecycle.store_failed();
-            let why = "a write or a sync of the state failed; find out why (disk full, file system read-only, \
-                       hardware), then restart the gate: until then nothing more is promised";
-            self.parts.log.say(now.wall, &Event::StateFailed { why });
         }
         self.store = health;
     }

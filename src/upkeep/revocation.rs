@@ -26,7 +26,7 @@ use super::{Message, Parts};
 const DAY: i64 = 86_400_000;
 
 /// A key was refused more often than a rule bears.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Strike {
     rule: LimitId,
     key: SubjectKey,

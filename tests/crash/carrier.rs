@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::dice::Dice;
+use crate::support::dice::Dice;
 use crate::support::eventually;
 use crate::support::streams;
 use crate::terms::{ONE, RESERVE, Route, TIMEOUT_MS};

@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::books::{Send, Telling, Told};
-use crate::dice::Dice;
 use crate::scene::{Door, Scene};
 use crate::support::Request;
+use crate::support::dice::Dice;
 use crate::support::frail::Frail;
 use crate::terms::{ROUTES, Route, secret};
 

@@ -39,7 +39,7 @@ impl Desk {
     #[track_caller]
     pub(crate) fn usage(self, tenant: &str, limit: &str) -> Figures {
         let answer = self.get(&format!("/v1/usage?tenant={tenant}&limit={limit}"));
-        let figures = &answer["limits"][0];
+        let figures = &answer["usage"][0];
         Figures { used: millionths(&figures["used"]), ceiling: millionths(&figures["ceiling"]) }
     }
 
@@ -49,11 +49,13 @@ impl Desk {
         let answer = self.get("/v1/reservations");
         let text = |entry: &Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
         let entries = answer["reservations"].as_array().cloned().unwrap_or_default();
+        let total = answer["reservations_total"].as_u64();
+        assert_eq!(total, u64::try_from(entries.len()).ok(), "one answer holds no more");
         let read = |entry: &Value| Unresolved {
             id: text(entry, "id"),
             tenant: text(entry, "tenant"),
             route: text(entry, "route"),
-            request: text(entry, "request"),
+            request: text(entry, "request_id"),
         };
         entries.iter().map(read).collect()
     }
@@ -61,7 +63,7 @@ impl Desk {
     /// Whether it was acknowledged.
     pub(crate) fn top_up(self, tenant: &str, amount: u64, id: &str) -> bool {
         let amount = format!("{}.{:06}", amount / 1_000_000, amount % 1_000_000);
-        let body = json!({ "tenant": tenant, "limit": "wallet", "amount": amount });
+        let body = json!({ "tenant": tenant, "limit": "wallet", "add": amount });
         self.post("/v1/credit", &body, id)
     }
 

@@ -149,8 +149,8 @@ impl Case<'_> {
 
 fn brief(telling: &Telling) -> String {
     let told = match &telling.told {
-        Told::Answer { status, replayed: true, body } => format!("{status} again {:.16}", body),
-        Told::Answer { status, replayed: false, body } => format!("{status} {:.16}", body),
+        Told::Answer { status, replayed: true, body } => format!("{status} again {body:.16}"),
+        Told::Answer { status, replayed: false, body } => format!("{status} {body:.16}"),
         Told::Refused { status, code } => format!("{status} {code}"),
         Told::Nothing => "nothing".to_owned(),
     };

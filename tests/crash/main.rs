@@ -1,4 +1,5 @@
-//! The promise about crashes, tested: gates are killed under load at every place where it is worst, and at any other time.
+//! The promise about crashes, tested: gates are killed under load at every place where it is worst, at any
+//! other time, and with the power.
 //! A checker compares what the backend saw, what clients were told, and what the limits allow.
 //!
 //! Needs a gate that can be told where to die: `cargo test --features kill-points --test crash`. Each place is tried 20
@@ -12,7 +13,6 @@ mod books;
 mod carrier;
 mod clients;
 mod desk;
-mod dice;
 mod judge;
 mod operator;
 mod scene;
@@ -35,12 +35,13 @@ const WORLDS: usize = 2;
 #[test]
 fn no_crash_breaks_a_promise() {
     assert!(
-        cfg!(feature = "kill-points"),
+        has_kill_points(),
         "this gate has no kill points: cargo test --features kill-points --test crash"
     );
     let crashes = crashes();
     let points = KillPoint::ALL.iter().map(|point| Death::At(*point));
-    let waiting = Mutex::new(points.chain([Death::AnyTime]).rev().collect::<Vec<_>>());
+    let waiting =
+        Mutex::new(points.chain([Death::AnyTime, Death::PowerCut]).rev().collect::<Vec<_>>());
     let results: Mutex<Vec<(Death, Tally)>> = Mutex::default();
     thread::scope(|scope| {
         for _ in 0..WORLDS {
@@ -62,13 +63,18 @@ fn no_crash_breaks_a_promise() {
     }
     say(&all.line("all"));
     assert!(all.broken.is_empty(), "{}", all.complaint());
-    assert_eq!(all.crashes, crashes * (KillPoint::ALL.len() + 1));
+    assert_eq!(all.crashes, crashes * (KillPoint::ALL.len() + 2));
     assert!(all.replays > 0 && all.unknown > 0, "the traffic asks for neither: {all:?}");
     assert_eq!(all.count(Promise::Once), 0);
 }
 
 fn next(waiting: &Mutex<Vec<Death>>) -> Option<Death> {
     waiting.lock().expect("no world fails while it holds this").pop()
+}
+
+/// The binary under test is built with the features of this suite.
+fn has_kill_points() -> bool {
+    cfg!(feature = "kill-points")
 }
 
 /// How often each place is tried.

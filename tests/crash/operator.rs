@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::desk::Desk;
-use crate::dice::Dice;
 use crate::scene::Scene;
+use crate::support::dice::Dice;
 use crate::tally::{Promise, Tally};
 use crate::terms::{ONE, VICTIM, tenant};
 

@@ -96,7 +96,7 @@ identity: {{ tenant: X-Tenant-Id }}
 idempotency: {{ keep: 24h, max_body: 64KiB, on_unknown: refuse, release: [503] }}
 routes:
 {}
-  - {{ name: closed, match: GET /closed, scope: nobody-has-it }}
+  - {{ name: closed, match: GET /closed, allow: [203.0.113.0/24] }}
 limits:
   throttle: {{ rate: 1000000/second, per: key }}
   wallet: {{ credit: prepaid, unit: credits, per: tenant, routes: [{wallet}] }}

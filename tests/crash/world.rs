@@ -1,5 +1,6 @@
 //! One world: a policy, a state directory and a backend that outlive many gates, each of which is killed under load.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -12,10 +13,11 @@ use crate::books::Told;
 use crate::carrier::Carrier;
 use crate::clients;
 use crate::desk::Desk;
-use crate::dice::Dice;
 use crate::judge::judge;
 use crate::operator::Ledger;
 use crate::scene::{Door, Scene};
+use crate::support::dice::Dice;
+use crate::support::disk::Disk;
 use crate::support::frail::{Frail, attempt};
 use crate::support::process::{Launch, Process};
 use crate::support::{Policy, Request};
@@ -36,6 +38,8 @@ pub(crate) enum Death {
     At(KillPoint),
     /// By a signal, at any time.
     AnyTime,
+    /// With the machine, at any time: what was not synced may be gone.
+    PowerCut,
 }
 
 impl Death {
@@ -43,6 +47,7 @@ impl Death {
         match self {
             Death::At(point) => point.name(),
             Death::AnyTime => "any time",
+            Death::PowerCut => "power cut",
         }
     }
 }
@@ -51,11 +56,20 @@ impl Death {
 pub(crate) fn survive(death: Death, crashes: usize) -> Tally {
     let tenants = crashes / 2 + 1;
     let policy = terms::policy(tenants);
-    let state = TempDir::new().expect("there is room for a directory");
+    let home = TempDir::new().expect("there is room for a directory");
+    let state = home.path().join("state");
+    let disk = Disk::under(&state);
     let carrier = Carrier::start();
     let scene = Scene::with(CLIENTS + 1);
     let ledger = Ledger::default();
-    let world = World { death, policy: &policy, state: &state, carrier: &carrier, scene: &scene };
+    let world = World {
+        death,
+        policy: &policy,
+        state: &state,
+        disk: &disk,
+        carrier: &carrier,
+        scene: &scene,
+    };
     thread::scope(|scope| {
         for client in 0..CLIENTS as u64 {
             let dice = Dice::named(death.name(), client);
@@ -82,7 +96,8 @@ impl Drop for SendsHome<'_> {
 struct World<'a> {
     death: Death,
     policy: &'a Policy,
-    state: &'a TempDir,
+    state: &'a Path,
+    disk: &'a Disk,
     carrier: &'a Carrier,
     scene: &'a Scene,
 }
@@ -101,6 +116,7 @@ impl World<'_> {
                     launch.with("TOLLGATE_KILL", &format!("{}:{nth}", point.name())).start()
                 }
                 Death::AnyTime => launch.start(),
+                Death::PowerCut => self.disk.carry(&launch).start(),
             };
             // Looks before anybody sends: what is there now is what survived.
             let since = Since { crashes: u64::from(boot > 0), under_way: CLIENTS as u64 };
@@ -109,6 +125,10 @@ impl World<'_> {
             self.die(gate, &mut dice);
             assert!(self.scene.close(), "a client hangs");
             assert!(self.carrier.settles(), "a dead gate's connections stay open");
+            if self.death == Death::PowerCut {
+                assert!(self.disk.syncs() > 0, "the gate writes past this disk");
+                self.disk.cut_power(&mut dice);
+            }
             tally.crashes += 1;
         }
         self.aftermath(crashes, tenants, &mut accounts, ledger, &mut tally);
@@ -119,7 +139,7 @@ impl World<'_> {
     }
 
     fn launch(&self) -> Launch<'_> {
-        Launch::new(self.policy, &self.carrier.url(), &self.state.path().join("state"))
+        Launch::new(self.policy, &self.carrier.url(), self.state)
     }
 
     fn die(&self, mut gate: Process, dice: &mut Dice) {
@@ -128,7 +148,7 @@ impl World<'_> {
                 let ended = gate.wait_within(TOO_LONG);
                 assert!(ended.is_some(), "{} was not passed under load", point.name());
             }
-            Death::AnyTime => {
+            Death::AnyTime | Death::PowerCut => {
                 thread::sleep(Duration::from_millis(20 + dice.below(300)));
                 gate.kill();
             }
@@ -149,7 +169,7 @@ impl World<'_> {
         let request = Request::get("/closed").bearer(VICTIM.1);
         let answer = attempt(gate.traffic, &request);
         let told = Told::of(&answer);
-        assert!(told.is("key_revoked") || told.is("scope_denied"), "{told:?}");
+        assert!(told.is("key_revoked") || told.is("address_denied"), "{told:?}");
         ledger.audit(&desk, told.is("key_revoked"), tally);
     }
 

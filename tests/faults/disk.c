@@ -4,7 +4,7 @@
  *   0  the n-th sync from now fails with EIO (once; the next one succeeds, as on Linux)
  *   1  the n-th write from now fails with EIO (once)
  *   2  one more than the bytes that there is room for; then ENOSPC for as long as it stays 1
- *   3  while not 0, opening fails with EMFILE
+ *   3  while not 0, opening fails with this error; with EROFS only where it is for writing
  *   4  syncs seen   5  writes seen   6  failures made
  *   7  milliseconds that a sync takes longer
  * TOLLGATE_DISK_LOG, where set, gets a record of every change, with what it replaced; TOLLGATE_DISK_TRASH keeps files that
@@ -277,7 +277,9 @@ int fallocate(int fd, int mode, off_t offset, off_t len) { return fallocate64(fd
 static int open_it(int at, const char *name, int flags, mode_t mode) {
   char path[PATH_MAX];
   if (!resolved(at, name, path)) return syscall(SYS_openat, at, name, flags, mode);
-  if (__atomic_load_n(&control[3], __ATOMIC_SEQ_CST)) return fails(EMFILE);
+  int refused = __atomic_load_n(&control[3], __ATOMIC_SEQ_CST);
+  int writes = (flags & O_ACCMODE) != O_RDONLY || flags & (O_CREAT | O_TRUNC);
+  if (refused && (refused != EROFS || writes)) return fails(refused);
   pthread_mutex_lock(&lock);
   struct stat st;
   int is_new = (flags & O_CREAT) && syscall(SYS_newfstatat, AT_FDCWD, path, &st, 0);

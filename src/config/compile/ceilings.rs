@@ -1,7 +1,7 @@
 //! Amounts → ceilings, kind by kind: the one place that decides what `120/minute` or `20.50/day` means to a limit, for
 //! its own number and for every override of it.
 
-use super::super::scalar::{Amount, DAY, Length, MOST_UNITS, Number};
+use super::super::amount::{Amount, DAY, Length, MOST_UNITS, Number};
 use super::Desk;
 use crate::policy::calendar::{CalendarIx, Every};
 use crate::policy::limit::{Ceiling, LimitKind, Window};

@@ -47,6 +47,10 @@ pub(super) fn identity(
             );
             return None;
         };
+        // A wallet that is switched off has nothing to tell; the header stays forbidden to clients.
+        if let Some(Named::Disabled) = limits.named(&of.value.0) {
+            return None;
+        }
         Some(BalanceHeader { name: header, of: money_limit(&of, limits, desk)? })
     });
     for At { value, at } in strip.map_or_else(Vec::new, |strip| strip.items) {

@@ -2,13 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::super::amount::{Amount, MOST_UNITS, Zone};
 use super::super::origin::Origins;
 use super::super::problem::{At, Span};
 use super::super::raw;
 use super::super::read;
-use super::super::scalar::{
-    Amount, CountsWord, LimitMode, MOST_UNITS, StoreFailureWord, WindowWord, Zone, name_complaint,
-};
+use super::super::scalar::{CountsWord, LimitMode, StoreFailureWord, WindowWord, name_complaint};
 use super::Desk;
 use super::ceilings::{
     Calendars, Measure, calendars, concurrent, first_minute, never_fits, prepaid, written,
@@ -149,7 +148,7 @@ fn limit(
         credit.map(|credit| (Kind::Credit, credit.at)),
         concurrent.map(|open| (Kind::Concurrent(open.value), open.at)),
     ];
-    let (given, given_at) = only(name, whole, given, desk)?;
+    let (given, given_at) = only(name, whole, &given, desk)?;
     let kind = given.kind();
     let of_rates =
         [("window", window.as_ref().map(|word| word.at)), ("burst", burst.map(|burst| burst.at))];
@@ -256,10 +255,10 @@ impl Kind {
 fn only(
     name: &str,
     whole: Span,
-    given: [Option<(Kind, Span)>; 5],
+    given: &[Option<(Kind, Span)>],
     desk: &mut Desk<'_>,
 ) -> Option<(Kind, Span)> {
-    let mut given = given.into_iter().flatten();
+    let mut given = given.iter().copied().flatten();
     let Some(first) = given.next() else {
         desk.findings.missing(
             whole,
@@ -303,7 +302,7 @@ fn of_zone(
     anchor: Option<At<u64>>,
     desk: &mut Desk<'_>,
 ) -> Option<Calendars> {
-    use super::super::scalar::Length;
+    use super::super::amount::Length;
     let day = anchor.map_or(1, |anchor| anchor.value);
     let fits = u8::try_from(day).ok().filter(|day| (1..=31).contains(day));
     if let Some(anchor) = anchor {

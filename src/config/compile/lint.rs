@@ -11,7 +11,7 @@ use crate::policy::limit::{LimitIx, LimitKind};
 use crate::policy::money::Money;
 use crate::policy::revocation::RevocationRule;
 use crate::policy::route::ScopeDemand;
-use crate::policy::snapshot::{PlanIx, RouteIx, ScopeIx};
+use crate::policy::snapshot::{PlanIx, RouteIx, ScopeIx, StateAt};
 
 pub(super) fn lint(routes: &Routes, limits: &Limits, keys: &Compiled, desk: &mut Desk<'_>) {
     let demanded: Vec<ScopeIx> = routes
@@ -69,7 +69,7 @@ pub(super) fn lint(routes: &Routes, limits: &Limits, keys: &Compiled, desk: &mut
 
 fn money(ix: LimitIx, routes: &Routes, limits: &Limits, desk: &mut Desk<'_>) {
     let limit = limits.at(ix);
-    if limit.unit.is_none() {
+    if limit.unit.is_none() && !desk.findings.has_errors() {
         desk.findings.warn(
             limits.span(ix),
             format!("`{}` does not say what it counts", limit.name),
@@ -95,12 +95,14 @@ pub(super) fn memory_at(state: Option<&Or<String, raw::State>>) -> Option<Span> 
 
 /// Tells what a restart forgets of what was promised to last.
 pub(super) fn forgetful(
-    routes: &Routes,
-    limits: &Limits,
-    auto_revoke: &[RevocationRule],
+    state: &StateAt,
     at: Option<Span>,
+    (routes, limits, auto_revoke): (&Routes, &Limits, &[RevocationRule]),
     desk: &mut Desk<'_>,
 ) {
+    if *state != StateAt::Memory {
+        return;
+    }
     let counts =
         |wanted: &[LimitKind]| limits.compiled.iter().any(|limit| wanted.contains(&limit.kind));
     let forgotten: Vec<&str> = [
@@ -118,7 +120,7 @@ pub(super) fn forgetful(
     let message = format!("in memory, a restart forgets {}", forgotten.join(", "));
     match at {
         Some(at) => {
-            desk.findings.warn(at, message, "name a directory: `state: ./state`".to_owned())
+            desk.findings.warn(at, message, "name a directory: `state: ./state`".to_owned());
         }
         None => desk.notes.push(format!("state: {message}")),
     }

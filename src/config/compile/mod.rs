@@ -44,7 +44,7 @@ use crate::policy::address::Nets;
 use crate::policy::calendar::{Calendar, CalendarIx, Every};
 use crate::policy::limit::{Mode, Terms};
 use crate::policy::snapshot::{
-    AddressRule, Grant, GrantIx, NetsIx, ScopeIx, Snapshot, StateAt, TermsIx,
+    AddressRule, Grant, GrantIx, NetsIx, ScopeIx, Snapshot, TermsIx, Upstream,
 };
 
 /// What every step of compiling shares.
@@ -335,7 +335,7 @@ pub(super) fn compile(
 
     let idempotency = idempotency::defaults(idempotency, desk);
     let mut routes = routes::routes(routes, upstream.response_timeout, &idempotency, desk);
-    let limits = limits::limits(limits, &routes, desk);
+    let mut limits = limits::limits(limits, &routes, desk);
     routes::balances(&mut routes, &limits, desk);
     let identity = identity::identity(identity, &upstream.compiled, &limits, desk);
     let auto_revoke = revocation::auto_revoke(auto_revoke, desk);
@@ -348,14 +348,11 @@ pub(super) fn compile(
     let report = server::report(report, &limits, desk);
     let answers = answers::answers(errors, desk);
     lint::lint(&routes, &limits, &keys, desk);
-    if server.state == StateAt::Memory {
-        lint::forgetful(&routes, &limits, &auto_revoke, memory_at, desk);
-    }
+    lint::forgetful(&server.state, memory_at, (&routes, &limits, &auto_revoke), desk);
 
     if desk.findings.has_errors() {
         return None;
     }
-    let mut limits = limits;
     let route_slots = slots(
         previous.map(|previous| &previous.route_slots),
         routes.compiled.iter_mut().map(|route| (&route.name, &mut route.slot)),
@@ -364,10 +361,6 @@ pub(super) fn compile(
         previous.map(|previous| &previous.limit_slots),
         limits.compiled.iter_mut().map(|limit| (&limit.name, &mut limit.slot)),
     );
-    let upstream = match previous {
-        Some(previous) if *previous.upstream == upstream.compiled => previous.upstream.clone(),
-        _ => Arc::new(upstream.compiled),
-    };
     let guessing = limits.guessing();
     let keys::Compiled { keys, plans, tenants, .. } = keys;
     let snapshot = Snapshot {
@@ -393,7 +386,7 @@ pub(super) fn compile(
         report,
         identity,
         answers,
-        upstream,
+        upstream: kept(previous, upstream.compiled),
         bounds,
         drain,
         server,
@@ -419,6 +412,14 @@ fn check_version(version: Option<&At<u64>>, at: Span, findings: &mut Findings) {
             "the policy does not say its `version`",
             "write `version: 1` on its first line".to_owned(),
         ),
+    }
+}
+
+/// The previous upstream where it is equal, so that its pools live on.
+fn kept(previous: Option<&Snapshot>, upstream: Upstream) -> Arc<Upstream> {
+    match previous {
+        Some(previous) if *previous.upstream == upstream => previous.upstream.clone(),
+        _ => Arc::new(upstream),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Overrides of plans, tenants and keys: who may set what, and the ceiling that comes of it.
 
+use super::super::amount::{Amount, MOST_UNITS, Number};
 use super::super::problem::{Span, did_you_mean};
 use super::super::raw::{self, Or, Override};
 use super::super::read;
-use super::super::scalar::{Amount, MOST_UNITS, Number};
 use super::Desk;
 use super::ceilings::{Wrong, never_fits, written};
 use super::coverage::per_words;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::super::amount::{Amount, DAY, Length};
 use super::super::problem::{At, did_you_mean};
 use super::super::raw;
 use super::super::read::{Many, Named};
-use super::super::scalar::{Amount, DAY, Length, LimitMode, name_complaint};
+use super::super::scalar::{LimitMode, name_complaint};
 use super::Desk;
 use super::limits::RESERVED;
 use crate::policy::limit::{Ceiling, LimitId, Mode, Window};

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::amount::MOST_UNITS;
 use super::super::defaults;
 use super::super::origin::Origins;
 use super::super::problem::{At, Span};
 use super::super::raw::{self, Match, Or};
 use super::super::read::{Items, Many, clip};
-use super::super::scalar::{AnswerWord, GivenName, MOST_UNITS, OnRevokeWord};
+use super::super::scalar::{AnswerWord, GivenName, OnRevokeWord};
 use super::limits::Limits;
 use super::{Desk, charges, idempotency, identity, mode_of};
 use crate::policy::Name;

@@ -37,7 +37,32 @@ impl Wide {
     }
 }
 
+/// What a bucket remembers, for a journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BucketParts {
+    /// Units × `period` in use at `at`.
+    pub level: u128,
+    /// The period under which the level was written, in nanoseconds.
+    pub period: u64,
+    /// The level's instant.
+    pub at: Steady,
+    /// When it says the same as an empty one.
+    pub idle_from: Steady,
+}
+
 impl Bucket {
+    /// What it remembers.
+    pub fn parts(self) -> BucketParts {
+        let Bucket { level, period, at, idle_from } = self;
+        BucketParts { level: level.get(), period, at, idle_from }
+    }
+
+    /// The bucket that remembers this.
+    pub fn from_parts(parts: BucketParts) -> Bucket {
+        let BucketParts { level, period, at, idle_from } = parts;
+        Bucket { level: Wide::new(level), period, at, idle_from }
+    }
+
     pub(super) fn carrying(carried: Carried, ceiling: &Ceiling) -> Bucket {
         let period = ceiling.period.max(1);
         let level = Wide::new(u128::from(carried.units) * u128::from(period));

@@ -1,4 +1,4 @@
-//! Fixed windows, counted from the origin of the steady clock: at most N in each, so at most 2 N across an edge.
+//! Fixed windows, counted from 1970 on the steady clock: at most N in each, so at most 2 N across an edge.
 
 use crate::clock::Steady;
 use crate::policy::limit::Ceiling;
@@ -14,7 +14,30 @@ pub struct Fixed {
     idle_from: Steady,
 }
 
+/// What a fixed window remembers, for a journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FixedParts {
+    /// The latest take.
+    pub at: Steady,
+    /// The use of its window.
+    pub used: u64,
+    /// When it says the same as an empty one.
+    pub idle_from: Steady,
+}
+
 impl Fixed {
+    /// What it remembers.
+    pub fn parts(self) -> FixedParts {
+        let Fixed { at, used, idle_from } = self;
+        FixedParts { at, used, idle_from }
+    }
+
+    /// The window that remembers this.
+    pub fn from_parts(parts: FixedParts) -> Fixed {
+        let FixedParts { at, used, idle_from } = parts;
+        Fixed { at, used, idle_from }
+    }
+
     pub(super) fn carrying(carried: Carried, ceiling: &Ceiling) -> Fixed {
         let mut fixed = Fixed { at: carried.at, used: carried.units, idle_from: Steady::default() };
         fixed.keep(ceiling);

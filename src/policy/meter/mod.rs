@@ -11,9 +11,9 @@ mod purse;
 mod sliding;
 mod tally;
 
-pub use bucket::Bucket;
+pub use bucket::{Bucket, BucketParts};
 pub use concurrent::Concurrent;
-pub use fixed::Fixed;
+pub use fixed::{Fixed, FixedParts};
 pub use purse::Purse;
 pub use sliding::Sliding;
 pub use tally::{Block, Tally};

@@ -33,6 +33,31 @@ pub struct Sliding {
 }
 
 impl Sliding {
+    /// When the use was, ascending: instants and units, at most 32 of them.
+    pub fn groups(&self) -> impl ExactSizeIterator<Item = (Steady, u64)> {
+        self.used().iter().map(|group| (group.at, group.units))
+    }
+
+    /// When it says the same as an empty one.
+    pub fn idle_from(&self) -> Steady {
+        self.idle_from
+    }
+
+    /// The window with this use; `None` if the instants do not ascend or are more than 32.
+    pub fn from_groups(
+        groups: impl Iterator<Item = (Steady, u64)>,
+        idle_from: Steady,
+    ) -> Option<Sliding> {
+        let mut sliding = Sliding { idle_from, ..Sliding::default() };
+        for (at, units) in groups {
+            let ascends = sliding.newest().is_none_or(|newest| newest.at <= at);
+            let group = sliding.groups.get_mut(sliding.len).filter(|_| ascends)?;
+            *group = Group { at, units };
+            sliding.len += 1;
+        }
+        Some(sliding)
+    }
+
     pub(super) fn admits(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> bool {
         ceiling.units > 0
             && u128::from(weight)

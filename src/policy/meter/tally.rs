@@ -48,8 +48,9 @@ impl Tally {
     /// This tally as it stands in `period`: the same, or empty once its time is over.
     #[must_use]
     pub fn in_period(self, period: Period) -> Tally {
-        if self.at < period.from || self.used == 0 && self.reserved == 0 {
-            Tally { period, at: self.at, ..Tally::default() }
+        // Of an empty one nothing says when it was: a take that was given back must not carry on what comes after.
+        if self.at < period.from || self.used == 0 && self.period.from != period.from {
+            Tally { period, at: period.from, ..Tally::default() }
         } else if period.until <= self.period.from {
             self
         } else {
@@ -104,7 +105,7 @@ impl Tally {
 
     /// Counts use that no ask took, unless its period is over here.
     pub(super) fn count(&mut self, amount: u64, period: Period, at: Wall) {
-        if self.used == 0 && self.reserved == 0 || period.until > self.period.from {
+        if self.used == 0 || period.until > self.period.from {
             self.take(amount, period, at.max(period.from));
         }
     }
@@ -141,8 +142,12 @@ impl Tally {
         }
     }
 
-    /// Makes room for a block that was durable before: the journal's side of [`Tally::block`].
+    /// Makes room for a block that was durable before: the journal's side of [`Tally::block`]. One that comes late, when a
+    /// later period has begun, says nothing of that.
     pub fn reserve(&mut self, block: &Block) {
+        if self.used > 0 && block.period.until <= self.period.from {
+            return;
+        }
         *self = self.in_period(block.period);
         self.at = self.at.max(block.at);
         self.used = self.used.max(block.to);

@@ -106,6 +106,11 @@ pub enum Event<'a> {
         /// Charges whose outcome nobody knows.
         unresolved: u64,
     },
+    /// Others could read a part of the state, and can no longer.
+    StateClosedToOthers {
+        /// The directory or the file.
+        path: &'a str,
+    },
     /// A write or a sync of the state failed: until restart nothing more is promised.
     StateFailed {
         /// Why, and what to do.
@@ -251,6 +256,7 @@ impl Event<'_> {
             Event::WatchUnavailable { .. } => "watch_unavailable",
             Event::StateForgets => "state_forgets",
             Event::StateOpened { .. } => "state_opened",
+            Event::StateClosedToOthers { .. } => "state_closed_to_others",
             Event::StateFailed { .. } => "state_failed",
             Event::AutoRevoked { .. } => "auto_revoked",
             Event::AdminAct { .. } => "admin_act",
@@ -285,6 +291,7 @@ impl Event<'_> {
             | Event::AutoRevoked { .. }
             | Event::CostExceeded { .. }
             | Event::Unresolved { .. }
+            | Event::StateClosedToOthers { .. }
             | Event::WatchUnavailable { .. }
             | Event::UpstreamFailed { .. }
             | Event::RecordsDropped { .. } => Level::Warning,
@@ -317,6 +324,7 @@ impl Event<'_> {
             | Event::WatchUnavailable { .. }
             | Event::StateForgets
             | Event::StateOpened { .. }
+            | Event::StateClosedToOthers { .. }
             | Event::StateFailed { .. }
             | Event::AutoRevoked { .. }
             | Event::AdminAct { .. }
@@ -382,6 +390,7 @@ impl Event<'_> {
             | Event::PolicyRecovered
             | Event::ReloadRequested
             | Event::StateForgets => {}
+            Event::StateClosedToOthers { path } => field("path", Value::Text(path)),
             Event::StateOpened { directory, meters, records, unresolved } => {
                 field("directory", Value::Text(directory));
                 field("meters", Value::Number(meters));

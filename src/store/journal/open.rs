@@ -1,0 +1,166 @@
+//! Opening: everything is looked at before a byte of it is believed.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use redb::backends::FileBackend;
+use redb::{Database, DatabaseError, StorageBackend, StorageError};
+
+use crate::clock::Now;
+
+use super::directory::{Directory, FORMAT, Standing};
+use super::load::{self, Loaded};
+use super::mark::Mark;
+use super::problem::OpenProblem;
+use super::tables::{Changes, META, META_FORMAT, META_SEQUENCE, TableProblem};
+
+/// Bytes that the library may keep of the file; the kernel keeps it as well.
+const CACHE: usize = 4 << 20;
+
+/// A journal that was read and found whole.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) directory: Directory,
+    pub(super) database: Database,
+    pub(super) mark: Mark,
+    pub(super) loaded: Loaded,
+}
+
+/// The journal in a directory's own file.
+pub(super) fn in_file(path: &Path, now: Now) -> Result<Opened, OpenProblem> {
+    let mut directory = Directory::take(path)?;
+    let journal = directory.journal_path();
+    let file = directory.journal(|file| {
+        let database = library(&journal, storage_of(&journal, file)?)?;
+        establish(&journal, &database)?;
+        guarded(&journal, || database.close().map_err(TableProblem::from))
+    })?;
+    let storage = storage_of(&journal, file)?;
+    open(directory, storage, now)
+}
+
+/// The journal on a storage of another's making, with the directory's other files beside it.
+pub(super) fn on_storage(
+    path: &Path,
+    storage: impl StorageBackend,
+    now: Now,
+) -> Result<Opened, OpenProblem> {
+    let directory = Directory::take(path)?;
+    open(directory, storage, now)
+}
+
+fn open(
+    mut directory: Directory,
+    storage: impl StorageBackend,
+    now: Now,
+) -> Result<Opened, OpenProblem> {
+    let journal = directory.journal_path();
+    let corrupt = |what: String| OpenProblem::Corrupt { file: journal.clone(), what };
+    let empty = storage.len().is_ok_and(|length| length == 0);
+    if empty && directory.standing() == Standing::Established {
+        return Err(corrupt("it is empty".to_owned()));
+    }
+    let database = library(&journal, storage)?;
+    if empty {
+        establish(&journal, &database)?;
+    }
+    let loaded = guarded(&journal, || load::load(&database, now))?;
+    if loaded.format != FORMAT {
+        return Err(corrupt(format!("it says of itself that it has format {}", loaded.format)));
+    }
+    let (mark, acknowledged) = directory.mark()?;
+    if loaded.sequence < acknowledged {
+        return Err(corrupt(format!(
+            "it ends at commit {}, and commit {acknowledged} was acknowledged",
+            loaded.sequence
+        )));
+    }
+    if directory.standing() == Standing::New && loaded.sequence > 0 {
+        return Err(OpenProblem::Corrupt {
+            file: directory.format_path(),
+            what: "it is missing or empty, and there is state beside it".to_owned(),
+        });
+    }
+    directory.establish()?;
+    Ok(Opened { directory, database, mark, loaded })
+}
+
+fn storage_of(journal: &Path, file: File) -> Result<FileBackend, OpenProblem> {
+    FileBackend::new(file).map_err(|error| library_problem(journal, error))
+}
+
+/// Opens the storage, and verifies every page of it.
+fn library(journal: &Path, storage: impl StorageBackend) -> Result<Database, OpenProblem> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+    match catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(storage))) {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(error)) => Err(library_problem(journal, error)),
+        Err(_) => Err(unreadable(journal)),
+    }
+}
+
+/// Makes the tables of an empty journal.
+fn establish(journal: &Path, database: &Database) -> Result<(), OpenProblem> {
+    guarded(journal, || {
+        let transaction = database.begin_write()?;
+        Changes::new(&transaction)?.finish()?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(META_FORMAT, FORMAT)?;
+            meta.insert(META_SEQUENCE, 0)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    })
+}
+
+/// Whatever the library meets in a damaged file, a panic too, is a problem of the file.
+fn guarded<T>(
+    journal: &Path,
+    work: impl FnOnce() -> Result<T, TableProblem>,
+) -> Result<T, OpenProblem> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(TableProblem::Library(redb::Error::Io(error)))) => {
+            Err(system_problem(journal, &error))
+        }
+        Ok(Err(problem)) => {
+            Err(OpenProblem::Corrupt { file: journal.to_owned(), what: problem.to_string() })
+        }
+        Err(_) => Err(unreadable(journal)),
+    }
+}
+
+fn library_problem(journal: &Path, error: DatabaseError) -> OpenProblem {
+    match error {
+        DatabaseError::Storage(StorageError::Io(error)) => system_problem(journal, &error),
+        DatabaseError::DatabaseAlreadyOpen => {
+            OpenProblem::Locked { directory: journal.parent().unwrap_or(journal).to_owned() }
+        }
+        other => OpenProblem::Corrupt { file: journal.to_owned(), what: other.to_string() },
+    }
+}
+
+/// An end that comes too early is damage; anything else is the system's word.
+fn system_problem(journal: &Path, error: &std::io::Error) -> OpenProblem {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidData => OpenProblem::Corrupt {
+            file: journal.to_owned(),
+            what: format!("it is not as it was written: {error}"),
+        },
+        _ => OpenProblem::Unusable {
+            path: journal.to_owned(),
+            what: format!("it cannot be read or written: {error}"),
+        },
+    }
+}
+
+fn unreadable(journal: &Path) -> OpenProblem {
+    OpenProblem::Corrupt {
+        file: journal.to_owned(),
+        what: "its structure leads nowhere".to_owned(),
+    }
+}

@@ -1,0 +1,382 @@
+//! What stands in each kind of row, both ways.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::clock::{Now, Steady, Wall};
+use crate::policy::calendar::Period;
+use crate::policy::idempotency::{BodyPrint, HeadPrint, RecordId};
+use crate::policy::limit::{LimitId, LimitKind, SubjectKey};
+use crate::policy::meter::{Bucket, BucketParts, Fixed, FixedParts, Meter, Purse, Sliding, Tally};
+use crate::policy::overlay::{Revoked, RevokedBy};
+
+use super::super::op::{
+    Charge, Doubt, KeptAnswer, MeterId, Party, Pending, Progress, Record, ReservationId,
+};
+use super::codec::{Malformed, RowReader, RowWriter};
+
+/// A meter's key: limit, kind, subject. Big-endian, so that the meters of one limit are neighbours.
+pub(super) type MeterKey = [u8; 25];
+
+/// A meter as it stands on disk.
+#[derive(Clone, Debug)]
+pub(super) struct MeterRow {
+    /// When its image was handed over; zero for one that was only changed.
+    pub(super) now: Now,
+    pub(super) meter: Meter,
+}
+
+pub(super) fn meter_key(id: MeterId) -> MeterKey {
+    let mut key = [0; 25];
+    key[..8].copy_from_slice(&id.limit.0.to_be_bytes());
+    key[8] = kind_code(id.kind);
+    key[9..].copy_from_slice(&id.subject.0.to_be_bytes());
+    key
+}
+
+pub(super) fn read_meter_key(key: &MeterKey) -> Result<MeterId, Malformed> {
+    let mut reader = RowReader::unchecked(key);
+    let limit = LimitId(u64::from_be_bytes(reader.array()?));
+    let kind = read_kind(reader.u8()?)?;
+    let subject = SubjectKey(u128::from_be_bytes(reader.array()?));
+    Ok(MeterId { limit, kind, subject })
+}
+
+/// `None` for what is open: that ends with the process.
+pub(super) fn write_meter(key: &MeterKey, row: &MeterRow) -> Option<Vec<u8>> {
+    let mut writer = RowWriter::new();
+    writer.u64(row.now.steady.0);
+    writer.i64(row.now.wall.0);
+    match &row.meter {
+        Meter::Bucket(bucket) => {
+            let BucketParts { level, period, at, idle_from } = bucket.parts();
+            writer.u8(1);
+            writer.u128(level);
+            writer.u64(period);
+            writer.u64(at.0);
+            writer.u64(idle_from.0);
+        }
+        Meter::Sliding(sliding) => {
+            writer.u8(2);
+            writer.u64(sliding.idle_from().0);
+            let groups = sliding.groups();
+            writer.count(groups.len());
+            for (at, units) in groups {
+                writer.u64(at.0);
+                writer.u64(units);
+            }
+        }
+        Meter::Fixed(fixed) => {
+            let FixedParts { at, used, idle_from } = fixed.parts();
+            writer.u8(3);
+            writer.u64(at.0);
+            writer.u64(used);
+            writer.u64(idle_from.0);
+        }
+        Meter::Quota(tally) | Meter::Spend(tally) => {
+            let (period, at, used) = tally.remembers();
+            writer.u8(4);
+            write_period(&mut writer, period);
+            writer.i64(at.0);
+            writer.u64(used);
+        }
+        Meter::Credit(purse) => {
+            writer.u8(5);
+            writer.u64(purse.granted);
+            writer.u64(purse.used);
+        }
+        Meter::Concurrent(_) => return None,
+    }
+    Some(writer.finish(key))
+}
+
+/// A meter, with every instant of the steady clock moved by what `moved` says of the instant at which it was saved.
+pub(super) fn read_meter(
+    id: MeterId,
+    key: &MeterKey,
+    row: &[u8],
+    moved: impl Fn(Now) -> i128,
+) -> Result<MeterRow, Malformed> {
+    let mut reader = RowReader::new(row, key)?;
+    let now = Now { steady: Steady(reader.u64()?), wall: Wall(reader.i64()?) };
+    let by = moved(now);
+    let steady = |reader: &mut RowReader<'_>| reader.u64().map(|at| shifted(Steady(at), by));
+    let meter = match (reader.u8()?, id.kind) {
+        (1, LimitKind::Rate) => Meter::Bucket(Bucket::from_parts(BucketParts {
+            level: reader.u128()?,
+            period: reader.u64()?,
+            at: steady(&mut reader)?,
+            idle_from: steady(&mut reader)?,
+        })),
+        (2, LimitKind::Rate) => {
+            let idle_from = steady(&mut reader)?;
+            let groups: Vec<(Steady, u64)> = (0..reader.count()?)
+                .map(|_| Ok((steady(&mut reader)?, reader.u64()?)))
+                .collect::<Result<_, Malformed>>()?;
+            let sliding = Sliding::from_groups(groups.into_iter(), idle_from);
+            Meter::Sliding(sliding.ok_or(Malformed("its instants do not ascend"))?)
+        }
+        (3, LimitKind::Rate) => Meter::Fixed(Fixed::from_parts(FixedParts {
+            at: steady(&mut reader)?,
+            used: reader.u64()?,
+            idle_from: steady(&mut reader)?,
+        })),
+        (4, kind @ (LimitKind::Quota | LimitKind::Spend)) => {
+            let period = read_period(&mut reader)?;
+            let tally = Tally::remembered(period, Wall(reader.i64()?), reader.u64()?);
+            if kind == LimitKind::Quota { Meter::Quota(tally) } else { Meter::Spend(tally) }
+        }
+        (5, LimitKind::Credit) => {
+            Meter::Credit(Purse { granted: reader.u64()?, used: reader.u64()? })
+        }
+        _ => return Err(Malformed("its meter is not of its limit's kind")),
+    };
+    reader.finish()?;
+    Ok(MeterRow { now: Now { steady: shifted(now.steady, by), ..now }, meter })
+}
+
+pub(super) fn write_pending(pending: &Pending, doubt: Option<Doubt>) -> Vec<u8> {
+    let mut writer = RowWriter::new();
+    writer.u8(doubt.map_or(0, doubt_code));
+    writer.i64(pending.at.0);
+    writer.count(pending.charges.len());
+    for charge in &pending.charges {
+        writer.array(&meter_key(charge.meter));
+        write_period(&mut writer, charge.period);
+        writer.i64(charge.at.0);
+        writer.u64(charge.amount);
+    }
+    match pending.record {
+        Some(RecordId(record)) => {
+            writer.u8(1);
+            writer.u128(record);
+        }
+        None => writer.u8(0),
+    }
+    write_party(&mut writer, &pending.party);
+    writer.finish(&pending.id.0.to_le_bytes())
+}
+
+pub(super) fn read_pending(
+    id: ReservationId,
+    row: &[u8],
+) -> Result<(Pending, Option<Doubt>), Malformed> {
+    let mut reader = RowReader::new(row, &id.0.to_le_bytes())?;
+    let doubt = match reader.u8()? {
+        0 => None,
+        code => Some(read_doubt(code)?),
+    };
+    let at = Wall(reader.i64()?);
+    let charges = (0..reader.count()?)
+        .map(|_| {
+            Ok(Charge {
+                meter: read_meter_key(&reader.array()?)?,
+                period: read_period(&mut reader)?,
+                at: Wall(reader.i64()?),
+                amount: reader.u64()?,
+            })
+        })
+        .collect::<Result<_, Malformed>>()?;
+    let record = match reader.u8()? {
+        0 => None,
+        1 => Some(RecordId(reader.u128()?)),
+        _ => return Err(Malformed("it neither has a record nor has none")),
+    };
+    let party = read_party(&mut reader)?;
+    reader.finish()?;
+    Ok((Pending { id, at, charges, record, party }, doubt))
+}
+
+pub(super) fn write_record(id: RecordId, record: &Record) -> Vec<u8> {
+    let mut writer = RowWriter::new();
+    // First, so that the end of its life is read without the rest.
+    writer.i64(record.until.0);
+    writer.i64(record.at.0);
+    writer.u128(record.tenant.0);
+    writer.array(&record.head.0);
+    write_party(&mut writer, &record.party);
+    match &record.progress {
+        Progress::InFlight => writer.u8(1),
+        Progress::Answered(answer, print) => {
+            writer.u8(2);
+            writer.u64(print.bytes);
+            writer.array(&print.digest);
+            writer.u16(answer.status);
+            writer.count(answer.fields.len());
+            for (name, value) in &answer.fields {
+                writer.text(name);
+                writer.bytes(value);
+            }
+            writer.bytes(&answer.body);
+        }
+        Progress::NotReplayable => writer.u8(3),
+        Progress::Unknown(doubt) => {
+            writer.u8(4);
+            writer.u8(doubt_code(*doubt));
+        }
+    }
+    writer.finish(&id.0.to_le_bytes())
+}
+
+/// The first millisecond of no longer being remembered.
+pub(super) fn record_until(id: RecordId, row: &[u8]) -> Result<Wall, Malformed> {
+    RowReader::new(row, &id.0.to_le_bytes())?.i64().map(Wall)
+}
+
+pub(super) fn read_record(id: RecordId, row: &[u8]) -> Result<Record, Malformed> {
+    let mut reader = RowReader::new(row, &id.0.to_le_bytes())?;
+    let until = Wall(reader.i64()?);
+    let at = Wall(reader.i64()?);
+    let tenant = SubjectKey(reader.u128()?);
+    let head = HeadPrint(reader.array()?);
+    let party = read_party(&mut reader)?;
+    let progress = match reader.u8()? {
+        1 => Progress::InFlight,
+        2 => {
+            let print = BodyPrint { bytes: reader.u64()?, digest: reader.array()? };
+            Progress::Answered(Arc::new(read_answer(&mut reader)?), print)
+        }
+        3 => Progress::NotReplayable,
+        4 => Progress::Unknown(read_doubt(reader.u8()?)?),
+        _ => return Err(Malformed("its progress is none that this release knows")),
+    };
+    reader.finish()?;
+    Ok(Record { tenant, head, at, until, party, progress })
+}
+
+fn read_answer(reader: &mut RowReader<'_>) -> Result<KeptAnswer, Malformed> {
+    let status = reader.u16()?;
+    let fields = (0..reader.count()?)
+        .map(|_| Ok((reader.text()?.into(), Bytes::copy_from_slice(reader.bytes()?))))
+        .collect::<Result<_, Malformed>>()?;
+    Ok(KeptAnswer { status, fields, body: Bytes::copy_from_slice(reader.bytes()?) })
+}
+
+pub(super) fn write_revoked(subject: SubjectKey, revoked: &Revoked) -> Vec<u8> {
+    let mut writer = RowWriter::new();
+    writer.text(&revoked.key);
+    writer.i64(revoked.at.0);
+    match &revoked.by {
+        RevokedBy::Person => writer.u8(1),
+        RevokedBy::Rule(name) => {
+            writer.u8(2);
+            writer.text(name);
+        }
+    }
+    writer.text(&revoked.why);
+    writer.finish(&subject.0.to_le_bytes())
+}
+
+pub(super) fn read_revoked(subject: SubjectKey, row: &[u8]) -> Result<Revoked, Malformed> {
+    let mut reader = RowReader::new(row, &subject.0.to_le_bytes())?;
+    let key = reader.text()?.into();
+    let at = Wall(reader.i64()?);
+    let by = match reader.u8()? {
+        1 => RevokedBy::Person,
+        2 => RevokedBy::Rule(reader.text()?.into()),
+        _ => return Err(Malformed("nobody that this release knows revoked it")),
+    };
+    let why = reader.text()?.into();
+    reader.finish()?;
+    Ok(Revoked { key, at, by, why })
+}
+
+pub(super) fn write_seen(subject: SubjectKey, at: Wall) -> Vec<u8> {
+    let mut writer = RowWriter::new();
+    writer.i64(at.0);
+    writer.finish(&subject.0.to_le_bytes())
+}
+
+pub(super) fn read_seen(subject: SubjectKey, row: &[u8]) -> Result<Wall, Malformed> {
+    let mut reader = RowReader::new(row, &subject.0.to_le_bytes())?;
+    let at = Wall(reader.i64()?);
+    reader.finish()?;
+    Ok(at)
+}
+
+pub(super) fn write_act(at: Wall, id: &str, answer: &str) -> Vec<u8> {
+    let mut writer = RowWriter::new();
+    writer.text(answer);
+    writer.finish(&act_place(at, id))
+}
+
+pub(super) fn read_act(at: Wall, id: &str, row: &[u8]) -> Result<Box<str>, Malformed> {
+    let place = act_place(at, id);
+    let mut reader = RowReader::new(row, &place)?;
+    let answer = reader.text()?.into();
+    reader.finish()?;
+    Ok(answer)
+}
+
+fn act_place(at: Wall, id: &str) -> Vec<u8> {
+    let mut place = at.0.to_le_bytes().to_vec();
+    place.extend_from_slice(id.as_bytes());
+    place
+}
+
+fn write_period(writer: &mut RowWriter, period: Period) {
+    writer.i64(period.from.0);
+    writer.i64(period.until.0);
+}
+
+fn read_period(reader: &mut RowReader<'_>) -> Result<Period, Malformed> {
+    Ok(Period { from: Wall(reader.i64()?), until: Wall(reader.i64()?) })
+}
+
+fn write_party(writer: &mut RowWriter, party: &Party) {
+    let Party { tenant, key, route, request } = party;
+    for text in [tenant, key, route, request] {
+        writer.text(text);
+    }
+}
+
+fn read_party(reader: &mut RowReader<'_>) -> Result<Party, Malformed> {
+    Ok(Party {
+        tenant: reader.text()?.into(),
+        key: reader.text()?.into(),
+        route: reader.text()?.into(),
+        request: reader.text()?.into(),
+    })
+}
+
+fn kind_code(kind: LimitKind) -> u8 {
+    match kind {
+        LimitKind::Rate => 1,
+        LimitKind::Concurrent => 2,
+        LimitKind::Quota => 3,
+        LimitKind::Spend => 4,
+        LimitKind::Credit => 5,
+    }
+}
+
+fn read_kind(code: u8) -> Result<LimitKind, Malformed> {
+    Ok(match code {
+        1 => LimitKind::Rate,
+        2 => LimitKind::Concurrent,
+        3 => LimitKind::Quota,
+        4 => LimitKind::Spend,
+        5 => LimitKind::Credit,
+        _ => return Err(Malformed("it counts nothing that this release knows")),
+    })
+}
+
+fn doubt_code(doubt: Doubt) -> u8 {
+    match doubt {
+        Doubt::Crash => 1,
+        Doubt::NoAnswer => 2,
+    }
+}
+
+fn read_doubt(code: u8) -> Result<Doubt, Malformed> {
+    match code {
+        1 => Ok(Doubt::Crash),
+        2 => Ok(Doubt::NoAnswer),
+        _ => Err(Malformed("it is in doubt for no reason that this release knows")),
+    }
+}
+
+fn shifted(at: Steady, by: i128) -> Steady {
+    let moved = i128::from(at.0).saturating_add(by).clamp(0, i128::from(u64::MAX));
+    Steady(u64::try_from(moved).unwrap_or(u64::MAX))
+}

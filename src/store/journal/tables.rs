@@ -1,0 +1,292 @@
+//! The tables of the journal, and what a change does to them. Counting is done by the same code as in memory.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
+
+use crate::clock::Now;
+use crate::policy::limit::LimitKind;
+use crate::policy::meter::{Meter, Purse, Tally};
+
+use super::super::acts::Adjustment;
+use super::super::op::{Charge, MeterId, Op, Pending, ReservationId};
+use super::codec::Malformed;
+use super::rows::{self, MeterKey, MeterRow};
+
+/// Meters by limit, kind and subject.
+pub(super) const METERS: TableDefinition<&MeterKey, &[u8]> = TableDefinition::new("meters");
+/// Open and doubtful reservations by their ids.
+pub(super) const PENDING: TableDefinition<u128, &[u8]> = TableDefinition::new("pending");
+/// Idempotency records by their ids.
+pub(super) const RECORDS: TableDefinition<u128, &[u8]> = TableDefinition::new("records");
+/// Revocations by the hash of the key's id.
+pub(super) const REVOKED: TableDefinition<u128, &[u8]> = TableDefinition::new("revoked");
+/// Last uses by the hash of the key's id.
+pub(super) const SEEN: TableDefinition<u128, &[u8]> = TableDefinition::new("seen");
+/// Admin acts by time and name.
+pub(super) const ACTS: TableDefinition<(i64, &str), &[u8]> = TableDefinition::new("acts");
+/// Numbers about the journal itself.
+pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+
+/// The format, as in the file beside the journal.
+pub(super) const META_FORMAT: &str = "format";
+/// Counts the commits.
+pub(super) const META_SEQUENCE: &str = "sequence";
+
+/// Admin acts that are remembered; a repeat of an older one is a fresh one.
+pub(super) const MOST_ACTS: u64 = 10_000;
+
+/// Why a change cannot be written, or the tables not be read.
+#[derive(Debug)]
+pub(super) enum TableProblem {
+    /// The library, or the system below it.
+    Library(redb::Error),
+    /// A row is not what was written.
+    Row(&'static str, Malformed),
+}
+
+impl fmt::Display for TableProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TableProblem::Library(error) => error.fmt(f),
+            TableProblem::Row(table, malformed) => write!(f, "a row of `{table}`: {malformed}"),
+        }
+    }
+}
+
+macro_rules! from_the_library {
+    ($($error:ty),+) => { $(
+        impl From<$error> for TableProblem {
+            fn from(error: $error) -> TableProblem {
+                TableProblem::Library(error.into())
+            }
+        }
+    )+ };
+}
+
+from_the_library!(
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    redb::CommitError,
+    redb::DatabaseError
+);
+
+/// The tables inside one transaction.
+pub(super) struct Changes<'t> {
+    meters: Table<'t, &'static MeterKey, &'static [u8]>,
+    pending: Table<'t, u128, &'static [u8]>,
+    records: Table<'t, u128, &'static [u8]>,
+    revoked: Table<'t, u128, &'static [u8]>,
+    seen: Table<'t, u128, &'static [u8]>,
+    acts: Table<'t, (i64, &'static str), &'static [u8]>,
+    /// Meters that were changed, written once at the end: many requests of a commit charge the same ones.
+    changed: BTreeMap<MeterKey, Option<MeterRow>>,
+}
+
+impl<'t> Changes<'t> {
+    pub(super) fn new(transaction: &'t WriteTransaction) -> Result<Changes<'t>, TableProblem> {
+        Ok(Changes {
+            meters: transaction.open_table(METERS)?,
+            pending: transaction.open_table(PENDING)?,
+            records: transaction.open_table(RECORDS)?,
+            revoked: transaction.open_table(REVOKED)?,
+            seen: transaction.open_table(SEEN)?,
+            acts: transaction.open_table(ACTS)?,
+            changed: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn apply(&mut self, op: &Op) -> Result<(), TableProblem> {
+        match op {
+            Op::Block(meter, block) => self.change(*meter, |meter| match meter {
+                Meter::Quota(tally) | Meter::Spend(tally) => tally.reserve(block),
+                Meter::Bucket(_)
+                | Meter::Sliding(_)
+                | Meter::Fixed(_)
+                | Meter::Concurrent(_)
+                | Meter::Credit(_) => {}
+            }),
+            Op::Reserve(pending) => self.reserve(pending),
+            Op::Settle { id, back } => self.settle(*id, back),
+            Op::Doubt(id, doubt) => {
+                let Some((pending, _)) = self.pending_row(*id)? else { return Ok(()) };
+                let row = rows::write_pending(&pending, Some(*doubt));
+                self.pending.insert(id.0, row.as_slice())?;
+                Ok(())
+            }
+            Op::Record(id, record) => {
+                self.records.insert(id.0, rows::write_record(*id, record).as_slice())?;
+                Ok(())
+            }
+            Op::Forget(id) => {
+                self.records.remove(id.0)?;
+                Ok(())
+            }
+            Op::Meter { meter, image, now } => {
+                // One thread hands images over, and the channel keeps their order: the last is the newest.
+                self.changed.insert(
+                    rows::meter_key(*meter),
+                    Some(MeterRow { now: *now, meter: Meter::clone(image) }),
+                );
+                Ok(())
+            }
+            Op::Adjust { meter, period, at, by } => self.change(*meter, |meter| match by {
+                Adjustment::Add(units) => meter.count(*units, *period, *at),
+                Adjustment::Remove(units) => meter.discount(*units, *period),
+            }),
+            Op::TopUp { meter, amount } => self.change(*meter, |meter| {
+                if let Meter::Credit(purse) = meter {
+                    purse.top_up(*amount);
+                }
+            }),
+            Op::Reset(meter) => self.reset(*meter),
+            Op::Revoke(key, revoked) => {
+                // The first one of a key stays, as in memory.
+                if self.revoked.get(key.0)?.is_none() {
+                    self.revoked.insert(key.0, rows::write_revoked(*key, revoked).as_slice())?;
+                }
+                Ok(())
+            }
+            Op::Restore(key) => {
+                self.revoked.remove(key.0)?;
+                Ok(())
+            }
+            Op::Seen(key, at) => {
+                let known = match self.seen.get(key.0)? {
+                    Some(row) => Some(
+                        rows::read_seen(*key, row.value())
+                            .map_err(|malformed| TableProblem::Row("seen", malformed))?,
+                    ),
+                    None => None,
+                };
+                if known.is_none_or(|known| known < *at) {
+                    self.seen.insert(key.0, rows::write_seen(*key, *at).as_slice())?;
+                }
+                Ok(())
+            }
+            Op::Act { id, at, answer } => {
+                let row = rows::write_act(*at, id, answer);
+                self.acts.insert((at.0, &**id), row.as_slice())?;
+                while self.acts.len()? > MOST_ACTS {
+                    self.acts.pop_first()?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes what was changed in place.
+    pub(super) fn finish(mut self) -> Result<(), TableProblem> {
+        for (key, row) in &self.changed {
+            match row.as_ref().and_then(|row| rows::write_meter(key, row)) {
+                Some(row) => drop(self.meters.insert(key, row.as_slice())?),
+                None => drop(self.meters.remove(key)?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a record if it is still what `stale` says of its row.
+    pub(super) fn drop_record(
+        &mut self,
+        id: u128,
+        stale: impl FnOnce(&[u8]) -> bool,
+    ) -> Result<(), TableProblem> {
+        if self.records.get(id)?.is_some_and(|row| stale(row.value())) {
+            self.records.remove(id)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a meter if it is still what `stale` says of its row.
+    pub(super) fn drop_meter(
+        &mut self,
+        key: &MeterKey,
+        stale: impl FnOnce(&[u8]) -> bool,
+    ) -> Result<(), TableProblem> {
+        if self.meters.get(key)?.is_some_and(|row| stale(row.value())) {
+            self.meters.remove(key)?;
+        }
+        Ok(())
+    }
+
+    fn reserve(&mut self, pending: &Pending) -> Result<(), TableProblem> {
+        let row = rows::write_pending(pending, None);
+        self.pending.insert(pending.id.0, row.as_slice())?;
+        for Charge { meter, period, at, amount } in &pending.charges {
+            self.change(*meter, |meter| match meter {
+                Meter::Quota(tally) | Meter::Spend(tally) => tally.take(*amount, *period, *at),
+                Meter::Credit(purse) => purse.take(*amount),
+                Meter::Bucket(_) | Meter::Sliding(_) | Meter::Fixed(_) | Meter::Concurrent(_) => {}
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What is not open was settled before, and nothing goes back twice.
+    fn settle(&mut self, id: ReservationId, back: &[Charge]) -> Result<(), TableProblem> {
+        if self.pending.remove(id.0)?.is_none() {
+            return Ok(());
+        }
+        for Charge { meter, at, amount, .. } in back {
+            self.change(*meter, |meter| match meter {
+                Meter::Quota(tally) | Meter::Spend(tally) => tally.give_back(*amount, *at),
+                Meter::Credit(purse) => purse.give_back(*amount),
+                Meter::Bucket(_) | Meter::Sliding(_) | Meter::Fixed(_) | Meter::Concurrent(_) => {}
+            })?;
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self, meter: MeterId) -> Result<(), TableProblem> {
+        match meter.kind {
+            LimitKind::Credit => self.change(meter, Meter::reset),
+            LimitKind::Rate | LimitKind::Concurrent | LimitKind::Quota | LimitKind::Spend => {
+                self.changed.insert(rows::meter_key(meter), None);
+                Ok(())
+            }
+        }
+    }
+
+    /// Changes a meter; one that is not there starts from nothing. A rate that is not there stays away, since it is only
+    /// ever known by its image.
+    fn change(&mut self, id: MeterId, with: impl FnOnce(&mut Meter)) -> Result<(), TableProblem> {
+        let key = rows::meter_key(id);
+        if !self.changed.contains_key(&key) {
+            let known = match self.meters.get(&key)? {
+                Some(row) => Some(
+                    rows::read_meter(id, &key, row.value(), |_| 0)
+                        .map_err(|malformed| TableProblem::Row("meters", malformed))?,
+                ),
+                None => None,
+            };
+            self.changed.insert(key, known);
+        }
+        let slot = self.changed.entry(key).or_default();
+        if slot.is_none() {
+            let meter = match id.kind {
+                LimitKind::Rate | LimitKind::Concurrent => return Ok(()),
+                LimitKind::Quota => Meter::Quota(Tally::default()),
+                LimitKind::Spend => Meter::Spend(Tally::default()),
+                LimitKind::Credit => Meter::Credit(Purse::default()),
+            };
+            *slot = Some(MeterRow { now: Now::default(), meter });
+        }
+        if let Some(row) = slot {
+            with(&mut row.meter);
+        }
+        Ok(())
+    }
+
+    fn pending_row(
+        &self,
+        id: ReservationId,
+    ) -> Result<Option<(Pending, Option<super::super::op::Doubt>)>, TableProblem> {
+        let Some(row) = self.pending.get(id.0)? else { return Ok(None) };
+        rows::read_pending(id, row.value())
+            .map(Some)
+            .map_err(|malformed| TableProblem::Row("pending", malformed))
+    }
+}
