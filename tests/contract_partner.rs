@@ -220,12 +220,10 @@ fn more_endpoints_are_one_line_each() {
     let (gate, key) = PARTNER.start(&backend);
     let list = Request::get("/api/v1/templates").bearer(&key);
     assert_eq!(gate.send(&list).status, 404);
-    // The two lines that the file's comment shows, as they stand there.
-    let text = gate.policy.text();
-    let shown: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("#   - ")).collect();
-    assert_eq!(shown.len(), 2, "{text}");
-    let lines = shown.join("\n  - ");
-    gate.policy.replace("\nroutes:", &format!("\nroutes:\n  - {lines}"));
+    // The lines that the file's comment shows, as they stand there.
+    let shown = shown(&gate.policy);
+    assert_eq!(shown.len(), 3, "{}", gate.policy.text());
+    gate.policy.replace("\nroutes:", &format!("\nroutes:\n  {}", shown.join("\n  ")));
     assert!(gate.soon(&list, 200), "a line in the file is not in force");
     assert_eq!(gate.send(&Request::get("/api/v1/templates/7").bearer(&key)).status, 200);
 }
@@ -258,14 +256,21 @@ fn as_shipped_the_wallet_is_the_backends_to_tell() {
     }
 }
 
-/// The policy with the wallet held by the gate, by the two lines that its comment shows and without `mode: disabled`.
+/// The lines that the file shows for more endpoints.
+fn shown(policy: &Policy) -> Vec<String> {
+    let text = policy.text();
+    text.lines()
+        .filter_map(|line| line.strip_prefix("#   "))
+        .filter(|l| l.starts_with("- {"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The policy with the wallet held by the gate, as its comments say: without `mode: disabled`, and with a route that costs.
 fn with_the_gates_wallet() -> Policy {
     let policy = Policy::contract("partner");
-    let text = policy.text();
-    let shown: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("#     ")).collect();
-    let [identity, route] = shown[..] else { panic!("{text}") };
-    let old = text.lines().find(|line| line.starts_with("identity:")).expect("it is there");
-    policy.replace(old, identity);
+    let lines = shown(&policy);
+    let route = lines.iter().find(|line| line.contains("cost: 1")).expect("the file shows one");
     policy.replace("\nroutes:", &format!("\nroutes:\n  {route}"));
     policy.replace("per: tenant, mode: disabled }", "per: tenant }");
     policy
