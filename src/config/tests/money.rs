@@ -254,7 +254,7 @@ fn what_is_in_force_is_shown_with_its_money_and_keys() {
         "answer: { balance: wallet }",
         "balance: x-balance of wallet",
         "idle: unused for 90d (shadow)",
-        "abuse: refused more than 50/hour for [scope_denied, address_denied]",
+        "abuse: refused 50/hour for [scope_denied, address_denied]",
     ] {
         assert!(shown.contains(words), "{words}\n{shown}");
     }
