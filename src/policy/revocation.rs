@@ -22,7 +22,8 @@ pub struct RevocationRule {
 pub enum RevokeWhen {
     /// The key was not used for so many milliseconds; counted from when the gate first saw it, if that is later.
     Unused(i64),
-    /// The key was refused for one of these reasons more often than this sliding ceiling admits.
+    /// The key was refused for one of these reasons more often than this sliding ceiling admits: `refused: 50/hour` bears
+    /// 49, and the 50th strikes.
     Refused {
         /// How often in any period is still borne.
         ceiling: Ceiling,

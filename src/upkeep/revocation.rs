@@ -120,8 +120,8 @@ impl Bailiff {
                 (hours, _) => format!("{hours} hours"),
             };
             let why = format!(
-                "refused more than {} times within {span}, last with {}",
-                ceiling.units,
+                "refused {} times within {span}, last with {}",
+                ceiling.units.saturating_add(1),
                 strike.why.name()
             );
             self.carry_out(parts, rule, key, &why, now);

@@ -92,7 +92,7 @@ fn refused(
         desk.findings.error_with(
             refused.at,
             "this does not say how many refusals in what time",
-            "write 50/hour: the 51st within an hour revokes".to_owned(),
+            "write 50/hour: the 50th within an hour revokes".to_owned(),
         );
         return None;
     };
@@ -128,7 +128,9 @@ fn refused(
             }
         }
     }
-    let ceiling = Ceiling { window: Window::Sliding, units, period, burst: units };
+    // The last of them strikes, so that one fewer is borne.
+    let borne = units - 1;
+    let ceiling = Ceiling { window: Window::Sliding, units: borne, period, burst: borne };
     Some(RevokeWhen::Refused { ceiling, reasons: counted.into() })
 }
 

@@ -202,8 +202,8 @@ fn revocation_by_rule_is_in_shadow_unless_it_is_switched_on() {
     assert_eq!(idle.id, LimitId::of("auto_revoke/idle"));
     assert_eq!(idle.when, RevokeWhen::Unused(90 * 86_400_000));
     let RevokeWhen::Refused { ceiling, reasons } = &abuse.when else { panic!("refused") };
-    assert_eq!((ceiling.window, ceiling.units), (Window::Sliding, 50));
-    assert_eq!((ceiling.period, ceiling.burst), (60 * MINUTE, 50));
+    assert_eq!((ceiling.window, ceiling.units), (Window::Sliding, 49), "the 50th strikes");
+    assert_eq!((ceiling.period, ceiling.burst), (60 * MINUTE, 49));
     assert_eq!(**reasons, [Refusal::ScopeDenied, Refusal::AddressDenied]);
 }
 
@@ -254,7 +254,7 @@ fn what_is_in_force_is_shown_with_its_money_and_keys() {
         "answer: { balance: wallet }",
         "balance: x-balance of wallet",
         "idle: unused for 90d (shadow)",
-        "abuse: refused more than 50/hour for [scope_denied, address_denied]",
+        "abuse: refused 50/hour for [scope_denied, address_denied]",
     ] {
         assert!(shown.contains(words), "{words}\n{shown}");
     }
