@@ -128,7 +128,9 @@ fn refused(
             }
         }
     }
-    let ceiling = Ceiling { window: Window::Sliding, units, period, burst: units };
+    // The last of them strikes, so that one fewer is borne.
+    let borne = units - 1;
+    let ceiling = Ceiling { window: Window::Sliding, units: borne, period, burst: borne };
     Some(RevokeWhen::Refused { ceiling, reasons: counted.into() })
 }
 

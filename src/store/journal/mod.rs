@@ -23,6 +23,7 @@ mod directory;
 mod load;
 mod mark;
 mod open;
+mod places;
 mod problem;
 mod rows;
 mod tables;
@@ -143,7 +144,7 @@ fn start(
     on_failure: OnFailure,
 ) -> Result<OpenedJournal, OpenProblem> {
     let open::Opened { directory, database, mark, loaded } = opened;
-    let load::Loaded { restored, stale, sequence, format: _ } = loaded;
+    let load::Loaded { restored, stale, places, sequence, format: _ } = loaded;
     let path = directory.journal_path();
     let opened_up = directory.opened_up().to_vec();
     let (messages, waiting) = sync_channel(CHANNEL);
@@ -153,6 +154,7 @@ fn start(
         mark,
         sequence,
         stale,
+        places,
         opened: now,
         path: path.clone(),
         messages: waiting,
