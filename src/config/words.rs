@@ -164,12 +164,7 @@ pub(super) fn revocation_words(rule: &RevocationRule) -> String {
         RevokeWhen::Refused { ceiling, reasons } => {
             let reasons: Vec<&str> = reasons.iter().copied().map(Refusal::name).collect();
             let period = period_words(ceiling.period);
-<<<<<<< HEAD
             format!("refused {}/{period} for [{}]", ceiling.units, reasons.join(", "))
-=======
-            let times = ceiling.units.saturating_add(1);
-            format!("refused {times}/{period} for [{}]", reasons.join(", "))
->>>>>>> config
         }
     };
     format!("{when}{}", mode_words(rule.mode))

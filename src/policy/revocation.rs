@@ -22,12 +22,7 @@ pub struct RevocationRule {
 pub enum RevokeWhen {
     /// The key was not used for so many milliseconds; counted from when the gate first saw it, if that is later.
     Unused(i64),
-<<<<<<< HEAD
     /// The key was refused for one of these reasons as often as this sliding ceiling says.
-=======
-    /// The key was refused for one of these reasons more often than this sliding ceiling admits: `refused: 50/hour` bears
-    /// 49, and the 50th strikes.
->>>>>>> config
     Refused {
         /// How many in any period revoke.
         ceiling: Ceiling,

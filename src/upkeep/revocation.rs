@@ -119,11 +119,7 @@ impl Bailiff {
             };
             let why = format!(
                 "refused {} times within {span}, last with {}",
-<<<<<<< HEAD
                 ceiling.units,
-=======
-                ceiling.units.saturating_add(1),
->>>>>>> config
                 strike.why.name()
             );
             self.carry_out(parts, rule, key, &why, now);

@@ -128,9 +128,7 @@ fn refused(
             }
         }
     }
-    // The last of them strikes, so that one fewer is borne.
-    let borne = units - 1;
-    let ceiling = Ceiling { window: Window::Sliding, units: borne, period, burst: borne };
+    let ceiling = Ceiling { window: Window::Sliding, units, period, burst: units };
     Some(RevokeWhen::Refused { ceiling, reasons: counted.into() })
 }
 
