@@ -66,6 +66,27 @@ fn a_retry_of_each_send_gets_the_original_response_and_the_backend_is_not_called
 }
 
 #[test]
+fn headers_are_named_as_printed() {
+    let backend = counting();
+    let (gate, token) = start(&backend);
+    let otp = || gate.send(&keyed("/otp/send", "{}", &token, "k"));
+    otp();
+    let replay = otp();
+    let answers: Vec<_> = (0..9).map(|_| otp()).collect();
+    let flood = answers.last().expect("there are nine");
+    let has = |answer: &Answer, name: &str| {
+        assert!(answer.headers.iter().any(|(n, _)| n == name), "{name}: {answer:?}");
+    };
+    has(&replay, "Idempotent-Replayed");
+    assert_eq!(flood.status, 429);
+    has(flood, "Retry-After");
+    for name in ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"] {
+        has(&replay, name);
+        has(flood, name);
+    }
+}
+
+#[test]
 fn the_original_response_is_what_the_backend_said_whatever_it_said() {
     let backend = Backend::start();
     let (gate, token) = start(&backend);
