@@ -239,6 +239,16 @@ fn a_backend_that_was_never_reached_leaves_the_key_free() {
 }
 
 #[test]
+fn an_answer_too_large_to_be_kept_is_said_to_be_done_and_is_not_sent_again() {
+    let backend = Backend::start();
+    backend.answers(Reply::json("200 OK", &format!("\"{}\"", "x".repeat(300 * 1024))));
+    let (gate, token) = start(&backend);
+    assert_eq!(gate.send(&sms(&token, "k")).body.len(), 300 * 1024 + 2, "it passes all the same");
+    message_and_code(&gate.send(&sms(&token, "k")), 409, "idempotency_not_replayable");
+    assert_eq!(backend.count(), 1);
+}
+
+#[test]
 fn records_belong_to_the_tenant_over_all_its_tokens() {
     let backend = counting();
     let policy = Policy::contract("sms-platform");
