@@ -119,6 +119,10 @@ impl Journal {
     /// Writes what is waiting, releases the directory, and returns when that is done. What comes later is refused.
     pub(super) fn close(&self) {
         let Some(thread) = self.thread.lock().take() else { return };
+        // A reply may be the last to hold the journal: its thread cannot wait for itself, and ends when nobody is left.
+        if thread.thread().id() == std::thread::current().id() {
+            return;
+        }
         // The thread is there until it has seen this, and panics of the library do not leave it.
         if self.messages.send(Message::End).is_ok() {
             let _ = thread.join();
