@@ -249,6 +249,36 @@ fn expiry_is_a_date_an_instant_a_duration_or_never() {
 }
 
 #[test]
+fn a_key_gets_limits_of_its_own_kind_and_period() {
+    let limits = "limits:
+  quota: { quota: none, per: key, time_zone: Europe/Amsterdam }
+  cap: { spend: 500/month, unit: EUR, per: key }
+  wallet: { credit: prepaid, unit: credits, per: key }
+  later: { credit: prepaid, unit: credits, per: key, mode: disabled }
+";
+    let desk = Desk::with(&POLICY.replace("limits:\n", limits), None);
+    let given = ["quota=1000000/month", "cap=20.50/day", "wallet=none", "later=none"];
+    let rest: Vec<&str> = given.iter().flat_map(|limit| ["--limit", limit]).collect();
+    desk.new_key(&rest).secret();
+    let written = "limits: { quota: 1000000/month, cap: 20.50/day, wallet: none, later: none }";
+    assert!(desk.text().contains(written), "{}", desk.text());
+    desk.new_key(&["--limit", "cap=20.50"]).secret();
+    let before = desk.text();
+    for (limit, meant) in [
+        ("quota=1000", "needs its period"),
+        ("quota=1000/hour", "by the day or the month"),
+        ("quota=1.5/day", "no whole number"),
+        ("cap=0.0000001/day", "six decimal places"),
+        ("wallet=500", "prepaid"),
+    ] {
+        let said = desk.new_key(&["--limit", limit]);
+        assert_eq!((said.code, said.out.as_str()), (1, ""), "{limit}");
+        assert!(said.err.contains(meant), "{limit}: {}", said.err);
+    }
+    assert_eq!(desk.text(), before);
+}
+
+#[test]
 fn slips_are_told_with_what_was_meant_and_change_nothing() {
     let desk = Desk::new();
     for (rest, meant) in [

@@ -1,8 +1,13 @@
-//! Every sentence of the `partner` contract but those of its wallet, over real sockets, against the shipped policy.
+//! Every sentence of the `partner` contract, over real sockets, against the shipped policy: with the wallet held by the
+//! backend, as shipped, and by the gate, as the file shows.
 
 mod support;
 
-use support::contract::Contract;
+use std::sync::atomic::Ordering;
+
+use support::clerk::Clerk;
+use support::contract::{Contract, Death, dying, what_comes_of};
+use support::inside::Inside;
 use support::{Answer, Backend, Gate, Policy, Reply, Request};
 
 const PARTNER: Contract = Contract {
@@ -215,12 +220,10 @@ fn more_endpoints_are_one_line_each() {
     let (gate, key) = PARTNER.start(&backend);
     let list = Request::get("/api/v1/templates").bearer(&key);
     assert_eq!(gate.send(&list).status, 404);
-    // The two lines that the file's comment shows, as they stand there.
-    let text = gate.policy.text();
-    let shown: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("#   - ")).collect();
-    assert_eq!(shown.len(), 2, "{text}");
-    let lines = shown.join("\n  - ");
-    gate.policy.replace("\nroutes:", &format!("\nroutes:\n  - {lines}"));
+    // The lines that the file's comment shows, as they stand there.
+    let shown = shown(&gate.policy);
+    assert_eq!(shown.len(), 3, "{}", gate.policy.text());
+    gate.policy.replace("\nroutes:", &format!("\nroutes:\n  {}", shown.join("\n  ")));
     assert!(gate.soon(&list, 200), "a line in the file is not in force");
     assert_eq!(gate.send(&Request::get("/api/v1/templates/7").bearer(&key)).status, 200);
 }
@@ -237,12 +240,151 @@ fn no_limit_is_set_and_none_is_reported() {
 }
 
 #[test]
-fn an_empty_wallet_is_the_backends_to_tell() {
+fn as_shipped_the_wallet_is_the_backends_to_tell() {
     let backend = Backend::start();
     let (gate, key) = PARTNER.start(&backend);
-    backend.answers(Reply::json("402 Payment Required", r#"{"error":"no_credits"}"#));
-    let answer = gate.send(&Request::get("/api/v1/wallet").bearer(&key));
-    assert_eq!((answer.status, &*answer.text()), (402, r#"{"error":"no_credits"}"#));
+    let wallet = Request::get("/api/v1/wallet").bearer(&key);
+    let published =
+        r#"{"balance":8450,"currency":"XAF","creditUnitPrice":"25.0000","costPerMessage":1}"#;
+    for (status, body) in
+        [("200 OK", published), ("402 Payment Required", r#"{"error":"no_credits"}"#)]
+    {
+        backend.answers(Reply::json(status, body));
+        let answer = gate.send(&wallet.clone().header("X-Wallet-Balance", "7"));
+        assert_eq!((answer.status.to_string(), answer.text()), (status[..3].into(), body.into()));
+        answer.is_json();
+    }
+}
+
+/// The lines that the file shows for more endpoints.
+fn shown(policy: &Policy) -> Vec<String> {
+    let text = policy.text();
+    text.lines()
+        .filter_map(|line| line.strip_prefix("#   "))
+        .filter(|l| l.starts_with("- {"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The policy with the wallet held by the gate, as its comments say: without `mode: disabled`, and with a route that costs.
+fn with_the_gates_wallet() -> Policy {
+    let policy = Policy::contract("partner");
+    let lines = shown(&policy);
+    let route = lines.iter().find(|line| line.contains("cost: 1")).expect("the file shows one");
+    policy.replace("\nroutes:", &format!("\nroutes:\n  {route}"));
+    policy.replace("per: tenant, mode: disabled }", "per: tenant }");
+    policy
+}
+
+struct Shop {
+    gate: Inside,
+    key: String,
+}
+
+impl Shop {
+    fn before(upstream: &str) -> Shop {
+        let policy = with_the_gates_wallet();
+        let key = policy.key("acme", &["--id", "first"]);
+        Shop { gate: Inside::before(policy, upstream), key }
+    }
+
+    fn clerk(&self) -> Clerk {
+        Clerk(self.gate.admin.expect("the policy has an admin listener"))
+    }
+
+    fn send(&self) -> Answer {
+        self.gate.send(&Request::post("/api/v1/messages", r#"{"to":"+237"}"#).bearer(&self.key))
+    }
+}
+
+const EMPTY: &str = r#"{"error":"insufficient_balance"}"#;
+
+#[test]
+fn held_by_the_gate_a_message_costs_a_credit_and_an_empty_wallet_is_402() {
+    let backend = Backend::start();
+    let shop = Shop::before(&backend.url());
+    shop.send().is(402, EMPTY);
+    assert_eq!(shop.send().header("retry-after"), None, "time fills no wallet");
+    assert_eq!(backend.count(), 0);
+    shop.clerk().top_up("acme", "3");
+    for _ in 0..3 {
+        assert_eq!(shop.send().status, 200);
+    }
+    shop.send().is(402, EMPTY);
+    for path in ["/api/v1/companies", "/api/v1/wallet"] {
+        let free = shop.gate.send(&Request::get(path).bearer(&shop.key));
+        assert_eq!(free.status, 200, "{path} costs nothing");
+    }
+    assert_eq!((shop.clerk().balance("acme"), backend.count()), ("0".to_owned(), 5));
+    // What the backend refused is given back.
+    shop.clerk().top_up("acme", "1");
+    backend.answers(Reply::json("422 Nope", r#"{"error":"template_unknown"}"#));
+    shop.send().is(422, r#"{"error":"template_unknown"}"#);
+    assert_eq!(shop.clerk().balance("acme"), "1");
+}
+
+#[test]
+fn held_by_the_gate_the_balance_is_shown_to_the_backend_and_cannot_be_forged() {
+    let backend = Backend::start();
+    let shop = Shop::before(&backend.url());
+    shop.clerk().top_up("acme", "8450");
+    let wallet = |name: &str| {
+        Request::get("/api/v1/wallet").bearer(&shop.key).header(name, "999999").header(name, "1")
+    };
+    for name in ["X-Wallet-Balance", "x-wallet-balance", "x_wallet_balance", "X-Wallet_Balance"] {
+        assert_eq!(shop.gate.send(&wallet(name)).status, 200);
+        assert_eq!(backend.last().only("x-wallet-balance"), "8450", "{name}");
+        assert!(!backend.last().head.contains("999999"), "{name}: {}", backend.last().head);
+    }
+    assert_eq!(shop.send().status, 200);
+    assert_eq!(backend.last().only("x-wallet-balance"), "8449", "after this message");
+    let claims = Request::get("/api/v1/wallet").bearer(&shop.key).header("X-Partner-Id", "globex");
+    assert_eq!(shop.gate.send(&claims).status, 200);
+    assert!(backend.last().all("x-partner-id").is_empty(), "still removed");
+}
+
+#[test]
+fn held_by_the_gate_a_wallet_is_one_partners_and_outlives_a_restart() {
+    let backend = Backend::start();
+    let shop = Shop::before(&backend.url());
+    let second = shop.gate.policy.key("acme", &[]);
+    let other = shop.gate.policy.key("globex", &[]);
+    shop.clerk().top_up("acme", "2");
+    assert_eq!(shop.send().status, 200);
+    let shop = Shop { gate: shop.gate.restarted(&backend), ..shop };
+    let send = |key: &str| {
+        shop.gate.send(&Request::post("/api/v1/messages", r#"{"to":"+237"}"#).bearer(key))
+    };
+    send(&other).is(402, EMPTY);
+    assert_eq!(send(&second).status, 200, "another key of the partner");
+    send(&shop.key).is(402, EMPTY);
+    assert_eq!(backend.count(), 2);
+}
+
+#[test]
+fn held_by_the_gate_a_credit_of_unknown_outcome_stays_charged() {
+    let (upstream, seen) = dying(Death::BeforeItsAnswer);
+    let shop = Shop::before(&format!("http://{upstream}"));
+    shop.clerk().top_up("acme", "1");
+    let message = Request::post("/api/v1/messages", "{}").bearer(&shop.key);
+    what_comes_of(shop.gate.traffic, &message);
+    shop.send().is(402, EMPTY);
+    assert_eq!((seen.load(Ordering::SeqCst), shop.clerk().balance("acme")), (1, "0".to_owned()));
+}
+
+#[test]
+fn held_by_the_gate_an_invalid_token_is_told_before_an_empty_wallet() {
+    let backend = Backend::start();
+    let policy = with_the_gates_wallet();
+    let poor = policy.key("acme", &[]);
+    let inactive = policy.key("globex", &[]);
+    policy.append("tenants: { globex: { active: false } }");
+    let gate = Gate::start(policy, &backend);
+    let message = |key: &str| Request::post("/api/v1/messages", "{}").bearer(key);
+    gate.send(&message(&poor)).is(402, EMPTY);
+    gate.send(&message(&inactive)).is(401, INVALID);
+    gate.send(&message("pk_live_nobody")).is(401, INVALID);
+    gate.send(&Request::post("/api/v1/messages", "{}")).is(401, MISSING);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use support::clerk::Clerk;
 use support::contract::{
     Contract, Death, counting, dying, has_message_and_code, is_replay_of, message_and_code,
@@ -30,9 +30,8 @@ const GRANTS: [&str; 10] = [
     "reports",
 ];
 
-/// What a message costs, as the shipped file says.
-const PRICES: [(&str, &str); 3] =
-    [("/sms/send", "0.07"), ("/otp/send", "0.08"), ("/voice/send", "0.15")];
+/// The published sends.
+const SENDS: [&str; 3] = ["/sms/send", "/otp/send", "/voice/send"];
 
 fn sms(token: &str) -> Request {
     Request::post("/sms/send", r#"{"to":"+31612345678"}"#).bearer(token)
@@ -77,7 +76,7 @@ impl Shop {
 fn an_empty_wallet_is_402_and_reads_go_on() {
     let backend = Backend::start();
     let shop = Shop::before(&backend.url());
-    for (path, _) in PRICES {
+    for path in SENDS {
         let refused = shop.gate.send(&Request::post(path, "{}").bearer(&shop.token));
         message_and_code(&refused, 402, "insufficient_balance");
         assert_eq!(refused.header("retry-after"), None, "time does not help");
@@ -93,41 +92,59 @@ fn an_empty_wallet_is_402_and_reads_go_on() {
 fn what_was_topped_up_is_spent_to_the_last_message_and_not_one_more() {
     let backend = Backend::start();
     let shop = Shop::before(&backend.url());
-    shop.clerk().top_up("acme", "0.36");
-    // 0.07 five times is 0.35: 0.01 is no message.
+    shop.clerk().top_up("acme", "5.4");
     for n in 1..=5 {
         assert_eq!(shop.send().status, 200, "{n}");
     }
+    // 0.4 is no message.
     message_and_code(&shop.send(), 402, "insufficient_balance");
-    assert_eq!((shop.clerk().balance("acme"), backend.count()), ("0.01".to_owned(), 5));
-    shop.clerk().top_up("acme", "0.06");
+    assert_eq!((shop.clerk().balance("acme"), backend.count()), ("0.4".to_owned(), 5));
+    shop.clerk().top_up("acme", "0.6");
     assert_eq!(shop.send().status, 200);
     message_and_code(&shop.send(), 402, "insufficient_balance");
     assert_eq!((shop.clerk().balance("acme"), backend.count()), ("0".to_owned(), 6));
 }
 
 #[test]
-fn each_send_costs_what_the_file_says_of_wallet_and_cap_alike() {
+fn each_send_costs_one_of_wallet_and_cap_alike_and_nothing_else_does() {
     let backend = Backend::start();
     let shop = Shop::before(&backend.url());
-    shop.clerk().top_up("acme", "1");
-    let mut left = 1_000_000;
-    for (path, price) in PRICES {
-        let text = shop.gate.policy.text();
-        let route = text.lines().find(|line| line.contains(&format!("POST {path},")));
-        assert!(route.is_some_and(|line| line.contains(&format!("cost: {price} "))), "{text}");
-        assert_eq!(shop.gate.send(&Request::post(path, "{}").bearer(&shop.token)).status, 200);
-        left -= millionths(price);
-        assert_eq!(millionths(&shop.clerk().balance("acme")), left, "{path}");
-        assert_eq!(millionths(&shop.used_of_the_cap()), 1_000_000 - left, "{path}");
+    shop.clerk().top_up("acme", "10");
+    let bearer = |request: Request| shop.gate.send(&request.bearer(&shop.token)).status;
+    for (path, (left, used)) in SENDS.into_iter().zip([("9", "1"), ("8", "2"), ("7", "3")]) {
+        assert_eq!(bearer(Request::post(path, "{}")), 200);
+        assert_eq!((&*shop.clerk().balance("acme"), &*shop.used_of_the_cap()), (left, used));
     }
+    for free in [Request::get("/messages/1"), Request::get("/voice/1"), Request::get("/balance")] {
+        assert_eq!(bearer(free), 200);
+    }
+    assert_eq!(bearer(Request::post("/otp/verify", "{}")), 200);
+    assert_eq!((shop.clerk().balance("acme"), shop.used_of_the_cap()), ("7".into(), "3".into()));
+}
+
+#[test]
+fn prices_are_exact_decimals() {
+    let backend = Backend::start();
+    let shop = Shop::with(&backend.url(), |policy| {
+        for (route, price) in [("sms:send", "0.070001"), ("otp", "0.1"), ("voice", "0.2")] {
+            let rule = format!("scope: {route}, idempotency: accept, cost: ");
+            policy.replace(&format!("{rule}1"), &format!("{rule}{price}"));
+        }
+    });
+    shop.clerk().top_up("acme", "0.370001");
+    let send = |path: &str| shop.gate.send(&Request::post(path, "{}").bearer(&shop.token)).status;
+    // 0.1 and 0.2 are 0.3 here.
+    for (path, left) in SENDS.into_iter().zip(["0.3", "0.2", "0"]) {
+        assert_eq!((send(path), &*shop.clerk().balance("acme")), (200, left), "{path}");
+    }
+    assert_eq!(SENDS.map(send), [402; 3]);
 }
 
 #[test]
 fn a_retry_after_the_last_credit_gets_its_stored_answer_and_not_402() {
     let backend = counting();
     let shop = Shop::before(&backend.url());
-    shop.clerk().top_up("acme", "0.07");
+    shop.clerk().top_up("acme", "1");
     let first = shop.gate.send(&keyed(&shop.token, "last"));
     assert_eq!(first.status, 201);
     message_and_code(&shop.gate.send(&keyed(&shop.token, "next")), 402, "insufficient_balance");
@@ -135,10 +152,10 @@ fn a_retry_after_the_last_credit_gets_its_stored_answer_and_not_402() {
     for _ in 0..3 {
         is_replay_of(&first, &shop.gate.send(&keyed(&shop.token, "last")));
     }
-    assert_eq!((backend.count(), shop.used_of_the_cap()), (1, "0.07".to_owned()));
+    assert_eq!((backend.count(), shop.used_of_the_cap()), (1, "1".to_owned()));
 
     // A key that was refused for money is as good as new once there is some.
-    shop.clerk().top_up("acme", "0.07");
+    shop.clerk().top_up("acme", "1");
     assert_eq!(shop.gate.send(&keyed(&shop.token, "next")).status, 201);
     assert_eq!(backend.count(), 2);
 }
@@ -163,7 +180,7 @@ fn nothing_is_charged_twice_for_retries_conflicts_and_other_payloads() {
     message_and_code(&reused, 422, "idempotency_key_reused");
     let invalid = shop.gate.send(&keyed(&shop.token, ""));
     message_and_code(&invalid, 400, "idempotency_key_invalid");
-    assert_eq!((shop.clerk().balance("acme"), backend.count()), ("9.93".to_owned(), 1));
+    assert_eq!((shop.clerk().balance("acme"), backend.count()), ("9".to_owned(), 1));
 }
 
 #[test]
@@ -172,7 +189,7 @@ fn concurrent_duplicates_cost_one_message() {
     backend.answers(Reply::json("200 OK", "{}").after(Duration::from_millis(200)));
     let shop = Shop::before(&backend.url());
     // Enough for one: whoever comes second is told of the first, and never of the money.
-    shop.clerk().top_up("acme", "0.07");
+    shop.clerk().top_up("acme", "1");
     let start = Arc::new(Barrier::new(20));
     let clients: Vec<_> = (0..20)
         .map(|_| {
@@ -195,28 +212,28 @@ fn concurrent_duplicates_cost_one_message() {
 fn what_the_backend_did_not_do_costs_nothing_and_what_it_may_have_done_is_kept() {
     let backend = Backend::start();
     let shop = Shop::before(&backend.url());
-    shop.clerk().top_up("acme", "1");
+    shop.clerk().top_up("acme", "9");
     for status in ["422 Nope", "400 Bad", "402 Payment Required", "429 Slow"] {
         backend.answers(Reply::json(status, r#"{"message":"as it is","error":"the backend's"}"#));
         let answer = shop.send();
         assert_eq!(answer.status.to_string(), status[..3]);
         assert_eq!(answer.text(), r#"{"message":"as it is","error":"the backend's"}"#);
-        assert_eq!(shop.clerk().balance("acme"), "1", "{status}");
+        assert_eq!(shop.clerk().balance("acme"), "9", "{status}");
     }
-    for (status, left) in [("200 OK", "0.93"), ("302 Found", "0.86"), ("500 Oops", "0.79")] {
+    for (status, left) in [("200 OK", "8"), ("302 Found", "7"), ("500 Oops", "6")] {
         backend.answers(Reply::json(status, "{}"));
         shop.send();
         assert_eq!(shop.clerk().balance("acme"), left, "{status}");
     }
-    assert_eq!(shop.used_of_the_cap(), "0.21");
+    assert_eq!(shop.used_of_the_cap(), "3");
 
     let gone = Backend::start().url();
     let shop = Shop::before(&gone);
-    shop.clerk().top_up("acme", "0.07");
+    shop.clerk().top_up("acme", "1");
     for _ in 0..3 {
         assert_eq!(shop.send().status, 502, "nobody was reached, so nothing was spent");
     }
-    assert_eq!(shop.clerk().balance("acme"), "0.07");
+    assert_eq!(shop.clerk().balance("acme"), "1");
 }
 
 #[test]
@@ -224,7 +241,7 @@ fn money_for_an_outcome_that_nobody_knows_stays_charged_until_a_person_says() {
     let (upstream, seen) = dying(Death::BeforeItsAnswer);
     let shop = Shop::before(&format!("http://{upstream}"));
     let clerk = shop.clerk();
-    clerk.top_up("acme", "0.07");
+    clerk.top_up("acme", "1");
     what_comes_of(shop.gate.traffic, &keyed(&shop.token, "k"));
     assert_eq!(seen.load(Ordering::SeqCst), 1);
     assert_eq!(clerk.balance("acme"), "0");
@@ -233,7 +250,7 @@ fn money_for_an_outcome_that_nobody_knows_stays_charged_until_a_person_says() {
     let listed = clerk.unresolved();
     assert_eq!(listed.len(), 1);
     clerk.release(&listed[0]);
-    assert_eq!((clerk.balance("acme"), clerk.unresolved().len()), ("0.07".to_owned(), 0));
+    assert_eq!((clerk.balance("acme"), clerk.unresolved().len()), ("1".to_owned(), 0));
 }
 
 #[test]
@@ -241,7 +258,7 @@ fn a_spend_cap_is_403_until_the_month_ends_and_a_tenant_may_have_its_own() {
     let backend = Backend::start();
     let shop = Shop::with(&backend.url(), |policy| {
         policy
-            .replace("\ntenants: {}", "\ntenants: { acme: { limits: { spend-cap: 0.20/month } } }");
+            .replace("\ntenants: {}", "\ntenants: { acme: { limits: { spend-cap: 2.5/month } } }");
     });
     let other = shop.gate.policy.key("globex", &GRANTS);
     shop.clerk().top_up("acme", "100");
@@ -252,25 +269,23 @@ fn a_spend_cap_is_403_until_the_month_ends_and_a_tenant_may_have_its_own() {
     message_and_code(&refused, 403, "spend_cap_reached");
     assert_eq!(refused.number("x-ratelimit-limit"), 120);
     assert_eq!(backend.count(), 2);
-    assert_eq!(shop.clerk().balance("acme"), "99.86", "a refused request spends nothing");
+    assert_eq!(shop.clerk().balance("acme"), "98", "a refused request spends nothing");
     let free = shop.gate.send(&Request::get("/messages").bearer(&shop.token));
     assert_eq!(free.status, 200, "what costs nothing is never refused for money");
 
-    // The next month starts at midnight in Amsterdam.
+    // The next month starts at midnight in UTC.
     let wait = refused.number("retry-after");
     let now = Timestamp::from_millisecond(shop.gate.unix_millis()).expect("a time");
-    let zone = TimeZone::get("Europe/Amsterdam").expect("the zone is known");
-    let local = now.to_zoned(zone);
+    let first = now.to_zoned(TimeZone::UTC).first_of_month();
     let next =
-        local.first_of_month().and_then(|first| first.checked_add(jiff::Span::new().months(1)));
-    let next = next.and_then(|first| first.start_of_day());
+        first.and_then(|first| first.checked_add(1.month())).and_then(|day| day.start_of_day());
     let until = next.expect("a date").timestamp().duration_since(now);
     assert!((SignedDuration::from_secs(wait) - until).abs() <= SignedDuration::from_secs(1));
     shop.gate.pass(Duration::from_secs(wait.unsigned_abs()) - Duration::from_secs(2));
     message_and_code(&shop.send(), 403, "spend_cap_reached");
     shop.gate.pass(Duration::from_secs(2));
     assert_eq!(shop.send().status, 200);
-    assert_eq!(shop.used_of_the_cap(), "0.07");
+    assert_eq!(shop.used_of_the_cap(), "1");
     drop(other);
 }
 
@@ -279,7 +294,7 @@ fn the_shipped_cap_is_500_a_month_to_the_cent() {
     let backend = Backend::start();
     let shop = Shop::with(&backend.url(), |policy| {
         policy.replace(
-            "scope: sms:send, idempotency: accept, cost: 0.07",
+            "scope: sms:send, idempotency: accept, cost: 1",
             "scope: sms:send, cost: 124.99",
         );
     });
@@ -299,10 +314,12 @@ fn both_used_up_is_told_as_the_wallets_because_no_time_fills_it() {
     let backend = Backend::start();
     let shop = Shop::with(&backend.url(), |policy| {
         policy
-            .replace("\ntenants: {}", "\ntenants: { acme: { limits: { spend-cap: 0.07/month } } }");
+            .replace("\ntenants: {}", "\ntenants: { acme: { limits: { spend-cap: 2.5/month } } }");
     });
-    shop.clerk().top_up("acme", "0.07");
-    assert_eq!(shop.send().status, 200);
+    shop.clerk().top_up("acme", "2");
+    for _ in 0..2 {
+        assert_eq!(shop.send().status, 200);
+    }
     message_and_code(&shop.send(), 402, "insufficient_balance");
     shop.clerk().top_up("acme", "1");
     message_and_code(&shop.send(), 403, "spend_cap_reached");
@@ -317,8 +334,8 @@ fn wallet_and_cap_are_the_tenants_over_all_its_tokens_and_nobody_elses() {
     let other = policy.key("globex", &GRANTS);
     let gate = Gate::start(policy, &backend);
     let clerk = Clerk(gate.admin);
-    clerk.top_up("acme", "0.14");
-    clerk.top_up("globex", "0.07");
+    clerk.top_up("acme", "2");
+    clerk.top_up("globex", "1");
     assert_eq!(gate.send(&sms(&one)).status, 200);
     assert_eq!(gate.send(&sms(&two)).status, 200);
     message_and_code(&gate.send(&sms(&one)), 402, "insufficient_balance");
@@ -332,14 +349,14 @@ fn wallet_and_cap_are_the_tenants_over_all_its_tokens_and_nobody_elses() {
 fn the_backend_is_told_the_balance_and_a_clients_own_word_is_removed() {
     let backend = Backend::start();
     let shop = Shop::before(&backend.url());
-    shop.clerk().top_up("acme", "1");
+    shop.clerk().top_up("acme", "4.5");
     let forgeries: [&[(&str, &str)]; 4] = [
         &[],
         &[("X-Wallet-Balance", "1000000")],
         &[("x_wallet_balance", "1000000"), ("X-WALLET_BALANCE", "1")],
         &[("X-Wallet-Balance", "1000000"), ("Connection", "close, X-Wallet-Balance")],
     ];
-    for (forged, left) in forgeries.iter().zip(["0.93", "0.86", "0.79", "0.72"]) {
+    for (forged, left) in forgeries.iter().zip(["3.5", "2.5", "1.5", "0.5"]) {
         let request =
             forged.iter().fold(sms(&shop.token), |asked, (name, value)| asked.header(name, value));
         assert_eq!(shop.gate.send(&request).status, 200, "{forged:?}");
@@ -355,12 +372,12 @@ fn get_balance_is_the_gates_own_answer() {
     let backend = Backend::start();
     let shop = Shop::before(&backend.url());
     let balance = Request::get("/balance").bearer(&shop.token);
-    shop.gate.send(&balance).is(200, r#"{"balance":0,"unit":"EUR"}"#);
+    shop.gate.send(&balance).is(200, r#"{"balance":0,"unit":"credits"}"#);
     shop.clerk().top_up("acme", "12.5");
-    shop.gate.send(&balance).is(200, r#"{"balance":12.5,"unit":"EUR"}"#);
+    shop.gate.send(&balance).is(200, r#"{"balance":12.5,"unit":"credits"}"#);
     shop.send();
     let told = shop.gate.send(&balance);
-    assert_eq!(told.text(), r#"{"balance":12.43,"unit":"EUR"}"#, "exact, to the byte");
+    assert_eq!(told.text(), r#"{"balance":11.5,"unit":"credits"}"#, "exact, to the byte");
     assert_eq!(told.number("x-ratelimit-remaining"), 116);
     assert_eq!(backend.count(), 1, "only the message reached the backend");
     let away = shop.gate.policy.key("acme", &["--scope", "reports"]);
@@ -373,13 +390,10 @@ fn get_balance_is_the_gates_own_answer() {
 fn a_restart_of_the_shipped_gate_forgets_no_money() {
     let backend = counting();
     let shop = Shop::before(&backend.url());
-    shop.clerk().top_up("acme", "0.21");
+    shop.clerk().top_up("acme", "3");
     let first = shop.gate.send(&keyed(&shop.token, "k"));
     let shop = Shop { gate: shop.gate.restarted(&backend), ..shop };
-    assert_eq!(
-        (shop.clerk().balance("acme"), shop.used_of_the_cap()),
-        ("0.14".into(), "0.07".into())
-    );
+    assert_eq!((shop.clerk().balance("acme"), shop.used_of_the_cap()), ("2".into(), "1".into()));
     is_replay_of(&first, &shop.gate.send(&keyed(&shop.token, "k")));
     for _ in 0..2 {
         assert_eq!(shop.send().status, 201);
@@ -425,10 +439,4 @@ fn the_money_file_differs_from_the_other_in_money_alone() {
         assert!(of_money.iter().any(|word| line.contains(word)), "{line}");
     }
     assert_eq!(money.len(), plain.len());
-}
-
-fn millionths(text: &str) -> u64 {
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let number = |text: &str| text.parse::<u64>().expect("digits");
-    number(whole) * 1_000_000 + number(&format!("{part:0<6}"))
 }

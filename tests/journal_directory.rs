@@ -1,27 +1,31 @@
 //! The state directory on a real file system: what is opened, what is refused, and what comes back.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[path = "journal/samples.rs"]
+mod samples;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
-use bytes::Bytes;
+use samples::{MONTH, NOW, answer, pending, record, revoked};
 use smallvec::smallvec;
 use tempfile::TempDir;
 use tollgate::clock::{Now, Steady, Wall};
 use tollgate::policy::calendar::Period;
-use tollgate::policy::idempotency::{BodyPrint, HeadPrint, RecordId};
-use tollgate::policy::limit::{LimitId, LimitKind, SubjectKey};
-use tollgate::policy::meter::{Block, Meter, Purse, Tally};
-use tollgate::policy::overlay::{Revoked, RevokedBy};
-use tollgate::store::{
-    Backing, Batch, Charge, Doubt, Health, KeptAnswer, MeterId, Op, OpenProblem, OpenedBacking,
-    Party, Pending, Progress, Record, ReservationId, Restored, StoreFailed,
+use tollgate::policy::idempotency::RecordId;
+use tollgate::policy::limit::{
+    Ceiling, LimitId, LimitIx, LimitKind, Mode, OnStoreFailure, SubjectKey, Window,
 };
-
-const DAY: i64 = 24 * 60 * 60 * 1000;
-const NOW: Now = Now { steady: Steady(1_700_000_000_000_000_000), wall: Wall(1_700_000_000_000) };
+use tollgate::policy::meter::{Block, Meter, Purse};
+use tollgate::policy::order::Ask;
+use tollgate::store::{
+    Adjustment, Backing, Batch, Doubt, Health, MeterId, Op, OpenProblem, OpenedBacking, Progress,
+    ReservationId, Restored, StoreFailed,
+};
 
 fn open(directory: &Path) -> Result<OpenedBacking, OpenProblem> {
     open_at(directory, NOW)
@@ -44,61 +48,8 @@ fn state_directory() -> (TempDir, std::path::PathBuf) {
     (outer, directory)
 }
 
-fn meter(kind: LimitKind) -> MeterId {
-    MeterId { limit: LimitId(7), kind, subject: SubjectKey(u128::MAX - 5) }
-}
-
-fn month() -> Period {
-    Period { from: Wall(NOW.wall.0 - 10 * DAY), until: Wall(NOW.wall.0 + 20 * DAY) }
-}
-
-fn pending(id: u128, amount: u64) -> Pending {
-    let charge = |kind| Charge { meter: meter(kind), period: month(), at: NOW.wall, amount };
-    Pending {
-        id: ReservationId(id),
-        at: NOW.wall,
-        charges: smallvec![charge(LimitKind::Spend), charge(LimitKind::Credit)],
-        record: Some(RecordId(id + 1)),
-        party: party(),
-    }
-}
-
-fn party() -> Party {
-    Party {
-        tenant: "acme".into(),
-        key: "k-1".into(),
-        route: "sms-send".into(),
-        request: "0199".into(),
-    }
-}
-
-fn record(progress: Progress) -> Record {
-    Record {
-        tenant: SubjectKey(3),
-        head: HeadPrint([9; 32]),
-        at: NOW.wall,
-        until: Wall(NOW.wall.0 + DAY),
-        party: party(),
-        progress,
-    }
-}
-
-fn answer() -> Progress {
-    let answer = KeptAnswer {
-        status: 202,
-        fields: vec![("content-type".into(), Bytes::from_static(b"application/json"))],
-        body: Bytes::from_static(b"{\"ok\":true}"),
-    };
-    Progress::Answered(Arc::new(answer), BodyPrint { bytes: 11, digest: [4; 32] })
-}
-
-fn revoked() -> Revoked {
-    Revoked {
-        key: "k-1".into(),
-        at: NOW.wall,
-        by: RevokedBy::Rule("idle".into()),
-        why: "unused for 90 days".into(),
-    }
+fn meter_of(kind: LimitKind) -> MeterId {
+    samples::meter(kind, 1)
 }
 
 fn tally(restored: &Restored, kind: LimitKind) -> Option<u64> {
@@ -114,16 +65,17 @@ fn everything_that_was_acknowledged_comes_back_as_it_was() {
     let (_outer, directory) = state_directory();
     let opened = open(&directory).unwrap();
     assert!(opened.restored.meters.is_empty() && opened.restored.records.is_empty());
-    let quota = Op::Block(meter(LimitKind::Quota), Block { period: month(), at: NOW.wall, to: 61 });
+    let quota =
+        Op::Block(meter_of(LimitKind::Quota), Block { period: MONTH, at: NOW.wall, to: 61 });
     write(
         &opened.backing,
         smallvec![
             quota,
-            Op::TopUp { meter: meter(LimitKind::Credit), amount: 500 },
+            Op::TopUp { meter: meter_of(LimitKind::Credit), amount: 500 },
             Op::Reserve(Box::new(pending(1, 30))),
-            Op::Reserve(Box::new(pending(2, 12))),
+            Op::Reserve(Box::new(pending(5, 12))),
             Op::Record(RecordId(2), Box::new(record(Progress::InFlight))),
-            Op::Record(RecordId(3), Box::new(record(answer()))),
+            Op::Record(RecordId(3), Box::new(record(answer(11)))),
             Op::Record(RecordId(4), Box::new(record(Progress::NotReplayable))),
             Op::Revoke(SubjectKey(8), Box::new(revoked())),
             Op::Revoke(SubjectKey(9), Box::new(revoked())),
@@ -139,7 +91,7 @@ fn everything_that_was_acknowledged_comes_back_as_it_was() {
         smallvec![
             Op::Settle { id: ReservationId(1), back: pending(1, 10).charges },
             Op::Settle { id: ReservationId(1), back: pending(1, 10).charges },
-            Op::Doubt(ReservationId(2), Doubt::NoAnswer),
+            Op::Doubt(ReservationId(5), Doubt::NoAnswer),
             Op::Record(RecordId(5), Box::new(record(Progress::Unknown(Doubt::NoAnswer)))),
             Op::Forget(RecordId(4)),
         ],
@@ -155,10 +107,10 @@ fn everything_that_was_acknowledged_comes_back_as_it_was() {
         _ => None,
     });
     assert_eq!(purse, Some(Purse { granted: 500, used: 32 }));
-    assert_eq!(restored.pending, [(pending(2, 12), Some(Doubt::NoAnswer))]);
+    assert_eq!(restored.pending, [(pending(5, 12), Some(Doubt::NoAnswer))]);
     let records = [
         (RecordId(2), record(Progress::InFlight)),
-        (RecordId(3), record(answer())),
+        (RecordId(3), record(answer(11))),
         (RecordId(5), record(Progress::Unknown(Doubt::NoAnswer))),
     ];
     assert_eq!(restored.records, records);
@@ -181,4 +133,235 @@ fn what_nobody_waits_for_is_written_when_the_backing_is_closed() {
     let next = open(&directory).unwrap();
     assert_eq!(next.restored.seen, [(SubjectKey(1), Wall(5))]);
     assert_eq!(next.backing.health(), Health::Up);
+}
+
+#[test]
+fn a_person_s_corrections_come_back_with_the_rest() {
+    let (_outer, directory) = state_directory();
+    let opened = open(&directory).unwrap();
+    let (quota, credit) = (meter_of(LimitKind::Quota), meter_of(LimitKind::Credit));
+    let adjust = |meter, by| Op::Adjust { meter, period: MONTH, at: NOW.wall, by };
+    write(
+        &opened.backing,
+        smallvec![
+            adjust(quota, Adjustment::Add(50)),
+            adjust(quota, Adjustment::Remove(8)),
+            Op::TopUp { meter: credit, amount: 900 },
+            adjust(credit, Adjustment::Add(70)),
+            Op::Reset(credit),
+            adjust(meter_of(LimitKind::Spend), Adjustment::Add(7)),
+            Op::Reset(meter_of(LimitKind::Spend)),
+        ],
+    )
+    .unwrap();
+    drop(opened);
+    let restored = open(&directory).unwrap().restored;
+    assert_eq!(tally(&restored, LimitKind::Quota), Some(42));
+    assert_eq!(tally(&restored, LimitKind::Credit), Some(0));
+    assert_eq!(tally(&restored, LimitKind::Spend), None);
+}
+
+#[test]
+fn a_second_process_is_refused_and_told_what_to_do() {
+    let (_outer, directory) = state_directory();
+    let first = open(&directory).unwrap();
+    let problem = open(&directory).unwrap_err();
+    assert_eq!(problem, OpenProblem::Locked { directory: directory.clone() });
+    assert!(problem.to_string().contains("in use by another tollgate"), "{problem}");
+    drop(first);
+    open(&directory).unwrap();
+}
+
+#[test]
+fn a_later_format_is_refused_and_damage_to_the_format_is_none() {
+    let (_outer, directory) = state_directory();
+    drop(open(&directory).unwrap());
+    let format = directory.join("format");
+    assert_eq!(fs::read_to_string(&format).unwrap(), "tollgate state, format 1\n");
+    fs::write(&format, "tollgate state, format 2\n").unwrap();
+    let problem = open(&directory).unwrap_err();
+    assert!(matches!(problem, OpenProblem::Newer { found: 2, known: 1, .. }), "{problem}");
+    for text in ["tollgate state, format 0\n", "tollgate state, format", "state", "\u{1}\n"] {
+        fs::write(&format, text).unwrap();
+        let problem = open(&directory).unwrap_err();
+        assert!(matches!(problem, OpenProblem::Corrupt { .. }), "{text:?}: {problem}");
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_or_empty_is_noticed() {
+    for name in ["journal", "acknowledged", "format"] {
+        for empty in [false, true] {
+            let (_outer, directory) = state_directory();
+            let opened = open(&directory).unwrap();
+            write(&opened.backing, smallvec![Op::Seen(SubjectKey(1), Wall(5))]).unwrap();
+            drop(opened);
+            let file = directory.join(name);
+            if empty {
+                fs::write(&file, "").unwrap();
+            } else {
+                fs::remove_file(&file).unwrap();
+            }
+            let problem = open(&directory).unwrap_err();
+            assert!(matches!(problem, OpenProblem::Corrupt { .. }), "{name}: {problem}");
+            assert!(problem.to_string().contains("backup"), "{problem}");
+            // Nor is it forgotten on a second try.
+            assert!(open(&directory).is_err(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn an_older_journal_beside_a_newer_mark_is_noticed() {
+    let (_outer, directory) = state_directory();
+    let opened = open(&directory).unwrap();
+    write(&opened.backing, smallvec![Op::Seen(SubjectKey(1), Wall(5))]).unwrap();
+    drop(opened);
+    let older = fs::read(directory.join("journal")).unwrap();
+    let opened = open(&directory).unwrap();
+    write(&opened.backing, smallvec![Op::Seen(SubjectKey(2), Wall(5))]).unwrap();
+    drop(opened);
+    fs::write(directory.join("journal"), older).unwrap();
+    let problem = open(&directory).unwrap_err();
+    assert!(problem.to_string().contains("commit 2 was acknowledged"), "{problem}");
+}
+
+#[test]
+fn a_start_that_died_half_way_is_finished_by_the_next() {
+    let (_outer, directory) = state_directory();
+    drop(open(&directory).unwrap());
+    // As the steps are: the journal under another name, the journal, the mark, the format.
+    let files = |name: &str| directory.join(name);
+    fs::write(files("format"), "").unwrap();
+    drop(open(&directory).unwrap());
+    fs::write(files("format"), "").unwrap();
+    fs::write(files("acknowledged"), "").unwrap();
+    drop(open(&directory).unwrap());
+    fs::write(files("format"), "").unwrap();
+    fs::remove_file(files("acknowledged")).unwrap();
+    fs::rename(files("journal"), files("journal.new")).unwrap();
+    fs::write(files("journal.new"), "half").unwrap();
+    let opened = open(&directory).unwrap();
+    write(&opened.backing, smallvec![Op::Seen(SubjectKey(1), Wall(5))]).unwrap();
+    drop(opened);
+    assert_eq!(open(&directory).unwrap().restored.seen.len(), 1);
+}
+
+#[test]
+fn nobody_else_may_read_the_state() {
+    let (_outer, directory) = state_directory();
+    let opened = open(&directory).unwrap();
+    assert_eq!(opened.opened_up, Vec::<std::path::PathBuf>::new());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&directory), 0o700);
+    let files = ["format", "journal", "acknowledged"].map(|name| directory.join(name));
+    for file in &files {
+        assert_eq!(mode(file), 0o600, "{}", file.display());
+    }
+    drop(opened);
+    fs::set_permissions(&files[1], fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+    let opened = open(&directory).unwrap();
+    assert_eq!(opened.opened_up, [directory.clone(), files[1].clone()]);
+    assert_eq!((mode(&directory), mode(&files[1])), (0o700, 0o600));
+}
+
+#[test]
+fn what_is_no_directory_is_said_to_be_unusable() {
+    let (outer, _) = state_directory();
+    let file = outer.path().join("file");
+    fs::write(&file, "").unwrap();
+    for path in [file.clone(), file.join("below")] {
+        let problem = open(&path).unwrap_err();
+        assert!(matches!(problem, OpenProblem::Unusable { .. }), "{problem}");
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// 60 a minute.
+fn ask(window: Window) -> Ask {
+    Ask {
+        limit: LimitIx(0),
+        id: LimitId(7),
+        subject: SubjectKey(1),
+        crowded: None,
+        ceiling: Ceiling { window, units: 60, period: 60 * SECOND, burst: 60 },
+        weight: 1,
+        mode: Mode::Enforce,
+        period: Period::default(),
+        on_store_failure: OnStoreFailure::Local,
+    }
+}
+
+/// What is used of a rate of which 60 were used at `saved`, when another process starts at `now`.
+fn used_after(window: Window, saved: Now, now: Now) -> Option<u64> {
+    let (_outer, directory) = state_directory();
+    let opened = open_at(&directory, saved).unwrap();
+    let mut meter = Meter::empty(window);
+    (0..60).for_each(|_| meter.take(&ask(window), saved));
+    let meter_id = meter_of(LimitKind::Rate);
+    let image = Op::Meter { meter: meter_id, image: Box::new(meter), now: saved };
+    write(&opened.backing, smallvec![image]).unwrap();
+    drop(opened);
+    let restored = open_at(&directory, now).unwrap().restored;
+    let (id, meter) = restored.meters.into_iter().next()?;
+    assert_eq!(id, meter_id);
+    Some(meter.read(&ask(window), now).used)
+}
+
+fn later(seconds: i64) -> Now {
+    let steady = i64::try_from(NOW.steady.0).unwrap() + seconds * 1_000_000_000;
+    Now { steady: Steady(steady.try_into().unwrap()), wall: Wall(NOW.wall.0 + seconds * 1000) }
+}
+
+#[test]
+fn downtime_refills_a_rate_by_the_wall_clock_and_a_clock_that_went_back_refills_nothing() {
+    let away = |window, seconds| used_after(window, NOW, later(seconds));
+    assert_eq!(away(Window::Bucket, 0), Some(60));
+    assert_eq!(away(Window::Bucket, 15), Some(45));
+    assert_eq!(away(Window::Bucket, 61), None, "it says nothing any more");
+    assert_eq!(away(Window::Bucket, -3_000), Some(60));
+    assert_eq!(away(Window::Sliding, 59), Some(60));
+    assert_eq!(away(Window::Sliding, 60), None);
+    assert_eq!(away(Window::Sliding, -3_000), Some(60));
+    assert_eq!(away(Window::Fixed, -3_000), Some(60));
+}
+
+#[test]
+fn a_steady_clock_that_starts_anywhere_is_put_right_by_the_wall_clock() {
+    // As where the wall clock was set forward by an hour while the first process ran.
+    let saved = Now { steady: Steady(NOW.steady.0 - 3_600 * SECOND), ..NOW };
+    assert_eq!(used_after(Window::Bucket, saved, later(15)), Some(45));
+    // As where the steady clock of the next process starts near nothing.
+    let now = Now { steady: Steady(100 * SECOND), ..later(15) };
+    assert_eq!(used_after(Window::Bucket, NOW, now), Some(45));
+}
+
+#[test]
+fn rows_that_say_nothing_any_more_leave_the_disk_in_an_idle_moment() {
+    let (_outer, directory) = state_directory();
+    let opened = open(&directory).unwrap();
+    let ended = |id| Op::Record(RecordId(id), Box::new(record(Progress::NotReplayable)));
+    write(&opened.backing, (1..=600).map(ended).collect()).unwrap();
+    let spend = Block { period: MONTH, at: NOW.wall, to: 5 };
+    write(&opened.backing, smallvec![Op::Block(meter_of(LimitKind::Quota), spend)]).unwrap();
+    drop(opened);
+    let years = open_at(&directory, later(2 * 366 * 24 * 3600)).unwrap();
+    assert!(years.restored.meters.is_empty() && years.restored.records.is_empty());
+    // One of them begins anew meanwhile, and stays.
+    let mut anew = record(Progress::InFlight);
+    anew.until = later(3 * 366 * 24 * 3600).wall;
+    write(&years.backing, smallvec![Op::Record(RecordId(77), Box::new(anew.clone()))]).unwrap();
+    for _ in 0..500 {
+        if years.backing.figures().commits >= 3 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(years);
+    // A clock that is right again shows what is left.
+    let restored = open(&directory).unwrap().restored;
+    assert!(restored.meters.is_empty());
+    assert_eq!(restored.records, [(RecordId(77), anew)]);
 }

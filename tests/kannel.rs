@@ -7,9 +7,12 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
+use support::contract::is_replay_of;
+use support::frail::attempt;
 use support::kannel::{Kannel, PASSWORD, USERNAME};
 use support::policy::shipped;
-use support::{A_SECOND, Answer, Gate, Policy, Request, eventually};
+use support::process::Launch;
+use support::{A_SECOND, Answer, Connection, Gate, Policy, Request, eventually};
 
 fn policy() -> Policy {
     Policy::copy_of(&shipped("kannel.yaml"))
@@ -165,6 +168,120 @@ fn a_limit_of_three_lets_three_arrive() {
     assert_eq!(statuses, [202, 202, 202, 429, 429, 429, 429, 429]);
     assert!((1..=60).contains(&answers[3].number("retry-after")));
     kannel.has_received_exactly(3);
+}
+
+/// A send under an idempotency key.
+fn keyed(text: &str, key: &str, name: &str) -> Request {
+    sms(&format!("text={text}")).bearer(key).header("Idempotency-Key", name)
+}
+
+#[track_caller]
+fn refused(answer: &Answer, status: u16, code: &str) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert!(answer.text().contains(code), "{}", answer.text());
+}
+
+#[test]
+fn a_retry_with_the_same_key_reaches_the_carrier_once() {
+    let (kannel, gate, key) = start();
+    let first = gate.send(&keyed("once", &key, "order-7"));
+    accepted(&first);
+    for _ in 0..5 {
+        is_replay_of(&first, &gate.send(&keyed("once", &key, "order-7")));
+    }
+    let head = gate.send(&Request::new("HEAD", "/cgi-bin/sendsms").bearer(&key));
+    assert_ne!(head.header("idempotent-replayed"), Some("true"));
+    refused(&gate.send(&keyed("twice", &key, "order-7")), 422, "idempotency_mismatch");
+    kannel.has_received_exactly(1);
+    accepted(&gate.send(&keyed("once", &key, "order-8")));
+    accepted(&gate.send(&sms("text=once").bearer(&key)));
+    kannel.has_received_exactly(3);
+}
+
+#[test]
+fn of_ten_duplicates_at_once_one_reaches_the_carrier() {
+    let (kannel, gate, key) = start();
+    let clients: Vec<_> = (0..10)
+        .map(|_| {
+            let (mut connection, request) = (gate.connect(), keyed("dup", &key, "dup"));
+            thread::spawn(move || connection.send(&request).status)
+        })
+        .collect();
+    for client in clients {
+        let status = client.join().expect("a client");
+        assert!([202, 409].contains(&status), "{status}");
+    }
+    kannel.has_received_exactly(1);
+}
+
+#[test]
+fn a_gate_killed_between_the_send_and_the_answer_says_unknown_and_the_carrier_saw_one() {
+    let kannel = Kannel::start();
+    let relay = kannel.relay();
+    let policy = policy();
+    assert!(policy.text().lines().any(|line| line.starts_with("state: ./state")), "as shipped");
+    let key = policy.key("acme", &["--scope", "sms:send"]);
+    let launch = Launch::new(&policy, &relay.url(), &policy.directory().join("state"));
+
+    let gate = launch.start();
+    accepted(&attempt(gate.traffic, &keyed("before", &key, "before")).expect("it runs"));
+    relay.hold();
+    let mut client = Connection::to(gate.traffic);
+    client.write(&keyed("between", &key, "between").bytes());
+    kannel.has_received_exactly(2);
+    gate.kill();
+    relay.let_go();
+    assert_eq!(client.rest(), b"", "the client was told nothing");
+
+    // Killed once more and stopped in order: it stays unknown, and is never sent again.
+    for round in 0..3 {
+        let gate = launch.start();
+        let retry = |text| attempt(gate.traffic, &keyed(text, &key, "between")).expect("it runs");
+        refused(&retry("between"), 409, "idempotency_unknown");
+        refused(&retry("another"), 422, "idempotency_mismatch");
+        refused(&retry("between"), 409, "idempotency_unknown");
+        match round {
+            0 => gate.kill(),
+            _ => assert_eq!(gate.stop(), Some(0)),
+        }
+    }
+    kannel.has_received_exactly(2);
+    let gate = launch.start();
+    accepted(&attempt(gate.traffic, &keyed("between", &key, "anew")).expect("it runs"));
+    kannel.has_received_exactly(3);
+}
+
+#[test]
+fn however_the_gate_is_killed_no_message_arrives_twice_and_none_that_was_accepted_is_lost() {
+    let kannel = Kannel::start();
+    let policy = policy();
+    let key = policy.key("acme", &["--scope", "sms:send"]);
+    let launch = Launch::new(&policy, &kannel.url(), &policy.directory().join("state"));
+    let mut told = Vec::new();
+    for round in 0..8 {
+        let request = keyed(&format!("n{round}"), &key, &format!("k{round}"));
+        let gate = launch.start();
+        let mut client = Connection::to(gate.traffic);
+        client.write(&request.bytes());
+        thread::sleep(Duration::from_millis(round));
+        gate.kill();
+        let early = client.rest().starts_with(b"HTTP/1.1 202");
+
+        let gate = launch.start();
+        let retry = attempt(gate.traffic, &request).expect("it runs");
+        match retry.status {
+            202 => assert_eq!(retry.text(), "0: Accepted for delivery"),
+            _ => refused(&retry, 409, "idempotency_unknown"),
+        }
+        told.push(early || retry.status == 202);
+    }
+    thread::sleep(Duration::from_secs(1));
+    for (round, told) in told.iter().enumerate() {
+        let arrived =
+            kannel.arrived().iter().filter(|m| m.ends_with(&format!("text n{round}"))).count();
+        assert!(arrived <= 1, "n{round} arrived {arrived} times");
+        assert!(arrived == 1 || !told, "n{round} was accepted and is lost");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use super::remote::args as remote;
 use super::when::{When, duration, when};
 use crate::config::upstream_complaint;
 
@@ -23,6 +24,7 @@ Examples:
   tollgate check tollgate.yaml                      every problem of a policy at once
   tollgate run --config tollgate.yaml               put the gate in front of its upstream
   tollgate keys new --config tollgate.yaml --tenant acme
+  tollgate usage --tenant acme                      what a running gate has counted
 
 Exit codes: 0 done; 1 a problem in what it was given; 2 wrong usage; 3 cannot run here (port taken,
 file read-only, permission); 4 the admin listener is unreachable or refused."
@@ -44,6 +46,12 @@ pub(super) enum Command {
     Show(Show),
     /// Make, list, rotate and revoke keys in the key files of a policy.
     Keys(Keys),
+    /// Ask a running gate how much is used, and what is left.
+    Usage(remote::Usage),
+    /// Add credit at a running gate.
+    Credit(remote::Credit),
+    /// Settle, at a running gate, requests whose outcome nobody knows.
+    Reservations(remote::Reservations),
     /// Print the JSON Schema of the policy file, for editors.
     Schema,
     /// Print the version.
@@ -169,8 +177,10 @@ pub(super) struct Keys {
 pub(super) enum KeysCommand {
     /// Make a key; its secret is printed alone on one line of standard output, this once.
     New(Box<New>),
-    /// Revoke a key for good.
+    /// Revoke a key, in its file for good or at a running gate until it is restored.
     Revoke(Revoke),
+    /// Take back, at a running gate, what a person or a rule revoked there.
+    Restore(remote::Restore),
     /// Give a key another secret; its id, its tenant and what it has used stay.
     Rotate(Rotate),
     /// List the keys; never a secret or a digest.
@@ -235,11 +245,18 @@ pub(super) struct New {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tollgate keys revoke --config tollgate.yaml acme-live --why 'found in a public repository'")]
+  tollgate keys revoke --config tollgate.yaml acme-live --why 'found in a public repository'
+  tollgate keys revoke --admin http://127.0.0.1:9901 acme-live       at once, on a read-only key file too")]
+#[command(group = clap::ArgGroup::new("where").required(true).args(["config", "admin"]))]
 pub(super) struct Revoke {
     /// The policy whose key files hold the key.
     #[arg(long, value_name = "FILE")]
-    pub(super) config: PathBuf,
+    pub(super) config: Option<PathBuf>,
+    /// The admin listener of a running gate, which revokes the key over its file.
+    #[arg(long, value_name = "URL", value_parser = remote::admin_url, conflicts_with = "file")]
+    pub(super) admin: Option<String>,
+    #[command(flatten)]
+    pub(super) token: remote::Token,
     /// The key's public id.
     #[arg(value_name = "ID")]
     pub(super) id: String,

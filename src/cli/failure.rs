@@ -10,6 +10,8 @@ pub(super) enum Code {
     Usage = 2,
     /// It cannot be done here: a port is taken, a file is read-only, a right is missing.
     Cannot = 3,
+    /// The admin listener of the running gate cannot be reached, or refused.
+    Admin = 4,
 }
 
 /// Why a command did not do what it was asked to.
@@ -35,6 +37,11 @@ impl Failure {
     /// Code 2.
     pub(super) fn usage(text: impl std::fmt::Display) -> Failure {
         Failure { code: Code::Usage, text: format!("error: {text}") }
+    }
+
+    /// Code 4.
+    pub(super) fn admin(text: impl std::fmt::Display) -> Failure {
+        Failure { code: Code::Admin, text: format!("error: {text}") }
     }
 
     /// Code 3.

@@ -8,6 +8,7 @@ mod failure;
 mod keys;
 mod notify;
 mod policy;
+mod remote;
 mod run;
 mod schema;
 mod show;
@@ -35,6 +36,9 @@ pub fn main() -> ExitCode {
         Command::Schema => schema::schema(),
         Command::Version(arguments) => version::version(&arguments),
         Command::Keys(arguments) => keys::keys(arguments),
+        Command::Usage(arguments) => remote::usage::usage(&arguments),
+        Command::Credit(arguments) => remote::credit::credit(&arguments),
+        Command::Reservations(arguments) => remote::reservations::reservations(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

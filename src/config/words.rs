@@ -164,7 +164,7 @@ pub(super) fn revocation_words(rule: &RevocationRule) -> String {
         RevokeWhen::Refused { ceiling, reasons } => {
             let reasons: Vec<&str> = reasons.iter().copied().map(Refusal::name).collect();
             let period = period_words(ceiling.period);
-            format!("refused more than {}/{period} for [{}]", ceiling.units, reasons.join(", "))
+            format!("refused {}/{period} for [{}]", ceiling.units, reasons.join(", "))
         }
     };
     format!("{when}{}", mode_words(rule.mode))

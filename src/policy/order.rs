@@ -101,6 +101,7 @@ pub fn longest_wait(readings: &[Reading]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::calendar::CalendarIx;
     use crate::policy::limit::Window;
 
     fn reading(limit: u16, mode: Mode, wait: Option<u64>) -> Reading {
@@ -135,6 +136,24 @@ mod tests {
         let all = [reading(0, Mode::Enforce, Some(u64::MAX)), reading(1, Mode::Enforce, None)];
         assert_eq!(refusing(&all).map(|r| r.limit), Some(LimitIx(1)));
         assert_eq!(longest_wait(&all), None);
+    }
+
+    #[test]
+    fn of_equal_waits_credit_is_told_before_spend_before_quota_before_rate() {
+        let of = |limit, window| {
+            let one = reading(limit, Mode::Enforce, None);
+            Reading { ceiling: Ceiling { window, ..one.ceiling }, ..one }
+        };
+        let all = [
+            of(0, Window::Sliding),
+            of(1, Window::Quota(CalendarIx(0))),
+            of(2, Window::Spend(CalendarIx(0))),
+            of(3, Window::Prepaid),
+        ];
+        for most in (1..=4).rev() {
+            let last = u16::try_from(most - 1).unwrap();
+            assert_eq!(refusing(&all[..most]).map(|r| r.limit), Some(LimitIx(last)));
+        }
     }
 
     #[test]

@@ -22,9 +22,9 @@ pub struct RevocationRule {
 pub enum RevokeWhen {
     /// The key was not used for so many milliseconds; counted from when the gate first saw it, if that is later.
     Unused(i64),
-    /// The key was refused for one of these reasons more often than this sliding ceiling admits.
+    /// The key was refused for one of these reasons as often as this sliding ceiling says.
     Refused {
-        /// How often in any period is still borne.
+        /// How many in any period revoke.
         ceiling: Ceiling,
         /// The reasons that count.
         reasons: Box<[Refusal]>,

@@ -230,7 +230,11 @@ fn decide(
         Stop::Repeated(repeat) => return Decision::Replay(repeat, policy.bounds.body_idle),
         Stop::Here(status) => here::bare(status, request_id),
         Stop::Ready => here::readiness(at, request_id),
-        Stop::Balance(of) => here::balance(&policy, of, &facts.readings, request_id),
+        Stop::Balance(of) => {
+            let mut answer = here::balance(&policy, of, &facts.readings, request_id);
+            fields.write(answer.headers_mut());
+            answer
+        }
         Stop::Refused(refused) => {
             exchange.refused(&policy, &refused);
             if let Some(key) = facts.key {

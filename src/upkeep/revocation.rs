@@ -25,7 +25,7 @@ use super::{Message, Parts};
 /// A day in milliseconds.
 const DAY: i64 = 86_400_000;
 
-/// A key was refused more often than a rule bears.
+/// A key was refused as often as a rule revokes for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Strike {
     rule: LimitId,
@@ -45,7 +45,7 @@ impl Strikes {
     }
 
     /// Counts a refusal of this key under every rule that counts refusals of this kind, and reports the key where a rule
-    /// bears no more. For keys that exist; strangers have none. Cheap where no rule counts it.
+    /// revokes for it. For keys that exist; strangers have none. Cheap where no rule counts it.
     pub fn refused(&self, policy: &Snapshot, ledger: &Ledger, now: Now, key: &Key, why: Refusal) {
         for rule in &policy.auto_revoke {
             let RevokeWhen::Refused { reasons, .. } = &rule.when else { continue };
@@ -68,16 +68,14 @@ fn live(key: &Key, ledger: &Ledger, now: Wall) -> bool {
         && ledger.overlay().revoked(key.subject).is_none()
 }
 
-/// Counts one refusal; whether the rule bears no more.
+/// Counts one refusal; whether it makes as many as the rule revokes for.
 fn strikes(ledger: &Ledger, now: Now, rule: &RevocationRule, key: &Key) -> bool {
     let Some(ask) = ask(rule, key.subject) else { return false };
     let asks: Asks = smallvec![ask];
     match ledger.open(now, &Order::of(&asks)) {
         Opening::Refused(_) => true,
-        Opening::Admitted(..)
-        | Opening::Repeated(..)
-        | Opening::Full(_)
-        | Opening::StoreFailed(_) => false,
+        Opening::Admitted(_, readings) => readings.iter().any(|reading| reading.remaining == 0),
+        Opening::Repeated(..) | Opening::Full(_) | Opening::StoreFailed(_) => false,
     }
 }
 
@@ -120,7 +118,7 @@ impl Bailiff {
                 (hours, _) => format!("{hours} hours"),
             };
             let why = format!(
-                "refused more than {} times within {span}, last with {}",
+                "refused {} times within {span}, last with {}",
                 ceiling.units,
                 strike.why.name()
             );

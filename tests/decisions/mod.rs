@@ -1,8 +1,13 @@
 //! What the suites of decisions share: ledgers on every backing, and requests that go their way.
 
+mod event;
+mod exchange;
+mod failing;
 mod model;
 mod random;
+mod restarted;
 mod threads;
+mod world;
 
 use std::sync::{Arc, mpsc};
 
@@ -23,14 +28,23 @@ pub(crate) struct Ground {
     _directory: Option<tempfile::TempDir>,
 }
 
-/// An empty ledger on each backing.
-pub(crate) fn grounds() -> Vec<Ground> {
-    vec![in_memory()]
+/// An empty ledger on each backing, all opened at `now`.
+pub(crate) fn grounds(now: Now) -> [Ground; 2] {
+    [in_memory(), in_directory(now)]
 }
 
-fn in_memory() -> Ground {
+pub(crate) fn in_memory() -> Ground {
     let ledger = Ledger::new(1_000, Backing::None, Restored::default());
     Ground { ledger, _directory: None }
+}
+
+/// Every reply is one synced commit.
+pub(crate) fn in_directory(now: Now) -> Ground {
+    let directory = tempfile::tempdir().expect("a directory");
+    let on_failure = Box::new(|why: &str| panic!("{why}"));
+    let opened = Backing::open(directory.path(), now, on_failure).expect("it can be opened");
+    let ledger = Ledger::new(1_000, opened.backing, opened.restored);
+    Ground { ledger, _directory: Some(directory) }
 }
 
 pub(crate) const BOUNDS: RecordBounds =

@@ -66,7 +66,7 @@ fn admits(ledger: &Ledger, all: &[Ask]) -> bool {
 
 #[test]
 fn of_a_hundred_duplicates_one_is_admitted_and_all_later_ones_get_its_answer() {
-    for ground in grounds() {
+    for ground in grounds(at(0)) {
         let ledger = &ground.ledger;
         let (admitted, in_flight) = (AtomicU64::new(0), AtomicU64::new(0));
         let all = Asks::from_slice(&[quota(1, 1_000), spend(1, 1_000, 5)]);
@@ -96,7 +96,7 @@ fn of_a_hundred_duplicates_one_is_admitted_and_all_later_ones_get_its_answer() {
 
 #[test]
 fn with_one_left_one_of_a_thousand_is_admitted() {
-    for ground in grounds() {
+    for ground in grounds(at(0)) {
         let ledger = &ground.ledger;
         top_up(ledger, 1, 20);
         for last in [vec![quota(1, 1)], vec![spend(1, 20, 20)], vec![credit(1, 20)]] {
@@ -111,7 +111,7 @@ fn with_one_left_one_of_a_thousand_is_admitted() {
 
 #[test]
 fn of_a_hundred_that_each_cost_most_of_what_is_left_one_is_admitted() {
-    for ground in grounds() {
+    for ground in grounds(at(0)) {
         let ledger = &ground.ledger;
         top_up(ledger, 1, 1_000);
         let all = [spend(1, 1_000, 600), credit(1, 600)];
@@ -126,7 +126,7 @@ fn of_a_hundred_that_each_cost_most_of_what_is_left_one_is_admitted() {
 
 #[test]
 fn charges_refunds_and_top_ups_at_once_never_pass_a_ceiling_and_add_up() {
-    for ground in grounds() {
+    for ground in grounds(at(0)) {
         let ledger = &ground.ledger;
         let (spent, granted, turn) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let all = Asks::from_slice(&[quota(1, 300), spend(1, 5_000, 7), credit(1, 7)]);
@@ -166,7 +166,7 @@ fn charges_refunds_and_top_ups_at_once_never_pass_a_ceiling_and_add_up() {
 
 #[test]
 fn records_that_threads_claim_and_free_are_counted_to_the_last() {
-    for ground in grounds() {
+    for ground in grounds(at(0)) {
         let ledger = &ground.ledger;
         let turn = AtomicU64::new(0);
         let none = Asks::new();

@@ -261,8 +261,15 @@ pub(crate) fn is_replay_of(first: &Answer, answer: &Answer) {
     let momentary = |name: &str| {
         let name = name.to_ascii_lowercase();
         name.starts_with("x-ratelimit-")
-            || ["date", "x-request-id", "idempotent-replayed", "connection", "set-cookie"]
-                .contains(&&*name)
+            || [
+                "date",
+                "x-request-id",
+                "idempotent-replayed",
+                "ratelimit",
+                "connection",
+                "set-cookie",
+            ]
+            .contains(&&*name)
     };
     let matter = |answer: &Answer| {
         let mut headers: Vec<_> = answer

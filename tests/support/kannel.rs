@@ -2,10 +2,11 @@
 //! the comment of `config/kannel.yaml` tells people to write, on ports of its own.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -83,6 +84,11 @@ impl Kannel {
         loopback(self.ports[3])
     }
 
+    /// A way to smsbox on which answers can be held up.
+    pub(crate) fn relay(&self) -> Relay {
+        Relay::to(self.smsbox())
+    }
+
     /// Asks smsbox itself, past the gate.
     pub(crate) fn ask_directly(&self, target: &str) -> Answer {
         send(self.smsbox(), &Request::get(target))
@@ -156,6 +162,68 @@ impl Drop for Kannel {
             drop(child.wait());
         }
     }
+}
+
+/// Stands between the gate and smsbox: requests pass at once, answers when they may. It lives as long as the test.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    address: SocketAddr,
+    holds: Arc<AtomicBool>,
+}
+
+impl Relay {
+    fn to(smsbox: SocketAddr) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let holds = Arc::new(AtomicBool::new(false));
+        let inside = Arc::clone(&holds);
+        thread::spawn(move || {
+            for gate in listener.incoming().flatten() {
+                let Ok(kannel) = TcpStream::connect(smsbox) else { continue };
+                let (Ok(from_gate), Ok(to_kannel)) = (gate.try_clone(), kannel.try_clone()) else {
+                    continue;
+                };
+                let held = Arc::clone(&inside);
+                thread::spawn(move || pass(from_gate, to_kannel, || {}));
+                thread::spawn(move || {
+                    pass(kannel, gate, || {
+                        while held.load(Ordering::SeqCst) {
+                            thread::sleep(Duration::from_millis(5));
+                        }
+                    });
+                });
+            }
+        });
+        Relay { address, holds }
+    }
+
+    /// As `--upstream` takes it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Holds answers up from now on.
+    pub(crate) fn hold(&self) {
+        self.holds.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets them pass again.
+    pub(crate) fn let_go(&self) {
+        self.holds.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Carries bytes one way until either side is done.
+fn pass(mut from: TcpStream, mut to: TcpStream, wait: impl Fn()) {
+    let mut buffer = [0; 4096];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        wait();
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    // Whoever is gone already needs no word of it.
+    let _ = to.shutdown(Shutdown::Write);
 }
 
 /// The configuration in the head of `config/kannel.yaml`, with these ports.

@@ -27,6 +27,7 @@ pub(super) fn keys(keys: Keys) -> Result<(), Failure> {
     match keys.command {
         KeysCommand::New(arguments) => new::new(&arguments),
         KeysCommand::Revoke(arguments) => revoke::revoke(&arguments),
+        KeysCommand::Restore(arguments) => super::remote::keys::restore(&arguments),
         KeysCommand::Rotate(arguments) => rotate::rotate(&arguments),
         KeysCommand::List(arguments) => list::list(&arguments),
         KeysCommand::Digest(arguments) => digest::digest(&arguments),
@@ -165,7 +166,7 @@ fn ways_out(problem: &WriteProblem, commit: &str, admin: &str) -> Failure {
     Failure::cannot(format!(
         "{problem}; nothing was changed. Two ways out:\n\
          1. Commit this to where the file comes from:\n\n{commit}\n\
-         2. Tell the running gate (the admin API for it comes with the next release):\n\n    {admin}\n"
+         2. Tell the running gate{admin}\n"
     ))
 }
 

@@ -61,7 +61,7 @@ pub(super) fn new(arguments: &New) -> Result<(), Failure> {
         "expires": entry.expires.map(instant),
     });
     let admin = format!(
-        "tollgate keys new --admin http://127.0.0.1:9901 --tenant {} --id {}",
+        " (this comes with a later release):\n\n    tollgate keys new --admin http://127.0.0.1:9901 --tenant {} --id {}",
         entry.tenant, entry.id
     );
     let commit = keyfile::written(&entry, format);
@@ -111,9 +111,11 @@ fn check_names(arguments: &New, loaded: &Loaded) -> Result<(), Failure> {
         let hint = suggestion(plan, policy.plans.iter().map(|plan| &*plan.name));
         return Err(Failure::problem(format!("the policy has no plan {plan}{hint}")));
     }
+    // With those that are disabled: a key may be made before they are switched on.
+    let limits = &loaded.origins.limits;
     for (limit, _) in &arguments.limits {
-        if !policy.limits.iter().any(|known| *known.name == **limit) {
-            let hint = suggestion(limit, policy.limits.iter().map(|limit| &*limit.name));
+        if !limits.contains_key(limit) {
+            let hint = suggestion(limit, limits.keys().map(String::as_str));
             return Err(Failure::problem(format!("the policy has no limit {limit}{hint}")));
         }
     }

@@ -1,10 +1,11 @@
 //! `tollgate keys revoke`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::args::Revoke;
 use super::super::failure::Failure;
 use super::super::policy::load_for_keys;
+use super::super::remote::{self, Remote};
 use super::super::tell;
 use super::super::when::whole_second;
 use super::{
@@ -15,24 +16,33 @@ use crate::keyfile::entry::instant;
 use crate::keyfile::{self, EditProblem, Format, Revoked};
 
 pub(super) fn revoke(arguments: &Revoke) -> Result<(), Failure> {
+    if arguments.why.as_ref().is_some_and(|why| why.contains(char::is_control)) {
+        return Err(Failure::problem("a reason is one line without control characters"));
+    }
+    match (&arguments.admin, &arguments.config) {
+        (Some(admin), _) => {
+            let remote = Remote::new(admin, &arguments.token)?;
+            remote::keys::revoke(&remote, &arguments.id, arguments.why.as_deref())
+        }
+        (None, Some(config)) => revoke_in_file(arguments, config),
+        (None, None) => Err(Failure::usage("say where: --config FILE or --admin URL")),
+    }
+}
+
+fn revoke_in_file(arguments: &Revoke, config: &Path) -> Result<(), Failure> {
     let now = Clock::system().now().wall;
-    let before = load_for_keys(&arguments.config, None, now);
+    let before = load_for_keys(config, None, now);
     let loads = before.is_ok();
     let file: PathBuf = match (&arguments.file, before) {
         (Some(file), Ok(loaded)) => named_by_policy(&loaded.issuing.key_files, file),
         (Some(file), Err(_)) => file.clone(),
-        (None, Ok(loaded)) => {
-            Policy { path: &arguments.config, loaded, now }.file_of(&arguments.id)?
-        }
+        (None, Ok(loaded)) => Policy { path: config, loaded, now }.file_of(&arguments.id)?,
         (None, Err(problems)) => {
             let mut failure = Failure::problems(&problems);
             failure.text += "\nWith --file KEYFILE a key can be revoked all the same.";
             return Err(failure);
         }
     };
-    if arguments.why.as_ref().is_some_and(|why| why.contains(char::is_control)) {
-        return Err(Failure::problem("a reason is one line without control characters"));
-    }
 
     let held = hold(&file)?;
     let at = whole_second(now);
@@ -47,7 +57,7 @@ pub(super) fn revoke(arguments: &Revoke) -> Result<(), Failure> {
         Err(EditProblem::Unknown { ids }) => return Err(unknown(&arguments.id, &ids)),
         Err(problem) => return Err(edit_failed(&file, &problem)),
     };
-    match load_with(&arguments.config, &file, &text, now) {
+    match load_with(config, &file, &text, now) {
         Ok(_) => {}
         Err(problems) if loads => return Err(unchanged(&problems)),
         Err(_) => tell(
@@ -62,7 +72,8 @@ pub(super) fn revoke(arguments: &Revoke) -> Result<(), Failure> {
             arguments.id,
             instant(at)
         );
-        let admin = format!("tollgate keys revoke --admin http://127.0.0.1:9901 {}", arguments.id);
+        let admin =
+            format!(":\n\n    tollgate keys revoke --admin http://127.0.0.1:9901 {}", arguments.id);
         could_not_write(&problem, &commit, &admin)
     })?;
     tell(&format!("Key {} is revoked in {}.", arguments.id, file.display()));

@@ -38,7 +38,10 @@ pub(super) fn rotate(arguments: &Rotate) -> Result<(), Failure> {
         "file": file.display().to_string(),
         "old_secret_until": until,
     });
-    let admin = format!("tollgate keys rotate --admin http://127.0.0.1:9901 {}", arguments.id);
+    let admin = format!(
+        " (this comes with a later release):\n\n    tollgate keys rotate --admin http://127.0.0.1:9901 {}",
+        arguments.id
+    );
     let commit = format!(
         "# in the entry of {}, in place of its digest (for an overlap, beside it in `digests`):\n{}",
         arguments.id,

@@ -92,7 +92,7 @@ fn refused(
         desk.findings.error_with(
             refused.at,
             "this does not say how many refusals in what time",
-            "write 50/hour: the 51st within an hour revokes".to_owned(),
+            "write 50/hour: the 50th within an hour revokes".to_owned(),
         );
         return None;
     };

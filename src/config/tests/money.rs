@@ -4,8 +4,9 @@ use http::HeaderName;
 
 use super::*;
 use crate::policy::charge::ChargeClass;
+use crate::policy::covering::asks_of_key;
 use crate::policy::idempotency::{Demand, OnUnknown};
-use crate::policy::keys::SecretDigest;
+use crate::policy::keys::{KeyIx, SecretDigest};
 use crate::policy::limit::{Limit, LimitId, LimitIx, LimitKind, Mode, OnStoreFailure};
 use crate::policy::money::Money;
 use crate::policy::revocation::RevokeWhen;
@@ -169,6 +170,31 @@ fn a_balance_is_told_to_the_backend_and_by_a_route() {
 }
 
 #[test]
+fn what_counts_a_key_wherever_it_goes_is_asked_without_taking() {
+    let policy = PAID.replace(
+        "  rate: {",
+        "  by-address: { rate: 10/second, per: [key, address] }\n  by-route: { quota: 10/day, per: [key, route] }\n  \
+         guessing: { rate: 1/second, per: address, counts: failed_authentication }\n  rate: {",
+    );
+    let keys = key("of-tenant", "acme", ", limits: { chosen: 1000/day }") + &key("b", "globex", "");
+    let snapshot = loaded(&policy, &keys, "").snapshot;
+    let asked = |id: &str| {
+        let ix = snapshot.keys.iter().position(|key| &*key.id == id).unwrap();
+        asks_of_key(&snapshot, KeyIx(u32::try_from(ix).unwrap()), NOW)
+    };
+    let names = |id: &str| -> Vec<String> {
+        asked(id).iter().map(|ask| snapshot.limit(ask.limit).name.to_string()).collect()
+    };
+    assert_eq!(names("of-tenant"), ["monthly", "daily", "chosen", "cap", "wallet", "rate"]);
+    assert_eq!(names("b"), ["monthly", "cap", "rate"], "without what it is not bound by");
+    let asks = asked("of-tenant");
+    let tenant = snapshot.tenant(found(&snapshot, "of-tenant").tenant).subject;
+    assert_eq!((asks[0].subject, asks[0].weight), (tenant, 0));
+    assert_eq!(asks[0].period.length(), DAY, "in the period of its own terms");
+    assert_eq!(asks[1].subject, found(&snapshot, "of-tenant").subject);
+}
+
+#[test]
 fn revocation_by_rule_is_in_shadow_unless_it_is_switched_on() {
     let snapshot = paid("[]", "");
     let [idle, abuse] = snapshot.auto_revoke.as_slice() else { panic!("two rules") };
@@ -228,7 +254,7 @@ fn what_is_in_force_is_shown_with_its_money_and_keys() {
         "answer: { balance: wallet }",
         "balance: x-balance of wallet",
         "idle: unused for 90d (shadow)",
-        "abuse: refused more than 50/hour for [scope_denied, address_denied]",
+        "abuse: refused 50/hour for [scope_denied, address_denied]",
     ] {
         assert!(shown.contains(words), "{words}\n{shown}");
     }

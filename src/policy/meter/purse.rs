@@ -51,3 +51,47 @@ impl Purse {
         self == Purse::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_costs_nothing_is_admitted_by_an_empty_purse() {
+        let purse = Purse::default();
+        assert!(purse.admits(0) && !purse.admits(1));
+        assert_eq!(purse.figures(1).wait, None, "time does not help");
+    }
+
+    proptest! {
+        #[test]
+        fn the_balance_is_what_was_topped_up_less_what_was_used_and_never_below_nothing(
+            steps in prop::collection::vec((0u64..100, 0u8..3), 1..100),
+        ) {
+            let (mut purse, mut granted, mut used) = (Purse::default(), 0, 0);
+            for (amount, step) in steps {
+                match step {
+                    0 => {
+                        purse.top_up(amount);
+                        granted += amount;
+                    }
+                    1 if purse.admits(amount) => {
+                        purse.take(amount);
+                        used += amount;
+                    }
+                    1 => prop_assert!(used + amount > granted),
+                    _ => {
+                        let back = amount.min(used);
+                        purse.give_back(back);
+                        used -= back;
+                    }
+                }
+                prop_assert!(used <= granted);
+                prop_assert_eq!(purse.balance(), granted - used);
+                prop_assert_eq!(purse.figures(0).remaining, granted - used);
+            }
+        }
+    }
+}

@@ -157,3 +157,153 @@ impl Tally {
         self.used == 0 && self.reserved == 0 || now >= self.period.until
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::calendar::CalendarIx;
+    use crate::policy::limit::Window;
+
+    const DAY: i64 = 86_400_000;
+
+    fn day(n: i64) -> Period {
+        Period { from: Wall(n * DAY), until: Wall((n + 1) * DAY) }
+    }
+
+    fn noon(n: i64) -> Wall {
+        Wall(n * DAY + DAY / 2)
+    }
+
+    fn ceiling(units: u64) -> Ceiling {
+        Ceiling { window: Window::Quota(CalendarIx(0)), units, period: 0, burst: units }
+    }
+
+    #[test]
+    fn a_period_that_is_over_counts_nothing_and_one_that_comes_back_grants_nothing() {
+        let mut tally = Tally::default();
+        tally.take(3, day(5), noon(5));
+        assert_eq!(tally.in_period(day(6)).used, 0);
+        tally.take(2, day(6), noon(6));
+        assert_eq!(tally.in_period(day(5)).used, 2, "the clock was set back: still day 6");
+        tally.take(1, day(5), noon(5));
+        assert_eq!(tally.in_period(day(6)).used, 3);
+    }
+
+    #[test]
+    fn use_is_carried_into_another_zone_and_into_a_longer_period() {
+        let mut tally = Tally::default();
+        tally.take(3, day(5), noon(5));
+        let shifted = Period { from: Wall(5 * DAY - 7_200_000), until: Wall(6 * DAY - 7_200_000) };
+        assert_eq!(tally.in_period(shifted).used, 3);
+        let month = Period { from: Wall(0), until: Wall(31 * DAY) };
+        assert_eq!(tally.in_period(month).used, 3);
+    }
+
+    #[test]
+    fn a_refund_goes_to_the_period_that_was_charged_or_nowhere() {
+        let mut tally = Tally::default();
+        tally.take(3, day(5), noon(5));
+        tally.take(4, day(6), noon(6));
+        tally.give_back(3, noon(5));
+        assert_eq!(tally.used, 4, "day 5 is over");
+        tally.give_back(4, noon(6));
+        assert_eq!(tally.used, 0);
+    }
+
+    #[test]
+    fn a_take_that_was_given_back_leaves_no_instant_behind() {
+        let mut tally = Tally::default();
+        tally.take(1, day(9), noon(9));
+        tally.give_back(1, noon(9));
+        tally.take(2, day(5), noon(5));
+        assert_eq!(tally.in_period(day(9)).used, 0, "the use is of day 5");
+    }
+
+    #[test]
+    fn waiting_until_the_period_ends_admits() {
+        let mut tally = Tally::default();
+        tally.take(10, day(5), noon(5));
+        let figures = tally.figures(&ceiling(10), 1, day(5), noon(5));
+        let wait = figures.wait.unwrap();
+        assert_eq!(noon(5).plus_nanos(wait), day(6).from);
+        assert!(tally.admits(&ceiling(10), 1, day(6)));
+        assert_eq!(tally.figures(&ceiling(10), 11, day(5), noon(5)).wait, None, "it never fits");
+    }
+
+    #[test]
+    fn a_block_is_a_sixteenth_of_what_is_left_within_one_unit_and_a_hundredth() {
+        let block = |used: u64, units: u64| {
+            let mut tally = Tally::default();
+            tally.take(used, day(5), noon(5));
+            tally.block(&ceiling(units)).unwrap().to - used
+        };
+        assert_eq!(block(1, 10_000), 100);
+        assert_eq!(block(9_000, 10_000), 62);
+        assert_eq!(block(9_999, 10_000), 1);
+        assert_eq!(block(10_000, 10_000), 0, "never above the ceiling");
+        assert_eq!(block(1, 10), 1);
+    }
+
+    #[test]
+    fn what_is_taken_out_by_hand_was_never_durable() {
+        let mut tally = Tally::default();
+        tally.take(50, day(5), noon(5));
+        let early = tally.block(&ceiling(1_000)).unwrap();
+        tally.secured(&early);
+        tally.discount(20, day(5));
+        assert_eq!((tally.used, tally.durable), (30, early.to - 20));
+        tally.secured(&early);
+        assert_eq!(tally.durable, early.to - 20, "a block of before says nothing any more");
+        tally.discount(5, day(4));
+        assert_eq!(tally.used, 30, "that day is over");
+    }
+
+    proptest! {
+        /// A journal is told of blocks and of nothing else; every unit that went upstream must be in one.
+        #[test]
+        fn a_crash_at_any_moment_finds_at_least_what_was_used_and_at_most_a_block_more(
+            units in 1u64..2_000,
+            steps in prop::collection::vec((1u64..9, 0i64..3, any::<bool>(), any::<bool>()), 1..200),
+        ) {
+            let (mut tally, mut journal) = (Tally::default(), Tally::default());
+            let mut on_the_way: Vec<Block> = Vec::new();
+            let (mut now, mut sent, mut given_back) = (0, 0, 0);
+            for (weight, days, is_synced, is_refunded) in steps {
+                if days == 2 && weight == 8 {
+                    now += 1;
+                    (sent, given_back) = (0, 0);
+                }
+                let (period, at) = (day(now), noon(now));
+                if !tally.admits(&ceiling(units), weight, period) {
+                    continue;
+                }
+                tally.take(weight, period, at);
+                if let Some(block) = tally.block(&ceiling(units)) {
+                    on_the_way.push(block);
+                    if !is_synced {
+                        // It never went upstream.
+                        tally.give_back(weight, at);
+                        given_back += weight;
+                        continue;
+                    }
+                    for block in on_the_way.drain(..) {
+                        journal.reserve(&block);
+                        tally.secured(&block);
+                    }
+                }
+                sent += weight;
+                if is_refunded {
+                    tally.give_back(weight, at);
+                    sent -= weight;
+                    given_back += weight;
+                }
+                let remembered = journal.in_period(period).used;
+                prop_assert!(sent <= tally.used && sent <= remembered);
+                prop_assert!(remembered <= units);
+                prop_assert!(remembered - sent <= (units / 100).max(1) + given_back);
+            }
+        }
+    }
+}

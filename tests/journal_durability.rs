@@ -1,0 +1,322 @@
+//! What survives when the disk does its worst: after every power cut, failed sync and damaged byte, the state is that
+//! after some number of whole batches, at least all that were acknowledged, or it is refused in words.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[path = "journal/disk.rs"]
+mod disk;
+#[path = "journal/model.rs"]
+mod model;
+#[path = "journal/samples.rs"]
+mod samples;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use disk::{Disk, Fault};
+use model::{Dice, Hand, Model};
+use samples::NOW;
+use smallvec::smallvec;
+use tempfile::TempDir;
+use tollgate::clock::Wall;
+use tollgate::policy::limit::SubjectKey;
+use tollgate::store::{
+    Backing, Batch, Health, JournalFigures, Op, OpenProblem, OpenedBacking, Reply, StoreFailed,
+};
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+const EROFS: i32 = 30;
+
+/// A journal on a disk that can be made to fail, and what should be in it.
+struct Trial {
+    directory: TempDir,
+    disk: Disk,
+    backing: Backing,
+    failures: Arc<AtomicU64>,
+    promises: Promises,
+}
+
+/// What was said to be durable.
+#[derive(Clone, Default)]
+struct Promises {
+    /// The state after so many batches.
+    after: Vec<Model>,
+    /// Batches that were acknowledged.
+    acknowledged: usize,
+}
+
+impl Promises {
+    /// A state is kept if it is that after some number of batches, at least all that were acknowledged.
+    fn are_kept_by(&self, found: &Model) -> Result<(), String> {
+        if self.after[self.acknowledged..].contains(found) {
+            return Ok(());
+        }
+        let earlier = self.after.iter().position(|state| state == found);
+        let (acknowledged, made) = (self.acknowledged, self.after.len() - 1);
+        Err(format!(
+            "{acknowledged} of {made} were acknowledged; found the state after {earlier:?}"
+        ))
+    }
+}
+
+impl Trial {
+    fn new() -> Trial {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        let failures = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&failures);
+        let count = Box::new(move |_: &str| _ = told.fetch_add(1, Ordering::SeqCst));
+        let opened = Backing::open_on(directory.path(), disk.clone(), NOW, count).unwrap();
+        assert_eq!(Model::of(&opened.restored), Model::default());
+        let promises = Promises { after: vec![Model::default()], acknowledged: 0 };
+        Trial { directory, disk, backing: opened.backing, failures, promises }
+    }
+
+    /// Hands batches on, some at a time, until all are or one is refused; keeps count of what was acknowledged.
+    fn run(&mut self, seed: u64, batches: usize) {
+        let (mut hand, mut dice) = (Hand::new(seed), Dice::new(seed ^ 0xabc));
+        let mut left = batches;
+        while left > 0 {
+            let together = usize::try_from(1 + dice.below(4)).unwrap().min(left);
+            left -= together;
+            let heard: Vec<_> = (0..together).map(|_| self.submit(hand.batch())).collect();
+            for reply in heard {
+                match reply.and_then(|reply| reply.recv().unwrap()) {
+                    Ok(()) => self.promises.acknowledged += 1,
+                    Err(StoreFailed) => left = 0,
+                }
+            }
+        }
+        if self.backing.health() == Health::Failed {
+            assert!(self.submit(hand.batch()).is_err(), "nothing is promised after a failure");
+        }
+    }
+
+    fn submit(&mut self, batch: Batch) -> Result<Heard, StoreFailed> {
+        let after = self.promises.after.last().unwrap().after(&batch);
+        let (reply, heard) = reply();
+        self.backing.submit(batch, Some(reply))?;
+        self.promises.after.push(after);
+        Ok(heard)
+    }
+
+    /// Ends the process.
+    fn end(self) -> (TempDir, Disk, Promises) {
+        self.backing.close();
+        (self.directory, self.disk, self.promises)
+    }
+}
+
+type Heard = Receiver<Result<(), StoreFailed>>;
+
+fn reply() -> (Reply, Heard) {
+    let (told, heard) = channel();
+    (Box::new(move |result| told.send(result).unwrap_or_default()), heard)
+}
+
+fn open_on(directory: &Path, disk: Disk) -> Result<OpenedBacking, OpenProblem> {
+    Backing::open_on(directory, disk, NOW, Box::new(|_| {}))
+}
+
+/// The state that another process finds.
+fn found_on(directory: &Path, disk: Disk) -> Result<Model, OpenProblem> {
+    open_on(directory, disk).map(|opened| Model::of(&opened.restored))
+}
+
+/// A trial that goes wrong at its nth operation, and is opened again after a power cut. Whether it went wrong.
+fn trial(seed: u64, batches: usize, at: u64, fault: Fault) -> bool {
+    let mut trial = Trial::new();
+    trial.disk.fail_after(at, fault);
+    trial.run(seed, batches);
+    let came = trial.disk.has_failed();
+    if came {
+        assert_eq!(trial.backing.health(), Health::Failed, "{fault:?} at {at}");
+        assert_eq!(trial.failures.load(Ordering::SeqCst), 1, "said once");
+    } else {
+        assert_eq!(trial.promises.acknowledged, batches);
+    }
+    let mut dice = Dice::new(seed.wrapping_add(at));
+    let image = trial.disk.after_power_cut(|| dice.roll());
+    let (directory, _, promises) = trial.end();
+    let found = found_on(directory.path(), Disk::holding(image));
+    let found = found.unwrap_or_else(|why| panic!("seed {seed}, {fault:?} at {at}: {why}"));
+    promises
+        .are_kept_by(&found)
+        .unwrap_or_else(|why| panic!("seed {seed}, {fault:?} at {at}: {why}"));
+    came
+}
+
+#[test]
+fn a_power_cut_at_any_write_or_sync_leaves_whole_batches_and_all_that_were_acknowledged() {
+    let mut at = 0;
+    while trial(1, 30, at, Fault::PowerCut) {
+        at += 1;
+    }
+    assert!(at > 40, "{at} operations");
+    let mut dice = Dice::new(7);
+    for seed in 2..40 {
+        trial(seed, 40, dice.below(at), Fault::PowerCut);
+    }
+}
+
+#[test]
+fn a_power_cut_during_a_recovery_loses_nothing_either() {
+    for cut in 0..30 {
+        let mut trial = Trial::new();
+        trial.disk.fail_after(90 + cut, Fault::PowerCut);
+        trial.run(cut, 30);
+        let mut dice = Dice::new(cut);
+        let image = trial.disk.after_power_cut(|| dice.roll());
+        let (directory, _, promises) = trial.end();
+        let disk = Disk::holding(image);
+        disk.fail_after(cut, Fault::PowerCut);
+        drop(open_on(directory.path(), disk.clone()));
+        let image = disk.after_power_cut(|| dice.roll());
+        let found = found_on(directory.path(), Disk::holding(image)).unwrap();
+        promises.are_kept_by(&found).unwrap_or_else(|why| panic!("cut {cut}: {why}"));
+    }
+}
+
+#[test]
+fn a_failed_write_or_sync_fails_the_store_and_nothing_is_falsely_acknowledged() {
+    for (code, first) in [(EIO, 0), (ENOSPC, 1), (EROFS, 2)] {
+        for at in (first..90).step_by(3) {
+            trial(u64::try_from(code).unwrap(), 10, at, Fault::Error(code));
+        }
+    }
+}
+
+#[test]
+fn a_panic_of_the_library_is_a_failure_and_leaves_the_thread_alone() {
+    for at in [0, 3, 10, 21] {
+        assert!(trial(3, 30, at, Fault::Panic));
+    }
+}
+
+#[test]
+fn a_kill_loses_nothing_that_was_acknowledged() {
+    let mut trial = Trial::new();
+    trial.run(11, 30);
+    let image = trial.disk.after_kill();
+    let (directory, _, promises) = trial.end();
+    let found = found_on(directory.path(), Disk::holding(image)).unwrap();
+    assert_eq!(Some(&found), promises.after.last());
+}
+
+#[test]
+fn a_flipped_bit_or_a_missing_end_is_harmless_or_refused_and_never_less() {
+    for (seed, after_a_kill) in [(5, true), (6, false)] {
+        let mut trial = Trial::new();
+        trial.run(seed, 25);
+        let killed = trial.disk.after_kill();
+        let (directory, disk, promises) = trial.end();
+        let image = if after_a_kill { killed } else { disk.after_kill() };
+        let full = promises.after.last().unwrap();
+        let mut dice = Dice::new(seed);
+        let (mut harmless, mut refused) = (0, 0);
+        for nth in 0..250 {
+            let mut damaged = image.clone();
+            let place = usize::try_from(dice.below(damaged.len() as u64)).unwrap();
+            match nth % 5 {
+                0 => damaged.truncate(place),
+                // The head of the file, of which every bit means much.
+                1 => damaged[place % 512] ^= 1 << dice.below(8),
+                2 => damaged[place % 65_536] ^= 1 << dice.below(8),
+                3 => damaged[place] ^= 1 << dice.below(8),
+                _ => damaged[place..].iter_mut().take(4096).for_each(|byte| *byte = 0),
+            }
+            match found_on(directory.path(), Disk::holding(damaged)) {
+                Ok(found) => {
+                    assert_eq!(&found, full, "damage {nth} at {place}, kill: {after_a_kill}");
+                    harmless += 1;
+                }
+                Err(OpenProblem::Corrupt { .. } | OpenProblem::Unusable { .. }) => refused += 1,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert!(harmless > 20 && refused > 20, "{harmless} harmless, {refused} refused");
+    }
+}
+
+/// Keeps the journal's thread busy until the sender is dropped.
+fn hold_up(backing: &Backing) -> std::sync::mpsc::Sender<()> {
+    let (release, held) = channel::<()>();
+    let (told, busy) = channel();
+    let wait: Reply = Box::new(move |_| {
+        told.send(()).unwrap();
+        let _ = held.recv();
+    });
+    backing.submit(Batch::new(), Some(wait)).unwrap();
+    busy.recv().unwrap();
+    release
+}
+
+fn sighting(key: u128) -> Batch {
+    smallvec![Op::Seen(SubjectKey(key), Wall(1))]
+}
+
+#[test]
+fn all_that_waits_meanwhile_becomes_durable_with_one_sync() {
+    let trial = Trial::new();
+    let release = hold_up(&trial.backing);
+    let (before, figures) = (trial.disk.syncs(), trial.backing.figures());
+    let waiting: Vec<Heard> = (0..100)
+        .map(|key| {
+            let (reply, heard) = reply();
+            trial.backing.submit(sighting(key), Some(reply)).unwrap();
+            heard
+        })
+        .collect();
+    drop(release);
+    assert!(waiting.iter().all(|heard| heard.recv().unwrap().is_ok()));
+    assert_eq!(trial.disk.syncs() - before, 1);
+    let JournalFigures { commits, batches } = trial.backing.figures();
+    assert_eq!((commits - figures.commits, batches - figures.batches), (1, 100));
+}
+
+#[test]
+fn a_full_channel_refuses_a_batch_and_does_not_fail_the_store() {
+    let trial = Trial::new();
+    let release = hold_up(&trial.backing);
+    let mut sent = 0;
+    while trial.backing.submit(sighting(sent), None).is_ok() {
+        sent += 1;
+        assert!(sent < 100_000, "the channel is bounded");
+    }
+    assert_eq!(trial.backing.health(), Health::Up);
+    drop(release);
+    trial.backing.close();
+    let (directory, disk, _) = trial.end();
+    let seen = open_on(directory.path(), disk).unwrap().restored.seen;
+    assert_eq!(seen.len() as u128, sent);
+}
+
+#[test]
+fn what_nobody_waits_for_becomes_durable_by_itself() {
+    let trial = Trial::new();
+    let before = trial.disk.syncs();
+    trial.backing.submit(sighting(1), None).unwrap();
+    // A second by what is promised; more on a machine that is busy.
+    for _ in 0..500 {
+        if trial.disk.syncs() > before {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("not durable in five seconds");
+}
+
+#[test]
+fn no_backing_forgets_and_says_so() {
+    let backing = Backing::None;
+    assert!(!backing.remembers());
+    let (reply, heard) = reply();
+    backing.submit(sighting(1), Some(reply)).unwrap();
+    assert_eq!(heard.try_recv(), Ok(Ok(())), "told at once");
+    backing.close();
+    assert_eq!((backing.health(), backing.figures()), (Health::Up, JournalFigures::default()));
+}
