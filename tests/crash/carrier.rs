@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::support::dice::Dice;
 use crate::support::eventually;
 use crate::support::streams;
@@ -103,6 +105,15 @@ pub(crate) struct Carrier {
 struct Log {
     forwards: Mutex<Vec<Forward>>,
     open: AtomicUsize,
+    trap: Mutex<Option<Trap>>,
+}
+
+/// A gate that is to be killed while the backend has a request and has not answered it.
+#[derive(Clone, Copy, Debug)]
+struct Trap {
+    gate: Pid,
+    /// Requests until then.
+    left: u64,
 }
 
 impl Carrier {
@@ -127,6 +138,11 @@ impl Carrier {
         self.log.forwards().clone()
     }
 
+    /// Kills this gate when the `nth` request from now has arrived, before anything is answered.
+    pub(crate) fn trap(&self, gate: Pid, nth: u64) {
+        *self.log.trap() = Some(Trap { gate, left: nth });
+    }
+
     /// Waits until it has read all that a dead gate sent.
     pub(crate) fn settles(&self) -> bool {
         // Twice, a moment apart: a connection may be accepted and not counted yet.
@@ -143,6 +159,20 @@ impl Carrier {
 impl Log {
     fn forwards(&self) -> MutexGuard<'_, Vec<Forward>> {
         self.forwards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trap(&self) -> MutexGuard<'_, Option<Trap>> {
+        self.trap.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn step_on_trap(&self) {
+        let mut trap = self.trap();
+        let Some(Trap { gate, left }) = &mut *trap else { return };
+        *left -= 1;
+        if *left == 0 {
+            kill_process(*gate, Signal::KILL).expect("nobody else ends it");
+            *trap = None;
+        }
     }
 }
 
@@ -172,6 +202,7 @@ fn serve(mut stream: TcpStream, log: &Log) -> Result<()> {
         };
         let answer = head_of(&forward) + &forward.answer;
         log.forwards().push(forward);
+        log.step_on_trap();
         match plan.ending {
             Ending::Whole => stream.write_all(answer.as_bytes())?,
             Ending::Cut => {

@@ -40,8 +40,10 @@ fn no_crash_breaks_a_promise() {
     );
     let crashes = crashes();
     let points = KillPoint::ALL.iter().map(|point| Death::At(*point));
-    let waiting =
-        Mutex::new(points.chain([Death::AnyTime, Death::PowerCut]).rev().collect::<Vec<_>>());
+    let others = [Death::UnderWay, Death::AnyTime, Death::PowerCut];
+    let deaths: Vec<Death> = points.chain(others).rev().collect();
+    let worlds = deaths.len();
+    let waiting = Mutex::new(deaths);
     let results: Mutex<Vec<(Death, Tally)>> = Mutex::default();
     thread::scope(|scope| {
         for _ in 0..WORLDS {
@@ -63,7 +65,7 @@ fn no_crash_breaks_a_promise() {
     }
     say(&all.line("all"));
     assert!(all.broken.is_empty(), "{}", all.complaint());
-    assert_eq!(all.crashes, crashes * (KillPoint::ALL.len() + 2));
+    assert_eq!(all.crashes, crashes * worlds);
     assert!(all.replays > 0 && all.unknown > 0, "the traffic asks for neither: {all:?}");
     assert_eq!(all.count(Promise::Once), 0);
 }

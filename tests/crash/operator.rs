@@ -27,6 +27,8 @@ struct Inner {
     asked: Option<Act>,
     revoked: bool,
     acknowledged: usize,
+    /// What was asked for and heard about the key, the latest last.
+    history: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +58,11 @@ impl Ledger {
                     Act::Revoke => desk.revoke(VICTIM.0, &id),
                     Act::Restore => desk.restore(VICTIM.0, &id),
                 };
+                if matches!(act, Act::Revoke | Act::Restore) {
+                    let heard = if done { "acknowledged" } else { "not heard of" };
+                    let entry = format!("boot {}: {id} {act:?} {heard}", door.boot);
+                    self.inner().history.push(entry);
+                }
                 if done {
                     self.acknowledge(act);
                 }
@@ -103,7 +110,8 @@ impl Ledger {
         }
         let in_doubt = matches!(inner.asked, Some(Act::Revoke | Act::Restore));
         if !in_doubt && victim_is_revoked != inner.revoked {
-            let what = format!("revoked: {}, and the gate says {victim_is_revoked}", inner.revoked);
+            let latest = &inner.history[inner.history.len().saturating_sub(4)..];
+            let what = format!("revoked: {victim_is_revoked}, after {latest:?}");
             tally.breach(Promise::Acknowledged, what);
         }
         tally.acts = inner.acknowledged;

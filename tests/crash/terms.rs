@@ -91,6 +91,7 @@ fn text() -> String {
 version: 1
 upstream: http://127.0.0.1:9
 record: {{ to: none }}
+drain: {{ delay: 0s, deadline: 2s }}
 credentials: {{ accept: [bearer], keys: gate.keys.yaml }}
 identity: {{ tenant: X-Tenant-Id }}
 idempotency: {{ keep: 24h, max_body: 64KiB, on_unknown: refuse, release: [503] }}

@@ -36,6 +36,8 @@ const DEEPEST: u64 = 60;
 pub(crate) enum Death {
     /// By themselves, at this place.
     At(KillPoint),
+    /// By a signal, while the backend has a request and has not answered it.
+    UnderWay,
     /// By a signal, at any time.
     AnyTime,
     /// With the machine, at any time: what was not synced may be gone.
@@ -46,6 +48,7 @@ impl Death {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Death::At(point) => point.name(),
+            Death::UnderWay => "under way",
             Death::AnyTime => "any time",
             Death::PowerCut => "power cut",
         }
@@ -115,12 +118,15 @@ impl World<'_> {
                     let nth = 1 + dice.below(DEEPEST);
                     launch.with("TOLLGATE_KILL", &format!("{}:{nth}", point.name())).start()
                 }
-                Death::AnyTime => launch.start(),
+                Death::AnyTime | Death::UnderWay => launch.start(),
                 Death::PowerCut => self.disk.carry(&launch).start(),
             };
             // Looks before anybody sends: what is there now is what survived.
             let since = Since { crashes: u64::from(boot > 0), under_way: CLIENTS as u64 };
             self.audit(&gate, tenants, since, &mut accounts, ledger, &mut tally);
+            if self.death == Death::UnderWay {
+                self.carrier.trap(gate.pid(), 1 + dice.below(DEEPEST / 2));
+            }
             self.scene.open(Door { boot, traffic: gate.traffic, admin: gate.admin });
             self.die(gate, &mut dice);
             assert!(self.scene.close(), "a client hangs");
@@ -144,9 +150,9 @@ impl World<'_> {
 
     fn die(&self, mut gate: Process, dice: &mut Dice) {
         match self.death {
-            Death::At(point) => {
+            Death::At(_) | Death::UnderWay => {
                 let ended = gate.wait_within(TOO_LONG);
-                assert!(ended.is_some(), "{} was not passed under load", point.name());
+                assert!(ended.is_some(), "{}: not passed under load", self.death.name());
             }
             Death::AnyTime | Death::PowerCut => {
                 thread::sleep(Duration::from_millis(20 + dice.below(300)));

@@ -14,6 +14,7 @@ const POLICY: &str = "\
 version: 1
 upstream: http://127.0.0.1:9
 record: { to: none }
+drain: { delay: 0s, deadline: 2s }
 credentials: { accept: [bearer], keys: gate.keys.yaml }
 ready: { store: true }
 routes:

@@ -129,6 +129,12 @@ impl Process {
         attempt(self.admin, &request).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
+    /// For signals.
+    pub(crate) fn pid(&self) -> Pid {
+        let raw = i32::try_from(self.child.id()).ok();
+        raw.and_then(Pid::from_raw).expect("a child has an id")
+    }
+
     /// As an operator, or a machine without memory, would end it. Returns once it is gone.
     pub(crate) fn kill(mut self) {
         // It may have died by itself a moment ago.
@@ -138,8 +144,7 @@ impl Process {
 
     /// Ends it as a service manager would, and waits until it has; its exit code.
     pub(crate) fn stop(mut self) -> Option<i32> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a child has an id"), Signal::TERM).expect("it is ours");
+        kill_process(self.pid(), Signal::TERM).expect("it is ours");
         self.wait_within(Duration::from_secs(20)).and_then(|status| status.code())
     }
 
