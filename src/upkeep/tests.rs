@@ -146,20 +146,20 @@ fn a_restored_key_counts_as_used_by_the_one_who_restored_it() {
 }
 
 #[test]
-fn refusals_for_the_named_reasons_are_borne_up_to_the_number_within_the_window() {
+fn refusals_for_the_named_reasons_revoke_at_the_number_within_the_window() {
     let mut house =
         House::with("  abuse: { refused: 5/hour, for: [scope_denied], mode: enforce }\n");
     for _ in 0..50 {
         house.refused("ka", Refusal::Rate);
     }
-    for _ in 0..5 {
+    for _ in 0..4 {
         house.refused("ka", Refusal::ScopeDenied);
     }
-    assert_eq!(house.revoked_by("ka"), None, "five are borne");
+    assert_eq!(house.revoked_by("ka"), None, "four are borne");
     house.clock.advance(Duration::from_hours(1));
     house.refused("ka", Refusal::ScopeDenied);
     assert_eq!(house.revoked_by("ka"), None, "the window has moved on");
-    for _ in 0..5 {
+    for _ in 0..4 {
         house.refused("ka", Refusal::ScopeDenied);
     }
     assert_eq!(house.revoked_by("ka"), Some(RevokedBy::Rule("abuse".into())));
