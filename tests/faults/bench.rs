@@ -20,13 +20,14 @@ ready: { store: true }
 routes:
   - { name: send, match: POST /send, idempotency: accept }
   - { name: pay, match: POST /pay, cost: 1.5 }
+  - { name: late, match: POST /late, cost: 1.5, timeout: 300ms }
   - { name: counted, match: POST /counted }
   - { name: local, match: POST /local }
   - { name: allowed, match: POST /allowed }
   - { name: plain, match: POST /plain }
 limits:
   throttle: { rate: 100000/minute, per: key }
-  wallet: { credit: prepaid, unit: credits, per: tenant, routes: [pay] }
+  wallet: { credit: prepaid, unit: credits, per: tenant, routes: [pay, late] }
   daily: { quota: 1000/day, per: tenant, routes: [counted] }
   loose: { quota: 1000/day, per: tenant, routes: [local], on_store_failure: local }
   open: { quota: 1000/day, per: tenant, routes: [allowed], on_store_failure: allow }

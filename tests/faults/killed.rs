@@ -1,4 +1,4 @@
-//! A gate that is killed between the send and the answer: the money stays charged and is listed, the key is unknown and
+//! A gate that is killed between the send and the answer, or gets none: the money stays charged and is listed, the key is unknown and
 //! never fresh, and a person ends the doubt.
 
 use std::sync::mpsc::channel;
@@ -67,4 +67,22 @@ fn money_under_way_stays_charged_is_listed_and_is_settled_by_a_person_once() {
     let gate = bench.launch().start();
     assert_eq!(usage(&gate, "wallet")["used"], "9");
     assert_eq!(gate.ask_admin("/v1/reservations").json()["reservations_total"], 0);
+}
+
+#[test]
+fn an_unanswered_payment_stays_charged_and_is_listed() {
+    let bench = Bench::new();
+    let mut gate = bench.launch().start();
+    promise(&gate);
+    bench.backend.answers(Reply::json("200 OK", "{}").after(Duration::from_secs(2)));
+    let answer = ask(&gate, &post("/late"));
+    assert_eq!((answer.status, &*code(&answer)), (504, "upstream_timeout"));
+    for _ in 0..2 {
+        assert_eq!(usage(&gate, "wallet")["used"], "9");
+        let listed = gate.ask_admin("/v1/reservations").json();
+        assert_eq!(listed["reservations_total"], 1, "{listed}");
+        assert_eq!(listed["reservations"][0]["charges"][0]["amount"], "1.5");
+        gate.kill();
+        gate = bench.launch().start();
+    }
 }
