@@ -133,6 +133,7 @@ impl Gate {
             clock,
             boot,
             workers,
+            log: Arc::clone(&log),
             strikes: Arc::default(),
             pulses: (0..workers).map(|_| Pulse::starting(started)).collect(),
         };

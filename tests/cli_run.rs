@@ -222,10 +222,15 @@ fn the_demonstration_does_what_it_prints_and_leaves_nothing() {
     assert_eq!(status_of(address, "POST /sms/send HTTP/1.1"), "401");
     assert_eq!(status_of(address, &format!("POST /sms/send HTTP/1.1\r\n{reader}")), "403");
     assert_eq!(status_of(address, &format!("GET /messages HTTP/1.1\r\n{reader}")), "200");
+    let send = format!("POST /sms/send HTTP/1.1\r\n{full}\r\nIdempotency-Key: hello-1");
+    assert_eq!(status_of(address, &send), "402", "nothing was topped up yet");
+    let credit = lines.iter().find(|line| line.contains(" credit add ")).unwrap();
+    assert!(Command::new("sh").args(["-c", credit]).status().unwrap().success());
+    assert_ne!(status_of(address, &send), "402");
     let seen: Vec<String> =
         (0..12).map(|_| status_of(address, &format!("GET /balance HTTP/1.1\r\n{full}"))).collect();
-    assert_eq!(seen.iter().filter(|status| *status == "200").count(), 10, "{seen:?}");
-    assert_eq!(seen.iter().filter(|status| *status == "429").count(), 2, "{seen:?}");
+    assert_eq!(seen.iter().filter(|status| *status == "200").count(), 9, "{seen:?}");
+    assert_eq!(seen.iter().filter(|status| *status == "429").count(), 3, "{seen:?}");
     demo.signal(Signal::INT);
     assert_eq!(demo.end().code(), Some(0));
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);

@@ -72,8 +72,8 @@ fn free(port: u16) -> SocketAddr {
 fn lesson(gate: &Gate, workspace: &Workspace) -> String {
     let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let traffic = gate.traffic.first().copied().unwrap_or(nowhere);
-    let metrics = match gate.admin {
-        Some(admin) => format!("curl -s http://{admin}/metrics | grep '_total{{' | grep -v ' 0$'"),
+    let told = |command: fn(SocketAddr, &str) -> String, program: &str| match gate.admin {
+        Some(admin) => command(admin, program),
         None => "# the admin listener is off".to_owned(),
     };
     let full = workspace.full.reveal();
@@ -82,13 +82,33 @@ fn lesson(gate: &Gate, workspace: &Workspace) -> String {
     let records = workspace.records.display();
     let program =
         std::env::current_exe().map_or("tollgate".into(), |path| path.display().to_string());
+    let metrics = told(
+        |admin, _| format!("curl -s http://{admin}/metrics | grep '_total{{' | grep -v ' 0$'"),
+        &program,
+    );
+    let credit = told(
+        |admin, program| {
+            format!("{program} credit add --admin http://{admin} --limit wallet --tenant acme 1.00")
+        },
+        &program,
+    );
+    let usage = told(
+        |admin, program| format!("{program} usage --admin http://{admin} --tenant acme"),
+        &program,
+    );
     format!(
         "\
 A gate listens on http://{traffic}, with a messaging backend behind it that knows nothing of keys.
 Paste these into another terminal. Ctrl-C here ends it, and removes its files.
 
-# A message, with a key that may send: 202.
-curl -i http://{traffic}/sms/send -H 'Authorization: Bearer {full}' -d '{{\"to\":\"+31612345678\",\"text\":\"Hello\"}}'
+# Credit first: a message costs 0.05.
+{credit}
+
+# A message, with a key that may send: 202. Paste it again: the same answer, from the gate; nothing is sent or charged twice.
+curl -i http://{traffic}/sms/send -H 'Authorization: Bearer {full}' -H 'Idempotency-Key: hello-1' -d '{{\"to\":\"+31612345678\",\"text\":\"Hello\"}}'
+
+# What is used, and what is left.
+{usage}
 
 # Without a key: 401.
 curl -i http://{traffic}/sms/send -d '{{\"to\":\"+31612345678\",\"text\":\"Hello\"}}'

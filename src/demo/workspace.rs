@@ -96,7 +96,7 @@ version: 1
 listen: LISTEN
 upstream: http://BACKEND
 admin: ADMIN
-state: memory
+state: ./state
 
 credentials:
   accept: [bearer]
@@ -104,16 +104,17 @@ credentials:
   keys: demo.keys.yaml
 
 routes:
-  - { name: sms-send, match: POST /sms/send, scope: sms:send }
+  - { name: sms-send, match: POST /sms/send, scope: sms:send, idempotency: accept, cost: 0.05 }
   - { name: messages, match: GET /messages/**, scope: reports }
   - { name: events, match: GET /events, scope: reports }
   - { name: balance, match: GET /balance, scope: balance }
 
 limits:
   throttle: { rate: 10/minute, window: sliding, per: key }
+  wallet: { credit: prepaid, unit: EUR, per: tenant }
 
 report: { x-ratelimit: unix, of: throttle, retry-after: true }
-identity: { tenant: X-Tenant-Id, key: X-Key-Id }
+identity: { tenant: X-Tenant-Id, key: X-Key-Id, balance: { header: X-Balance, of: wallet } }
 record: { to: records.jsonl }
 drain: { delay: 0s, deadline: 2s }
 ";

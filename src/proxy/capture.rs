@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use super::body::{AnswerError, UpstreamBody};
 use super::context::WorkerContext;
+use super::peer::Peer;
 use super::request_body::BodyWatch;
 use crate::killpoint::{self, KillPoint};
 use crate::store::{Completion, KeptAnswer, Reservation};
@@ -51,6 +52,8 @@ pub(super) struct Capture {
     reservation: Option<Reservation>,
     kept: Option<Kept>,
     watch: BodyWatch,
+    /// The client's connection counts until its answer is read, so that a drain waits for it.
+    _peer: Rc<Peer>,
 }
 
 /// What there is to keep so far.
@@ -64,13 +67,14 @@ impl Capture {
     /// For an answer with this head, of whose body at most `most` bytes are kept.
     pub(super) fn new(
         at: Rc<WorkerContext>,
+        peer: Rc<Peer>,
         reservation: Reservation,
         head: KeptAnswer,
         most: usize,
         watch: BodyWatch,
     ) -> Capture {
         let kept = Some(Kept { answer: head, body: BytesMut::new(), most });
-        Capture { at, reservation: Some(reservation), kept, watch }
+        Capture { at, reservation: Some(reservation), kept, watch, _peer: peer }
     }
 
     /// The answer has no body, or switches to another protocol.

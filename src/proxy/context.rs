@@ -19,6 +19,7 @@ use crate::policy::revocation::{RevocationRule, RevokeWhen};
 use crate::policy::snapshot::Snapshot;
 use crate::store::Ledger;
 use crate::telemetry::decision_id::{BootId, DecisionId, DecisionIds};
+use crate::telemetry::events::Log;
 use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
 use crate::telemetry::record::{RecordBuffer, RecordWriter};
@@ -48,6 +49,8 @@ pub(crate) struct WorkerContext {
     pub(super) sweeps: bool,
     /// Where it says that it moves.
     pub(super) pulse: Pulse,
+    /// Where the gate speaks of itself.
+    pub(super) log: Arc<Log>,
     /// Where it reports keys that are refused again and again.
     strikes: Arc<OnceLock<Strikes>>,
 }
@@ -75,6 +78,8 @@ pub struct Common {
     pub workers: usize,
     /// One a worker.
     pub pulses: Arc<[Pulse]>,
+    /// Where the gate speaks of itself.
+    pub log: Arc<Log>,
     /// Where keys that are refused again and again are reported, once the upkeep runs: it starts after the workers, whom
     /// it wakes.
     pub strikes: Arc<OnceLock<Strikes>>,
@@ -131,6 +136,7 @@ impl Common {
             workers: self.workers,
             sweeps: index == 0,
             pulse: self.pulse_of(index),
+            log: Arc::clone(&self.log),
             strikes: Arc::clone(&self.strikes),
         }
     }

@@ -24,6 +24,7 @@ use crate::policy::refusal::{Blame, Refusal, Refused};
 use crate::policy::report::Spelling;
 use crate::policy::snapshot::Snapshot;
 use crate::store::{Party, Reply, Reservation, StoreFailed};
+use crate::telemetry::events::Event;
 use crate::telemetry::metrics::{IdempotencyOutcome, Outcome};
 use crate::telemetry::record::{Closing, Draft, End, LimitLine, Opening, RefusalLine};
 
@@ -253,8 +254,12 @@ impl Exchange {
             (Column::KeptUpToReserve, Stated::Cost(actual)) => actual.min(cost),
             (Column::Kept | Column::KeptUpToReserve, _) => cost,
         });
-        if self.0.cost.is_some() && matches!(stated, Stated::Exceeds(_) | Stated::Unreadable) {
-            self.0.at.metrics.cost_exceeded(self.0.route);
+        match (self.0.cost, stated) {
+            (Some(reserved), Stated::Exceeds(cost)) => {
+                self.0.costs_more(&cost.to_string(), reserved);
+            }
+            (Some(reserved), Stated::Unreadable) => self.0.costs_more("unreadable", reserved),
+            (Some(_), Stated::Unasked | Stated::Cost(_)) | (None, _) => {}
         }
     }
 
@@ -426,6 +431,19 @@ impl OnEnd for Exchange {
             self.0.outcome = Outcome::Failed;
             self.0.at.metrics.upstream_error(Refusal::UpstreamBroken);
         }
+    }
+}
+
+impl Inner {
+    /// The answer's stated cost does not fit what was reserved.
+    fn costs_more(&self, stated: &str, reserved: Money) {
+        self.at.metrics.cost_exceeded(self.route);
+        let policy = self.at.policy.load();
+        let slot = self.route.and_then(|slot| policy.route_slots.get(usize::try_from(slot).ok()?));
+        let route = slot.map_or("", |name| name);
+        let reserved = reserved.to_string();
+        let event = Event::CostExceeded { route, stated, reserved: &reserved };
+        self.at.log.say(self.at.clock.now().wall, &event);
     }
 }
 

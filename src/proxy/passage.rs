@@ -107,7 +107,7 @@ fn deliver(
         return exchange.failed(&refused, answer);
     }
     let cut = watched(at, admission, switching, &mut exchange);
-    let mut capture = captured(at, &head, admission, &mut exchange);
+    let mut capture = captured(at, peer, &head, admission, &mut exchange);
     if switching {
         // A tunnel is done as far as repeats go, and nothing of it can be kept.
         if let Some(capture) = &mut capture {
@@ -142,6 +142,7 @@ fn deliver(
 /// Who reads the answer of a claimed request.
 fn captured(
     at: &Rc<WorkerContext>,
+    peer: &Rc<Peer>,
     head: &response::Parts,
     admission: &Admission,
     exchange: &mut Exchange,
@@ -149,7 +150,8 @@ fn captured(
     let most = admission.keep_answer?;
     let watch = exchange.watch().clone();
     let reservation = exchange.take_reservation()?;
-    Some(Capture::new(Rc::clone(at), reservation, idempotent::kept_head(head), most, watch))
+    let head = idempotent::kept_head(head);
+    Some(Capture::new(Rc::clone(at), Rc::clone(peer), reservation, head, most, watch))
 }
 
 /// The handle by which an exchange is cut when its caller is no longer admitted; `None` where it may finish.
