@@ -436,6 +436,8 @@ fn as_shipped_the_rules_revoke_nothing_and_say_what_they_would_do() {
             .any(|line| line.contains("loud") && line.contains("abuse") && line.contains("shadow"))
     };
     assert!(eventually(2 * A_SECOND, said), "{}", gate.output());
+    let series = r#"tollgate_auto_revocations_total{rule="abuse",mode="shadow"}"#;
+    assert_eq!(gate.metric(series), Some(1.0), "counted once a key");
     let mut listed = Connection::from([127, 0, 0, 9], gate.traffic);
     assert_eq!(listed.send(&SMART.signed(&loud)).status, 200);
 
