@@ -142,7 +142,8 @@ impl Gate {
             common.metrics.watch_connections("traffic", move || figures(&counters));
         }
         let wake = Wake::new(workers.waker());
-        let upkeep = start_upkeep(&common, &wake, &log).map_err(|error| here(&error))?;
+        let upkeep =
+            start_upkeep(&common, &server.state, &wake, &log).map_err(|error| here(&error))?;
         // Set here only, so that there is nothing to fail.
         let _ = common.strikes.set(upkeep.strikes());
         let admin =
@@ -323,7 +324,12 @@ fn start_reload(
     reload::policy::start(parts, &followed.warnings, load_again, wake)
 }
 
-fn start_upkeep(common: &Common, wake: &Wake, log: &Arc<Log>) -> std::io::Result<Upkeep> {
+fn start_upkeep(
+    common: &Common,
+    state: &StateAt,
+    wake: &Wake,
+    log: &Arc<Log>,
+) -> std::io::Result<Upkeep> {
     Upkeep::start(upkeep::Parts {
         ledger: Arc::clone(&common.ledger),
         policy: Arc::clone(&common.policy),
@@ -332,6 +338,10 @@ fn start_upkeep(common: &Common, wake: &Wake, log: &Arc<Log>) -> std::io::Result
         log: Arc::clone(log),
         clock: common.clock.clone(),
         wake: wake.clone(),
+        directory: match state {
+            StateAt::Memory => None,
+            StateAt::Directory(directory) => Some(directory.clone()),
+        },
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use support::inside::Inside;
-use support::{Answer, Backend, Gate, Key, Policy, Request, eventually, send};
+use support::{Answer, Backend, Gate, Key, Policy, Reply, Request, eventually, send};
 
 const POLICY: &str = "\
 version: 1
@@ -290,9 +290,7 @@ fn an_unused_key_is_revoked_by_its_rule_and_restored_by_one_act() {
     let shadow = "tollgate_auto_revocations_total{rule=\"old\",mode=\"shadow\"} ";
     assert!(get(&gate, "/metrics").text().contains(shadow));
     done(&post(&gate, "/v1/keys/kc/restore", &json!({})));
-    gate.pass(Duration::from_mins(2));
-    std::thread::sleep(Duration::from_millis(1200));
-    assert_eq!(state("kc"), "live", "restored counts as used");
+    assert_eq!(gate.send(&old).status, 402, "known again, and without credit");
 }
 
 #[test]
@@ -369,4 +367,90 @@ fn with_a_token_nobody_acts_without_it_and_every_act_is_told_in_the_log() {
         (&json!("wallet of tenant acme"), &json!("invoice 7"))
     );
     assert!(!gate.output().contains(token), "the gate wrote a secret");
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_restart_and_so_is_its_answer() {
+    let backend = Backend::start();
+    let gate = gate("state: ./state\n", &backend);
+    let credit = |gate: &Inside| {
+        let body = json!({ "limit": "wallet", "tenant": "acme", "add": "7.25" }).to_string();
+        let request = Request::post("/v1/credit", &body).host("localhost");
+        send(admin(gate), &request.header("Idempotency-Key", "invoice-8"))
+    };
+    let first = credit(&gate);
+    assert_eq!(done(&first)["durable"], true);
+    let adjusted = json!({ "limit": "monthly", "tenant": "globex", "add": 12 });
+    done(&post(&gate, "/v1/usage/adjust", &adjusted));
+    done(&post(&gate, "/v1/keys/kb/revoke", &json!({ "why": "leaked" })));
+    let gate = gate.restarted(&backend);
+    assert_eq!(row(&gate, "tenant=acme", "wallet")["remaining"], "7.25");
+    assert_eq!(row(&gate, "tenant=globex", "monthly")["used"], 12);
+    assert_eq!(done(&get(&gate, "/v1/keys/kb"))["revoked"]["why"], "leaked");
+    let again = credit(&gate);
+    assert_eq!((again.header("idempotent-replayed"), &again.body), (Some("true"), &first.body));
+    assert_eq!(row(&gate, "tenant=acme", "wallet")["remaining"], "7.25");
+    let metrics = get(&gate, "/metrics").text();
+    for series in [
+        "tollgate_store_up{store=\"directory\"} 1",
+        "tollgate_store_errors_total{store=\"directory\",reason=\"failed\"} 0",
+        "tollgate_limit_fallback{limit=\"wallet\",behaviour=\"deny\"} 0",
+        "tollgate_idempotency_records{state=\"unknown\"} 0",
+        "tollgate_idempotency_total{route=\"_unlisted\",outcome=\"unknown\"} 0",
+        "tollgate_unresolved_reservations 0",
+        "tollgate_cost_exceeded_total{route=\"_unlisted\"} 0",
+    ] {
+        assert!(metrics.lines().any(|line| line == series), "{series} is not in\n{metrics}");
+    }
+    for begins in
+        ["tollgate_state_free_bytes ", "tollgate_store_lag_seconds{", "tollgate_store_syncs_total{"]
+    {
+        assert!(metrics.lines().any(|line| line.starts_with(begins)), "{begins}");
+    }
+}
+
+#[test]
+fn a_request_without_an_answer_stays_charged_until_a_person_has_found_out() {
+    let backend = Backend::start();
+    let more = "state: ./state\nidempotency: { keep: 1h }\n";
+    let text = POLICY.replace("cost: 1.5 }", "cost: 1.5, idempotency: accept }");
+    let policy = Policy::with_keys(&format!("{text}{more}"), &KEYS);
+    let gate = Inside::start(policy, &backend);
+    top_up(&gate, "10");
+    let sent = |name: &str| {
+        backend.answers(Reply::json("nonsense", ""));
+        let request = Request::post("/send", "{}").bearer("secret-a");
+        gate.send(&request.header("Idempotency-Key", name)).status
+    };
+    assert_eq!((sent("one"), sent("two")), (502, 502));
+    assert_eq!(row(&gate, "tenant=acme", "wallet")["remaining"], "7");
+    let list = || done(&get(&gate, "/v1/reservations"));
+    assert!(eventually(Duration::from_secs(5), || list()["records_total"] == 2));
+    let told = list();
+    let first = &told["reservations"][0];
+    assert_eq!((&first["tenant"], &first["key"]), (&json!("acme"), &json!("ka")));
+    assert_eq!((&first["route"], &first["doubt"]), (&json!("send"), &json!("no_answer")));
+    let charges = first["charges"].as_array().expect("a list");
+    let amounts: Vec<_> = charges.iter().map(|one| (&one["limit"], &one["amount"])).collect();
+    assert!(amounts.contains(&(&json!("wallet"), &json!("1.5"))), "{told}");
+    let id = |at: usize, kind: &str| told[kind][at]["id"].as_str().expect("an id").to_owned();
+    let settle = |kind: &str, id: &str, verb: &str| {
+        done(&post(&gate, &format!("/v1/{kind}/{id}/{verb}"), &json!({ "note": "asked" })))
+    };
+    assert_eq!(settle("reservations", &id(0, "reservations"), "release")["state"], "released");
+    assert_eq!(row(&gate, "tenant=acme", "wallet")["remaining"], "8.5", "its charge is back");
+    assert_eq!(settle("reservations", &id(1, "reservations"), "confirm")["state"], "confirmed");
+    assert_eq!(row(&gate, "tenant=acme", "wallet")["remaining"], "8.5", "its charge stands");
+    let gone =
+        post(&gate, &format!("/v1/reservations/{}/release", id(1, "reservations")), &json!({}));
+    refused(&gone, 404, "reservation_unknown");
+    // The record of a settled reservation is settled with it.
+    assert_eq!((&list()["reservations_total"], &list()["records_total"]), (&json!(0), &json!(0)));
+    backend.answers(Reply::json("200 OK", "{}"));
+    let again = |name: &str| {
+        let request = Request::post("/send", "{}").bearer("secret-a");
+        gate.send(&request.header("Idempotency-Key", name))
+    };
+    assert_eq!(again("one").status, 200, "released: the next one with its key is a fresh one");
+    refused(&again("two"), 409, "idempotency_not_replayable");
 }

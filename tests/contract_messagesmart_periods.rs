@@ -33,8 +33,8 @@ impl Office {
         let office = Office::with(backend, edit);
         // The next midnight may be too near.
         let day = Duration::from_hours(24);
-        let wait = office.until_midnight() + day - by;
-        office.pass(if wait < day { wait } else { wait - day });
+        let wait = (office.until_midnight() + day).saturating_sub(by);
+        office.pass(wait.checked_sub(day).unwrap_or(wait));
         office
     }
 
@@ -153,7 +153,7 @@ fn a_key_has_no_quota_unless_it_was_given_one() {
     let backend = Backend::start();
     let mut key = String::new();
     let office = Office::with(&backend, |policy| {
-        key = policy.key("acme", &["--limit", "rate=100000/minute"])
+        key = policy.key("acme", &["--limit", "rate=100000/minute"]);
     });
     let mut connection = office.gate.connect();
     for _ in 0..2_000 {
@@ -201,7 +201,7 @@ fn a_quota_per_month_resets_when_the_month_ends() {
         is_quota(&refused);
         let wait = office.until_the_months_end();
         waits(&refused, wait);
-        office.pass(wait - Duration::from_millis(1));
+        office.pass(wait.saturating_sub(Duration::from_millis(1)));
         is_quota(&office.send(&key));
         office.pass(Duration::from_millis(1));
     }

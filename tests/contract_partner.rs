@@ -344,6 +344,22 @@ fn held_by_the_gate_the_balance_is_shown_to_the_backend_and_cannot_be_forged() {
 }
 
 #[test]
+fn held_by_the_gate_the_wallet_can_be_told_by_the_gate_too() {
+    let backend = Backend::start();
+    let policy = with_the_gates_wallet();
+    policy.replace(
+        "match: GET /api/v1/wallet }",
+        "match: GET /api/v1/wallet, answer: { balance: wallet } }",
+    );
+    let key = policy.key("acme", &[]);
+    let gate = Gate::start(policy, &backend);
+    Clerk(gate.admin).top_up("acme", "8450");
+    let told = gate.send(&Request::get("/api/v1/wallet").bearer(&key));
+    told.is(200, r#"{"balance":8450,"unit":"credits"}"#);
+    assert_eq!(backend.count(), 0);
+}
+
+#[test]
 fn held_by_the_gate_a_wallet_is_one_partners_and_outlives_a_restart() {
     let backend = Backend::start();
     let shop = Shop::before(&backend.url());

@@ -15,8 +15,12 @@ use support::contract::{
     Contract, Death, counting, dying, has_message_and_code, is_replay_of, message_and_code,
     what_comes_of,
 };
+use support::frail::attempt;
 use support::inside::Inside;
-use support::{A_SECOND, Answer, Asked, Backend, Gate, Policy, Reply, Request, eventually};
+use support::process::Launch;
+use support::{
+    A_SECOND, Answer, Asked, Backend, Connection, Gate, Policy, Reply, Request, eventually,
+};
 
 const MONEY: Contract = Contract {
     name: "sms-platform-money",
@@ -281,7 +285,7 @@ fn a_spend_cap_is_403_until_the_month_ends_and_a_tenant_may_have_its_own() {
         first.and_then(|first| first.checked_add(1.month())).and_then(|day| day.start_of_day());
     let until = next.expect("a date").timestamp().duration_since(now);
     assert!((SignedDuration::from_secs(wait) - until).abs() <= SignedDuration::from_secs(1));
-    shop.gate.pass(Duration::from_secs(wait.unsigned_abs()) - Duration::from_secs(2));
+    shop.gate.pass(Duration::from_secs(wait.unsigned_abs().saturating_sub(2)));
     message_and_code(&shop.send(), 403, "spend_cap_reached");
     shop.gate.pass(Duration::from_secs(2));
     assert_eq!(shop.send().status, 200);
@@ -402,6 +406,35 @@ fn a_restart_of_the_shipped_gate_forgets_no_money() {
     let shop = Shop { gate: shop.gate.restarted(&backend), ..shop };
     message_and_code(&shop.send(), 402, "insufficient_balance");
     assert_eq!(backend.count(), 3);
+}
+
+#[test]
+fn a_gate_that_is_killed_before_the_answer_keeps_the_charge_and_never_sends_again() {
+    let backend = Backend::start();
+    backend.answers(Reply::json("200 OK", "{}").after(A_SECOND));
+    let policy = Policy::contract("sms-platform-money");
+    let token = policy.key("acme", &GRANTS);
+    let launch = Launch::new(&policy, &backend.url(), &policy.directory().join("state"));
+    let gate = launch.start();
+    Clerk(gate.admin).top_up("acme", "2");
+    let mut client = Connection::to(gate.traffic);
+    client.write(&keyed(&token, "k").bytes());
+    assert!(eventually(A_SECOND, || backend.count() == 1));
+    gate.kill();
+
+    let gate = launch.start();
+    let clerk = Clerk(gate.admin);
+    let send = |request: Request| attempt(gate.traffic, &request).expect("it runs");
+    assert_eq!(clerk.balance("acme"), "1", "what nobody knows stays charged");
+    message_and_code(&send(keyed(&token, "k")), 409, "idempotency_outcome_unknown");
+    let listed = clerk.unresolved();
+    assert_eq!(listed.len(), 1);
+    backend.answers(Reply::json("200 OK", "{}"));
+    assert_eq!(send(sms(&token)).status, 200);
+    message_and_code(&send(sms(&token)), 402, "insufficient_balance");
+    // Somebody found out that the message did not go out.
+    clerk.release(&listed[0]);
+    assert_eq!((clerk.balance("acme"), backend.count()), ("1".to_owned(), 2));
 }
 
 #[test]

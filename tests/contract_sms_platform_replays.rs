@@ -66,6 +66,27 @@ fn a_retry_of_each_send_gets_the_original_response_and_the_backend_is_not_called
 }
 
 #[test]
+fn headers_are_named_as_printed() {
+    let backend = counting();
+    let (gate, token) = start(&backend);
+    let otp = || gate.send(&keyed("/otp/send", "{}", &token, "k"));
+    otp();
+    let replay = otp();
+    let answers: Vec<_> = (0..9).map(|_| otp()).collect();
+    let flood = answers.last().expect("there are nine");
+    let has = |answer: &Answer, name: &str| {
+        assert!(answer.headers.iter().any(|(n, _)| n == name), "{name}: {answer:?}");
+    };
+    has(&replay, "Idempotent-Replayed");
+    assert_eq!(flood.status, 429);
+    has(flood, "Retry-After");
+    for name in ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"] {
+        has(&replay, name);
+        has(flood, name);
+    }
+}
+
+#[test]
 fn the_original_response_is_what_the_backend_said_whatever_it_said() {
     let backend = Backend::start();
     let (gate, token) = start(&backend);
@@ -214,6 +235,16 @@ fn a_backend_that_was_never_reached_leaves_the_key_free() {
     assert_eq!(gate.send(&sms(&token, "k")).status, 502, "and not 409");
     let gate = gate.restarted(&backend);
     assert_eq!(gate.send(&sms(&token, "k")).header("idempotent-replayed"), None);
+    assert_eq!(backend.count(), 1);
+}
+
+#[test]
+fn an_answer_too_large_to_be_kept_is_said_to_be_done_and_is_not_sent_again() {
+    let backend = Backend::start();
+    backend.answers(Reply::json("200 OK", &format!("\"{}\"", "x".repeat(300 * 1024))));
+    let (gate, token) = start(&backend);
+    assert_eq!(gate.send(&sms(&token, "k")).body.len(), 300 * 1024 + 2, "it passes all the same");
+    message_and_code(&gate.send(&sms(&token, "k")), 409, "idempotency_not_replayable");
     assert_eq!(backend.count(), 1);
 }
 

@@ -48,7 +48,7 @@ fn every_shipped_policy_loads() {
 
 #[test]
 fn a_shipped_contract_is_without_warnings() {
-    for name in ["pulse", "sms-platform", "mottasl", "partner"] {
+    for name in ["pulse", "sms-platform", "sms-platform-money", "mottasl", "partner"] {
         let policy = Policy::contract(name);
         let file = policy.file().to_str().expect("temporary directories have plain names");
         let output = policy.run(&["check", "--deny-warnings", file]);

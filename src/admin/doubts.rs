@@ -128,7 +128,7 @@ fn number(id: &str) -> Option<u128> {
     u128::from_str_radix(id, 16).ok().filter(|_| digits)
 }
 
-/// `POST /v1/reservations/{id}/confirm` and `…/release`
+/// `POST /v1/reservations/{id}/confirm` and `…/release`: the record that hangs on it is settled with it.
 pub(super) fn settle_reservation(
     state: &AdminState,
     policy: &Snapshot,
@@ -160,12 +160,13 @@ pub(super) fn settle_reservation(
             "reservation": id,
             "state": verb.done(),
             "charges": charges(policy, &pending.charges),
+            "record": pending.record.map(|id| format!("{:032x}", id.0)),
         }),
         then: Then::Nothing,
     })))
 }
 
-/// `POST /v1/records/{id}/confirm` and `…/release`
+/// `POST /v1/records/{id}/confirm` and `…/release`: the charges that hang on it are settled with it.
 pub(super) fn settle_record(
     state: &AdminState,
     id: &str,

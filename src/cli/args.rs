@@ -246,7 +246,9 @@ pub(super) struct New {
 #[command(after_help = "\
 Examples:
   tollgate keys revoke --config tollgate.yaml acme-live --why 'found in a public repository'
-  tollgate keys revoke --admin http://127.0.0.1:9901 acme-live       at once, on a read-only key file too")]
+  tollgate keys revoke --admin http://127.0.0.1:9901 acme-live
+
+At a gate it is in force at once, and a read-only key file does not matter.")]
 #[command(group = clap::ArgGroup::new("where").required(true).args(["config", "admin"]))]
 pub(super) struct Revoke {
     /// The policy whose key files hold the key.

@@ -22,7 +22,7 @@ use crate::store::{Completion, KeptAnswer, Reservation};
 /// Pieces that may wait for a slow client.
 const WAITING: usize = 4;
 /// An answer that takes longer than this streams for ever, as far as repeats go: it is done and not replayable.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// One piece of an answer on its way from who reads it to the client.
 struct Piece {
@@ -210,6 +210,6 @@ impl http_body::Body for Piped {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left.clone()
+        self.left
     }
 }

@@ -68,7 +68,9 @@ pub(super) fn ready_to_leave(
         route: route.slot,
         client: facts.client,
         pool,
-        party: reservation.needs_commit().then(|| Box::new(party(policy, &permit, request_id))),
+        // Where nothing needs a commit, the lists of what nobody knows still want a name.
+        party: (reservation.needs_commit() || reservation.holds_promise())
+            .then(|| Box::new(party(policy, &permit, request_id))),
         charge: reservation.holds_promise().then(|| Arc::clone(&route.charge)),
         keep_answer: route
             .idempotency

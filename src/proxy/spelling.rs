@@ -20,6 +20,7 @@ const PRINTED: &[u8] = b"HTTP/1.1 204 No Content\r\n\
     RateLimit: 0\r\n\
     Retry-After: 0\r\n\
     WWW-Authenticate: 0\r\n\
+    Idempotent-Replayed: 0\r\n\
     X-Request-Id: 0\r\n\
     Content-Type: 0\r\n\
     Cache-Control: 0\r\n\

@@ -109,6 +109,11 @@ impl Ledger {
         self.unresolved.all()
     }
 
+    /// How many there are of them.
+    pub fn unresolved_count(&self) -> usize {
+        self.unresolved.lock().len()
+    }
+
     /// Idempotency records whose outcome nobody knows, oldest first.
     pub fn unknown_records(&self) -> Vec<(RecordId, Record)> {
         self.records.unknown()

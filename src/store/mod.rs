@@ -8,7 +8,10 @@
 //!   nanoseconds, never across an allocation, a call out or an await.
 //! - **Bounded.** Subjects that strangers can invent (addresses) have so much room and no more; when it is full,
 //!   newcomers share the cell of their network, and nothing that counts is evicted.
-//! - **What was taken is settled once**: a [`Reservation`] is owned, and whoever drops it settles it.
+//! - **What was taken is settled once**: a [`Reservation`] is owned, and whoever closes it settles it. Dropped without
+//!   that, it frees its slots and leaves everything else as a crash would: charged, and in flight.
+//! - **One claim a key**: of requests with one idempotency key one is admitted, and the others are told of it, until its
+//!   record's life has ended. A record in flight does not end; a full store refuses and forgets nothing.
 //!
 //! It knows no HTTP, reads no clock, and never waits.
 

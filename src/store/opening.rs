@@ -266,6 +266,9 @@ impl Ledger {
         }
         if keeping == Keeping::Durable {
             find_blocks(asks, &places, &mut locked, &readings, &mut blocks);
+        }
+        // A repeat takes rates in memory alone, and they are flushed like any other.
+        if self.backing().remembers() {
             cells.iter().for_each(|seat| seat.cell.note_change());
         }
         drop(locked);

@@ -2,11 +2,13 @@
 //! that the store has failed, and revoke by rule. On a thread of its own. Never: work on a worker, a decision about a
 //! request, or a revocation that no rule of the policy in force asks for.
 
+mod figures;
 pub mod revocation;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -21,6 +23,7 @@ use crate::telemetry::events::{Event, Log};
 use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::Metrics;
 
+use figures::{HandedOn, Source};
 use revocation::{Bailiff, Strike, Strikes};
 
 /// Time between two rounds.
@@ -78,6 +81,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Has open exchanges of a revoked key looked at.
     pub wake: Wake,
+    /// Where the state lives; `None`: in memory.
+    pub directory: Option<PathBuf>,
 }
 
 /// What comes in.
@@ -97,12 +102,21 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// Starts the thread.
+    /// Starts the thread. From now on a scrape finds out how the store is.
     pub fn start(parts: Parts) -> io::Result<Upkeep> {
         let (to, from) = sync_channel(QUEUE);
+        let handed_on = HandedOn::default();
+        handed_on.at(parts.clock.steady());
+        let source = Source {
+            ledger: Arc::clone(&parts.ledger),
+            clock: parts.clock.clone(),
+            directory: parts.directory.clone(),
+            handed_on: handed_on.clone(),
+        };
+        parts.metrics.watch_store(move || source.figures());
         let thread = std::thread::Builder::new()
             .name("upkeep".into())
-            .spawn(move || Rounds::new(parts).run(&from))?;
+            .spawn(move || Rounds::new(parts, handed_on).run(&from))?;
         Ok(Upkeep { to, thread: Some(thread) })
     }
 
@@ -129,19 +143,19 @@ struct Rounds {
     bailiff: Bailiff,
     last_round: Option<Steady>,
     last_look: Option<Steady>,
-    store: Health,
+    handed_on: HandedOn,
     /// Doubts that were said.
     said: HashSet<ReservationId>,
 }
 
 impl Rounds {
-    fn new(parts: Parts) -> Rounds {
+    fn new(parts: Parts, handed_on: HandedOn) -> Rounds {
         Rounds {
             parts,
             bailiff: Bailiff::default(),
             last_round: None,
             last_look: None,
-            store: Health::Up,
+            handed_on,
             said: HashSet::new(),
         }
     }
@@ -171,7 +185,10 @@ impl Rounds {
         self.last_round = Some(now.steady);
         self.parts.ledger.flush(now);
         self.parts.ledger.sweep_records(now, RECORDS);
-        self.look_at_store();
+        match self.parts.ledger.backing().health() {
+            Health::Up => self.handed_on.at(now.steady),
+            Health::Failed => self.parts.lifecycle.store_failed(),
+        }
         self.say_doubts(now);
         if self.last_look.is_none_or(|last| now.steady.since(last) >= LOOK) {
             self.last_look = Some(now.steady);
@@ -179,20 +196,12 @@ impl Rounds {
         }
     }
 
-    fn look_at_store(&mut self) {
-        let health = self.parts.ledger.backing().health();
-        if (self.store, health) == (Health::Up, Health::Failed) {
-            self.parts.lifecycle.store_failed();
-        }
-        self.store = health;
-    }
-
     fn say_doubts(&mut self, now: Now) {
-        let unresolved = self.parts.ledger.unresolved();
-        if unresolved.is_empty() {
+        if self.parts.ledger.unresolved_count() == 0 {
             self.said.clear();
             return;
         }
+        let unresolved = self.parts.ledger.unresolved();
         for (pending, doubt) in &unresolved {
             if !self.said.insert(pending.id) {
                 continue;
@@ -218,3 +227,6 @@ impl Rounds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

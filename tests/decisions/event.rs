@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::model::RATE_PERIOD;
 use super::world::HOUR;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
     Open {
         tenant: u128,

@@ -51,9 +51,8 @@ impl World {
         let mut doubted = Vec::new();
         for (kind, mut taken) in std::mem::take(&mut exchange.taken) {
             let back = match kind {
-                LimitKind::Rate | LimitKind::Concurrent => continue,
                 LimitKind::Quota if row.quota == Charge::Back => taken.amount,
-                LimitKind::Quota => continue,
+                LimitKind::Rate | LimitKind::Concurrent | LimitKind::Quota => continue,
                 LimitKind::Spend | LimitKind::Credit => match (row.money, said) {
                     (Column::Back, _) => taken.amount,
                     (Column::Kept, _) if verdict.outcome == Outcome::Unknown => {

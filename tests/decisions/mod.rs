@@ -51,7 +51,7 @@ pub(crate) const BOUNDS: RecordBounds =
     RecordBounds { records: 100_000, per_tenant: 100_000, bytes: 1 << 20 };
 
 pub(crate) fn at(ms: i64) -> Now {
-    Now { steady: Steady(u64::try_from(ms).unwrap() * 1_000_000), wall: Wall(ms) }
+    Now { steady: Steady(u64::try_from(ms).expect("after 1970") * 1_000_000), wall: Wall(ms) }
 }
 
 /// A party, a body and an answer: their contents never matter to a decision.

@@ -118,7 +118,7 @@ impl Model {
                 }
             }
             Some(Use::Sum(latest, used)) if taken.wall >= latest.from.0 => {
-                *used -= taken.amount.min(*used)
+                *used -= taken.amount.min(*used);
             }
             Some(Use::Purse(_, used)) => *used -= taken.amount.min(*used),
             Some(Use::Sum(..)) | None => {}

@@ -96,6 +96,28 @@ fn an_orderly_end_loses_no_part_of_a_block_and_no_rate() {
 }
 
 #[test]
+fn a_flush_remembers_rates_those_of_repeats_too() {
+    let directory = tempfile::tempdir().expect("a directory");
+    life(&directory, at(0), |ledger| {
+        let mut first = send(ledger, &[rate()], Some(1));
+        learn(ledger, &mut first, 200);
+        first.complete(ledger, Completion::Answered(answer(5), body()));
+        first.close(ledger);
+        ledger.flush(at(1));
+        for _ in 0..3 {
+            let all = Asks::from_slice(&[rate(), quota()]);
+            let repeat = open(ledger, at(1), &all, Some(&claim(1, 1)));
+            assert!(matches!(repeat, Opening::Repeated(Found::Answered(..), _)), "{repeat:?}");
+        }
+        ledger.flush(at(1));
+    });
+    life(&directory, at(2), |ledger| {
+        assert_eq!(ledger.peek(at(2), &rate()).used, 4);
+        assert_eq!(ledger.peek(at(2), &quota()).used, 0);
+    });
+}
+
+#[test]
 fn what_was_under_way_is_unknown_and_charged_until_a_person_settles_it() {
     let directory = tempfile::tempdir().expect("a directory");
     life(&directory, at(0), |ledger| {

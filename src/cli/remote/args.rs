@@ -131,7 +131,7 @@ pub(in crate::cli) struct Restore {
 #[command(after_help = "\
 A request whose outcome nobody knows stays charged, and its Idempotency-Key stays taken. Find out from
 the backend what became of it, by the request id; then confirm what was processed and release what was
-not.
+not. A charge and the record of the same request are settled together.
 
 Examples:
   tollgate reservations list

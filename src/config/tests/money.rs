@@ -202,7 +202,7 @@ fn revocation_by_rule_is_in_shadow_unless_it_is_switched_on() {
     assert_eq!(idle.id, LimitId::of("auto_revoke/idle"));
     assert_eq!(idle.when, RevokeWhen::Unused(90 * 86_400_000));
     let RevokeWhen::Refused { ceiling, reasons } = &abuse.when else { panic!("refused") };
-    assert_eq!((ceiling.window, ceiling.units), (Window::Sliding, 50));
+    assert_eq!((ceiling.window, ceiling.units), (Window::Sliding, 50), "the 50th strikes");
     assert_eq!((ceiling.period, ceiling.burst), (60 * MINUTE, 50));
     assert_eq!(**reasons, [Refusal::ScopeDenied, Refusal::AddressDenied]);
 }

@@ -10,6 +10,7 @@ use crate::policy::meter::Meter;
 use super::super::op::ReservationId;
 use super::super::restored::Restored;
 use super::codec::Malformed;
+use super::places::Places;
 use super::rows::{self, MeterKey, MeterRow};
 use super::tables::{
     ACTS, META, META_FORMAT, META_SEQUENCE, METERS, PENDING, RECORDS, REVOKED, SEEN, TableProblem,
@@ -26,6 +27,8 @@ pub(super) struct Loaded {
     pub(super) restored: Restored,
     /// Rows that say nothing any more.
     pub(super) stale: Vec<Stale>,
+    /// Where the records stand.
+    pub(super) places: Places,
     /// Number of the last commit.
     pub(super) sequence: u64,
     /// The format that the journal itself names.
@@ -60,10 +63,14 @@ pub(super) fn load(database: &Database, now: Now) -> Result<Loaded, TableProblem
     }
     let records = transaction.open_table(RECORDS)?;
     restored.records.reserve_exact(usize::try_from(records.len()?).unwrap_or(0));
+    let mut places = Places::default();
     for row in records.iter()? {
-        let (id, row) = row?;
-        let id = RecordId(id.value());
-        let record = rows::read_record(id, row.value()).map_err(in_table("records"))?;
+        let (place, row) = row?;
+        let place = place.value();
+        let (id, record) = rows::read_record(place, row.value()).map_err(in_table("records"))?;
+        if !places.found(id, place) {
+            return Err(TableProblem::Row("records", Malformed("one name stands there twice")));
+        }
         if record.until > now.wall {
             restored.records.push((id, record));
         } else {
@@ -94,12 +101,12 @@ pub(super) fn load(database: &Database, now: Now) -> Result<Loaded, TableProblem
         let answer = rows::read_act(Wall(at), id, row.value()).map_err(in_table("acts"))?;
         restored.acts.push((id.into(), Wall(at), answer));
     }
-    Ok(Loaded { restored, stale, sequence, format })
+    Ok(Loaded { restored, stale, places, sequence, format })
 }
 
 /// Whether a record's life was over at `now`.
-pub(super) fn record_is_stale(id: RecordId, row: &[u8], now: Now) -> bool {
-    rows::record_until(id, row).is_ok_and(|until| until <= now.wall)
+pub(super) fn record_is_stale(place: u64, row: &[u8], now: Now) -> bool {
+    rows::record_until(place, row).is_ok_and(|until| until <= now.wall)
 }
 
 /// Whether a meter said nothing any more at `now`.

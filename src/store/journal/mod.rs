@@ -23,6 +23,7 @@ mod directory;
 mod load;
 mod mark;
 mod open;
+mod places;
 mod problem;
 mod rows;
 mod tables;
@@ -118,6 +119,10 @@ impl Journal {
     /// Writes what is waiting, releases the directory, and returns when that is done. What comes later is refused.
     pub(super) fn close(&self) {
         let Some(thread) = self.thread.lock().take() else { return };
+        // A reply may be the last to hold the journal: its thread cannot wait for itself, and ends when nobody is left.
+        if thread.thread().id() == std::thread::current().id() {
+            return;
+        }
         // The thread is there until it has seen this, and panics of the library do not leave it.
         if self.messages.send(Message::End).is_ok() {
             let _ = thread.join();
@@ -143,7 +148,7 @@ fn start(
     on_failure: OnFailure,
 ) -> Result<OpenedJournal, OpenProblem> {
     let open::Opened { directory, database, mark, loaded } = opened;
-    let load::Loaded { restored, stale, sequence, format: _ } = loaded;
+    let load::Loaded { restored, stale, places, sequence, format: _ } = loaded;
     let path = directory.journal_path();
     let opened_up = directory.opened_up().to_vec();
     let (messages, waiting) = sync_channel(CHANNEL);
@@ -153,6 +158,7 @@ fn start(
         mark,
         sequence,
         stale,
+        places,
         opened: now,
         path: path.clone(),
         messages: waiting,

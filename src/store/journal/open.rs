@@ -12,6 +12,7 @@ use crate::clock::Now;
 use super::directory::{Directory, FORMAT, Standing};
 use super::load::{self, Loaded};
 use super::mark::Mark;
+use super::places::Places;
 use super::problem::OpenProblem;
 use super::tables::{Changes, META, META_FORMAT, META_SEQUENCE, TableProblem};
 
@@ -105,7 +106,7 @@ fn library(journal: &Path, storage: impl StorageBackend) -> Result<Database, Ope
 fn establish(journal: &Path, database: &Database) -> Result<(), OpenProblem> {
     guarded(journal, || {
         let transaction = database.begin_write()?;
-        Changes::new(&transaction)?.finish()?;
+        Changes::new(&transaction, &mut Places::default())?.finish()?;
         {
             let mut meta = transaction.open_table(META)?;
             meta.insert(META_FORMAT, FORMAT)?;

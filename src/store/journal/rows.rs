@@ -188,10 +188,11 @@ pub(super) fn read_pending(
     Ok((Pending { id, at, charges, record, party }, doubt))
 }
 
-pub(super) fn write_record(id: RecordId, record: &Record) -> Vec<u8> {
+pub(super) fn write_record(place: u64, id: RecordId, record: &Record) -> Vec<u8> {
     let mut writer = RowWriter::new();
     // First, so that the end of its life is read without the rest.
     writer.i64(record.until.0);
+    writer.u128(id.0);
     writer.i64(record.at.0);
     writer.u128(record.tenant.0);
     writer.array(&record.head.0);
@@ -216,17 +217,18 @@ pub(super) fn write_record(id: RecordId, record: &Record) -> Vec<u8> {
             writer.u8(doubt_code(*doubt));
         }
     }
-    writer.finish(&id.0.to_le_bytes())
+    writer.finish(&place.to_le_bytes())
 }
 
 /// The first millisecond of no longer being remembered.
-pub(super) fn record_until(id: RecordId, row: &[u8]) -> Result<Wall, Malformed> {
-    RowReader::new(row, &id.0.to_le_bytes())?.i64().map(Wall)
+pub(super) fn record_until(place: u64, row: &[u8]) -> Result<Wall, Malformed> {
+    RowReader::new(row, &place.to_le_bytes())?.i64().map(Wall)
 }
 
-pub(super) fn read_record(id: RecordId, row: &[u8]) -> Result<Record, Malformed> {
-    let mut reader = RowReader::new(row, &id.0.to_le_bytes())?;
+pub(super) fn read_record(place: u64, row: &[u8]) -> Result<(RecordId, Record), Malformed> {
+    let mut reader = RowReader::new(row, &place.to_le_bytes())?;
     let until = Wall(reader.i64()?);
+    let id = RecordId(reader.u128()?);
     let at = Wall(reader.i64()?);
     let tenant = SubjectKey(reader.u128()?);
     let head = HeadPrint(reader.array()?);
@@ -242,7 +244,7 @@ pub(super) fn read_record(id: RecordId, row: &[u8]) -> Result<Record, Malformed>
         _ => return Err(Malformed("its progress is none that this release knows")),
     };
     reader.finish()?;
-    Ok(Record { tenant, head, at, until, party, progress })
+    Ok((id, Record { tenant, head, at, until, party, progress }))
 }
 
 fn read_answer(reader: &mut RowReader<'_>) -> Result<KeptAnswer, Malformed> {

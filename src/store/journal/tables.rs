@@ -6,20 +6,22 @@ use std::fmt;
 use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 
 use crate::clock::Now;
+use crate::policy::idempotency::RecordId;
 use crate::policy::limit::LimitKind;
 use crate::policy::meter::{Meter, Purse, Tally};
 
 use super::super::acts::Adjustment;
 use super::super::op::{Charge, MeterId, Op, Pending, ReservationId};
 use super::codec::Malformed;
+use super::places::Places;
 use super::rows::{self, MeterKey, MeterRow};
 
 /// Meters by limit, kind and subject.
 pub(super) const METERS: TableDefinition<&MeterKey, &[u8]> = TableDefinition::new("meters");
 /// Open and doubtful reservations by their ids.
 pub(super) const PENDING: TableDefinition<u128, &[u8]> = TableDefinition::new("pending");
-/// Idempotency records by their ids.
-pub(super) const RECORDS: TableDefinition<u128, &[u8]> = TableDefinition::new("records");
+/// Idempotency records by their places.
+pub(super) const RECORDS: TableDefinition<u64, &[u8]> = TableDefinition::new("records");
 /// Revocations by the hash of the key's id.
 pub(super) const REVOKED: TableDefinition<u128, &[u8]> = TableDefinition::new("revoked");
 /// Last uses by the hash of the key's id.
@@ -77,7 +79,8 @@ from_the_library!(
 pub(super) struct Changes<'t> {
     meters: Table<'t, &'static MeterKey, &'static [u8]>,
     pending: Table<'t, u128, &'static [u8]>,
-    records: Table<'t, u128, &'static [u8]>,
+    records: Table<'t, u64, &'static [u8]>,
+    places: &'t mut Places,
     revoked: Table<'t, u128, &'static [u8]>,
     seen: Table<'t, u128, &'static [u8]>,
     acts: Table<'t, (i64, &'static str), &'static [u8]>,
@@ -86,11 +89,15 @@ pub(super) struct Changes<'t> {
 }
 
 impl<'t> Changes<'t> {
-    pub(super) fn new(transaction: &'t WriteTransaction) -> Result<Changes<'t>, TableProblem> {
+    pub(super) fn new(
+        transaction: &'t WriteTransaction,
+        places: &'t mut Places,
+    ) -> Result<Changes<'t>, TableProblem> {
         Ok(Changes {
             meters: transaction.open_table(METERS)?,
             pending: transaction.open_table(PENDING)?,
             records: transaction.open_table(RECORDS)?,
+            places,
             revoked: transaction.open_table(REVOKED)?,
             seen: transaction.open_table(SEEN)?,
             acts: transaction.open_table(ACTS)?,
@@ -117,11 +124,14 @@ impl<'t> Changes<'t> {
                 Ok(())
             }
             Op::Record(id, record) => {
-                self.records.insert(id.0, rows::write_record(*id, record).as_slice())?;
+                let place = self.places.of(*id);
+                self.records.insert(place, rows::write_record(place, *id, record).as_slice())?;
                 Ok(())
             }
             Op::Forget(id) => {
-                self.records.remove(id.0)?;
+                if let Some(place) = self.places.leave(*id) {
+                    self.records.remove(place)?;
+                }
                 Ok(())
             }
             Op::Meter { meter, image, now } => {
@@ -188,14 +198,17 @@ impl<'t> Changes<'t> {
         Ok(())
     }
 
-    /// Removes a record if it is still what `stale` says of its row.
+    /// Removes a record if its row is still what `stale` says of it.
     pub(super) fn drop_record(
         &mut self,
-        id: u128,
-        stale: impl FnOnce(&[u8]) -> bool,
+        id: RecordId,
+        stale: impl FnOnce(u64, &[u8]) -> bool,
     ) -> Result<(), TableProblem> {
-        if self.records.get(id)?.is_some_and(|row| stale(row.value())) {
-            self.records.remove(id)?;
+        let Some(place) = self.places.leave(id) else { return Ok(()) };
+        if self.records.get(place)?.is_some_and(|row| stale(place, row.value())) {
+            self.records.remove(place)?;
+        } else {
+            self.places.found(id, place);
         }
         Ok(())
     }

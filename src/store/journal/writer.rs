@@ -18,6 +18,7 @@ use super::super::op::Batch;
 use super::directory::Directory;
 use super::load::{self, Stale};
 use super::mark::Mark;
+use super::places::Places;
 use super::tables::{Changes, META, META_SEQUENCE, TableProblem};
 
 /// The most batches of one commit.
@@ -67,6 +68,7 @@ pub(super) struct Writer {
     /// Number of the last commit.
     pub(super) sequence: u64,
     pub(super) stale: Vec<Stale>,
+    pub(super) places: Places,
     /// When the journal was opened: what was stale then.
     pub(super) opened: Now,
     pub(super) path: PathBuf,
@@ -159,7 +161,7 @@ impl Writer {
         let _ = self.commit(|changes| {
             rows.iter().try_for_each(|row| match row {
                 Stale::Record(id) => {
-                    changes.drop_record(id.0, |row| load::record_is_stale(*id, row, now))
+                    changes.drop_record(*id, |place, row| load::record_is_stale(place, row, now))
                 }
                 Stale::Meter(key) => {
                     changes.drop_meter(key, |row| load::meter_is_stale(key, row, now))
@@ -178,9 +180,9 @@ impl Writer {
             return Err(StoreFailed);
         }
         let sequence = self.sequence + 1;
-        let Writer { database, mark, .. } = &*self;
+        let Writer { database, mark, places, .. } = &mut *self;
         let committed = catch_unwind(AssertUnwindSafe(|| -> Result<(), String> {
-            transact(database, sequence, with).map_err(|problem| problem.to_string())?;
+            transact(database, places, sequence, with).map_err(|problem| problem.to_string())?;
             mark.acknowledge(sequence).map_err(|error| error.to_string())
         }));
         let why = match committed {
@@ -222,11 +224,12 @@ impl Writer {
 
 fn transact(
     database: &Database,
+    places: &mut Places,
     sequence: u64,
     with: impl FnOnce(&mut Changes<'_>) -> Result<(), TableProblem>,
 ) -> Result<(), TableProblem> {
     let transaction = database.begin_write()?;
-    let mut changes = Changes::new(&transaction)?;
+    let mut changes = Changes::new(&transaction, places)?;
     with(&mut changes)?;
     changes.finish()?;
     transaction.open_table(META)?.insert(META_SEQUENCE, sequence)?;

@@ -45,10 +45,10 @@ families! {
     RESTART_NEEDED = GAUGE "tollgate_policy_restart_needed", "1 if the policy in force holds a setting that only a restart can change.";
     POLICY_INFO = GAUGE "tollgate_policy_info", "Always 1; digest and generation of the policy in force.";
     STORE_UP = GAUGE "tollgate_store_up", "1 while the store works; once it has failed, 0 until restart.";
-    STORE_ERRORS = COUNTER "tollgate_store_errors_total", "Writes and syncs that failed, and batches that found no room in the store's queue, by reason.";
+    STORE_ERRORS = COUNTER "tollgate_store_errors_total", "Failures of the store, by reason; the first is the last until restart.";
     STORE_SECONDS = HISTOGRAM "tollgate_store_seconds", "Time that requests waited until what they hold was durable.";
     STORE_SYNCS = COUNTER "tollgate_store_syncs_total", "Syncs of the store to its disk.";
-    STORE_LAG = GAUGE "tollgate_store_lag_seconds", "Age of the oldest use of a rate that a crash would forget.";
+    STORE_LAG = GAUGE "tollgate_store_lag_seconds", "Time since uses of rates were last handed to the store; a crash forgets what came since.";
     STATE_FREE = GAUGE "tollgate_state_free_bytes", "Bytes that the file system of the state directory has left for the gate.";
     LIMIT_FALLBACK = GAUGE "tollgate_limit_fallback", "1 while a limit does without the store, as its on_store_failure says.";
     IDEMPOTENCY = COUNTER "tollgate_idempotency_total", "Requests on routes with idempotency keys, by route and what became of them.";

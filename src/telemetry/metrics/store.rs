@@ -96,8 +96,8 @@ pub struct StoreFigures {
     pub errors: Vec<(&'static str, u64)>,
     /// Syncs since the start.
     pub syncs: u64,
-    /// Age of the oldest use of a rate that a crash would forget, in nanoseconds.
-    pub lag_nanos: u64,
+    /// Nanoseconds since uses of rates were last handed to it; `None` where it forgets them anyway.
+    pub lag_nanos: Option<u64>,
     /// Bytes free where the state lives; `None` in memory, and where the system does not say.
     pub free_bytes: Option<u64>,
     /// Idempotency records by state.
@@ -116,7 +116,7 @@ impl Default for StoreFigures {
             up: true,
             errors: Vec::new(),
             syncs: 0,
-            lag_nanos: 0,
+            lag_nanos: None,
             free_bytes: None,
             records: Vec::new(),
             records_bytes: 0,
@@ -183,7 +183,9 @@ impl Metrics {
         let labels = [(label::STORE, store.store), (label::OP, "commit")];
         out.histogram(names::STORE_SECONDS, &labels, waits);
         out.counter(names::STORE_SYNCS, &named, store.syncs);
-        out.gauge(names::STORE_LAG, &named, float(store.lag_nanos) / 1e9);
+        if let Some(nanos) = store.lag_nanos {
+            out.gauge(names::STORE_LAG, &named, float(nanos) / 1e9);
+        }
         if let Some(free) = store.free_bytes {
             out.gauge(names::STATE_FREE, &[], float(free));
         }
