@@ -1,7 +1,8 @@
 //! One world: a policy, a state directory and a backend that outlive many gates, each of which is killed under load.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -67,6 +68,7 @@ pub(crate) fn survive(death: Death, crashes: usize) -> Tally {
     let ledger = Ledger::default();
     let world = World {
         death,
+        address: address(),
         policy: &policy,
         state: &state,
         disk: &disk,
@@ -87,6 +89,12 @@ pub(crate) fn survive(death: Death, crashes: usize) -> Tally {
     })
 }
 
+/// An address that no other world has.
+fn address() -> Ipv4Addr {
+    static WORLDS: AtomicU8 = AtomicU8::new(1);
+    Ipv4Addr::new(127, 0, 1, WORLDS.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Ends the world even when a check fails halfway.
 struct SendsHome<'a>(&'a Scene);
 
@@ -98,6 +106,7 @@ impl Drop for SendsHome<'_> {
 
 struct World<'a> {
     death: Death,
+    address: Ipv4Addr,
     policy: &'a Policy,
     state: &'a Path,
     disk: &'a Disk,
@@ -145,7 +154,7 @@ impl World<'_> {
     }
 
     fn launch(&self) -> Launch<'_> {
-        Launch::new(self.policy, &self.carrier.url(), self.state)
+        Launch::new(self.policy, &self.carrier.url(), self.state).on(self.address)
     }
 
     fn die(&self, mut gate: Process, dice: &mut Dice) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::bench::{Bench, Promised, promise, usage};
+use crate::bench::{Bench, Promised, act, promise, top_up, usage};
 use crate::support::dice::Dice;
 use crate::support::process::NotStarted;
 
@@ -131,6 +131,39 @@ fn a_file_cut_short_is_found_or_what_is_cut_was_never_promised() {
             let open = fs::OpenOptions::new().write(true).open(file).expect("it is ours");
             open.set_len(to).expect("a file can be cut");
             kept.judge(copy.path(), &format!("{} cut to {to} of {length}", file.display()));
+        }
+    }
+}
+
+#[test]
+fn a_missing_file_is_no_new_beginning() {
+    for end in [End::InOrder, End::Killed] {
+        let kept = Kept::after(end);
+        let (_, files) = kept.copy();
+        for file in files {
+            let name = file.file_name().expect("a file has a name");
+            let (copy, _) = kept.copy();
+            fs::remove_file(copy.path().join(name)).expect("it is there");
+            kept.judge(copy.path(), &format!("{name:?} removed"));
+        }
+    }
+}
+
+#[test]
+fn a_file_of_yesterday_among_those_of_today_is_found() {
+    let kept = Kept::after(End::InOrder);
+    let (yesterday, files) = kept.copy();
+    let gate = kept.bench.launch().start();
+    let (status, said) = act(&gate, "/v1/credit", &top_up("50"), "top-up-2");
+    assert_eq!(status, 200, "{said}");
+    gate.kill();
+    for file in files {
+        let name = file.file_name().expect("a file has a name");
+        let (copy, _) = kept.copy();
+        fs::copy(yesterday.path().join(name), copy.path().join(name)).expect("there is room");
+        match kept.bench.launch_on(copy.path()).try_start() {
+            Ok(gate) => assert_eq!(usage(&gate, "wallet")["ceiling"], "150", "{name:?}"),
+            Err(refused) => says_what_to_do(&refused, copy.path(), &format!("an old {name:?}")),
         }
     }
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::bench::{Bench, act, act_request, ask, code, post, promise, send, top_up, usage};
 use crate::support::disk::Disk;
-use crate::support::eventually;
+
 use crate::support::frail::attempt;
 use crate::support::process::Process;
+use crate::support::{A_SECOND, eventually};
 
 /// What becomes of the disk.
 #[derive(Clone, Copy, Debug)]
@@ -68,9 +69,11 @@ fn a_failing_disk_is_never_hidden_behind_an_acknowledgement() {
             let answer = ask(&gate, &post(path));
             assert_eq!(answer.status, 200, "{fault:?} {path}: {}", answer.text());
         }
-        let ready = gate.ask_admin("/readyz");
-        assert_eq!(ready.status, 503, "{fault:?}: {}", ready.text());
-        assert!(ready.text().contains("store_failed"), "{}", ready.text());
+        // Within a second, as everything that a balancer is told.
+        let unready = || gate.ask_admin("/readyz").status == 503;
+        assert!(eventually(A_SECOND, unready), "{fault:?}: still ready");
+        let why = gate.ask_admin("/readyz").text();
+        assert!(why.contains("store_failed"), "{why}");
         assert_eq!(gate.ask_admin("/healthz").status, 200, "a restart is a person's decision");
         assert!(gate.said().contains("\"event\":\"state_failed\""), "{}", gate.said());
         gate.kill();

@@ -1,7 +1,7 @@
 //! The gate as a process that may die, or refuse to start, on a state directory that outlives it.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +24,7 @@ pub(crate) struct Launch<'a> {
     policy: &'a Policy,
     upstream: String,
     state: PathBuf,
+    address: Ipv4Addr,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -50,8 +51,18 @@ type Said = Arc<Mutex<Vec<String>>>;
 impl<'a> Launch<'a> {
     /// With this policy, before this upstream, on the state directory `state`.
     pub(crate) fn new(policy: &'a Policy, upstream: &str, state: &Path) -> Launch<'a> {
-        let upstream = upstream.to_owned();
-        Launch { policy, upstream, state: state.to_owned(), environment: Vec::new() }
+        Launch {
+            policy,
+            upstream: upstream.to_owned(),
+            state: state.to_owned(),
+            address: Ipv4Addr::LOCALHOST,
+            environment: Vec::new(),
+        }
+    }
+
+    /// On another address of this host. Who still asks a gate that has died must not find one of another test on its port.
+    pub(crate) fn on(self, address: Ipv4Addr) -> Launch<'a> {
+        Launch { address, ..self }
     }
 
     /// With a variable in its environment.
@@ -65,10 +76,11 @@ impl<'a> Launch<'a> {
     pub(crate) fn try_start(&self) -> Result<Process, NotStarted> {
         let file = self.policy.file().to_str().expect("temporary directories have plain names");
         let state = self.state.to_str().expect("temporary directories have plain names");
+        let any_port = format!("{}:0", self.address);
         let mut child = self
             .policy
             .command(&["run", "--config", file, "--state", state, "--upstream", &self.upstream])
-            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"])
+            .args(["--listen", &any_port, "--admin", &any_port, "--log", "json"])
             .envs(self.environment.iter().map(|(name, value)| (*name, value)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
