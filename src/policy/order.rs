@@ -72,13 +72,14 @@ impl Reading {
 /// What all limits of one request said, in the order of its asks.
 pub type Readings = SmallVec<[Reading; 6]>;
 
-/// The enforced refusal to report: the longest wait first (time that does not help counts as longest), then credit,
-/// spend, quota, rate; ties by declaration. `None` if nothing vetoes.
+/// The enforced refusal to report: credit, spend, quota, then the others, because what is harder to come by says more
+/// (and nearly always takes longer); among those of a kind the longest wait, where time that does not help counts as
+/// longest; ties by declaration. `None` if nothing vetoes. How long to wait is another question: [`longest_wait`].
 pub fn refusing(readings: &[Reading]) -> Option<&Reading> {
     // `min_by_key` keeps the first of equals; a wait of `None` is put before every `Some`.
     readings.iter().filter(|reading| reading.vetoes()).min_by_key(|reading| {
         let rank = rank(reading.ceiling.window.kind());
-        (reading.wait.is_some(), Reverse(reading.wait), rank, reading.limit)
+        (rank, reading.wait.is_some(), Reverse(reading.wait), reading.limit)
     })
 }
 
@@ -95,7 +96,9 @@ fn rank(kind: LimitKind) -> u8 {
 /// What `Retry-After` is made of, in nanoseconds: the maximum wait over all enforced refusals. `None` if any of them
 /// is not helped by time, or if nothing vetoes.
 pub fn longest_wait(readings: &[Reading]) -> Option<u64> {
-    refusing(readings).and_then(|reading| reading.wait)
+    let vetoes = readings.iter().filter(|reading| reading.vetoes());
+    // A `None` among them makes the whole `None`.
+    vetoes.map(|reading| reading.wait).collect::<Option<SmallVec<[u64; 6]>>>()?.into_iter().max()
 }
 
 #[cfg(test)]
@@ -139,9 +142,9 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_waits_credit_is_told_before_spend_before_quota_before_rate() {
-        let of = |limit, window| {
-            let one = reading(limit, Mode::Enforce, None);
+    fn credit_is_told_before_spend_before_quota_before_rate_and_the_wait_is_the_longest_of_all() {
+        let of = |limit: u16, window| {
+            let one = reading(limit, Mode::Enforce, Some(100 - u64::from(limit)));
             Reading { ceiling: Ceiling { window, ..one.ceiling }, ..one }
         };
         let all = [
@@ -153,6 +156,7 @@ mod tests {
         for most in (1..=4).rev() {
             let last = u16::try_from(most - 1).unwrap();
             assert_eq!(refusing(&all[..most]).map(|r| r.limit), Some(LimitIx(last)));
+            assert_eq!(longest_wait(&all[..most]), Some(100));
         }
     }
 

@@ -25,9 +25,9 @@ use super::tables::{Changes, META, META_SEQUENCE, TableProblem};
 const MOST_BATCHES: usize = 1024;
 /// The most changes of one commit, unless one batch alone has more.
 const MOST_CHANGES: usize = 8192;
-/// How long changes that nobody waits for wait for company, and how often.
-const COMPANY: Duration = Duration::from_millis(100);
-const COMPANY_ROUNDS: u32 = 3;
+/// How long changes that nobody waits for wait for company. Short: what a crash loses of them is an answer that a client
+/// has and the next start calls unknown.
+const COMPANY: Duration = Duration::from_millis(5);
 /// Stale rows that one idle moment removes.
 const STALE_ROWS: usize = 512;
 /// How long nothing must come before a moment is idle.
@@ -110,7 +110,7 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
             Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
         };
-        let (mut changes, mut awaited, mut rounds) = (0, false, 0);
+        let (mut changes, mut awaited, mut waited) = (0, false, false);
         loop {
             match next {
                 Message::Write(work) => {
@@ -126,11 +126,11 @@ impl Writer {
             next = match self.messages.try_recv() {
                 Ok(message) => message,
                 Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
-                Err(TryRecvError::Empty) if awaited || rounds == COMPANY_ROUNDS => {
+                Err(TryRecvError::Empty) if awaited || waited => {
                     return ControlFlow::Continue(());
                 }
                 Err(TryRecvError::Empty) => {
-                    rounds += 1;
+                    waited = true;
                     match self.messages.recv_timeout(COMPANY) {
                         Ok(message) => message,
                         Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
