@@ -116,6 +116,7 @@ fn names_this_host(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).map_or(Some(""), |host| host.to_str().ok());
     let Some(host) = host else { return false };
     let name = match host.rsplit_once(':') {
+        _ if host.parse::<IpAddr>().is_ok() => host,
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };

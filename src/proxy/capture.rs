@@ -49,6 +49,7 @@ pub(super) struct Piped {
 /// Who reads a claimed request's answer.
 pub(super) struct Capture {
     at: Rc<WorkerContext>,
+    /// Until the answer is over: what is open is open although nothing of it can be kept.
     reservation: Option<Reservation>,
     kept: Option<Kept>,
     watch: BodyWatch,
@@ -77,15 +78,17 @@ impl Capture {
         Capture { at, reservation: Some(reservation), kept, watch, _peer: peer }
     }
 
-    /// The answer has no body, or switches to another protocol.
+    /// The answer has no body.
     pub(super) fn without_body(mut self) {
         self.ended();
     }
 
     /// Nothing of the answer can be kept.
-    pub(super) fn give_up(&mut self) {
+    fn give_up(&mut self) {
         self.kept = None;
-        self.complete(Completion::NotReplayable);
+        if let Some(reservation) = &mut self.reservation {
+            reservation.complete(&self.at.ledger, Completion::NotReplayable);
+        }
     }
 
     /// Starts to read, in a task of its own. What it returns is the client's body.
@@ -123,7 +126,7 @@ impl Capture {
                 }
                 Some(Err(error)) => {
                     self.kept = None;
-                    self.complete(Completion::Broken);
+                    self.over(Completion::Broken);
                     (Err(error), Then::End)
                 }
             };
@@ -161,11 +164,11 @@ impl Capture {
             // The upstream answered before it had the whole request: no repeat could be compared with it.
             (None, _) | (_, None) => Completion::NotReplayable,
         };
-        self.complete(completion);
+        self.over(completion);
     }
 
-    /// Once; what comes later changes nothing.
-    fn complete(&mut self, completion: Completion) {
+    /// The answer is over. Of an answer that was given up on this changes nothing any more.
+    fn over(&mut self, completion: Completion) {
         if let Some(mut reservation) = self.reservation.take() {
             reservation.complete(&self.at.ledger, completion);
             reservation.close(&self.at.ledger);
@@ -176,7 +179,7 @@ impl Capture {
 impl Drop for Capture {
     fn drop(&mut self) {
         // The worker ends in the middle of an answer.
-        self.complete(Completion::Broken);
+        self.over(Completion::Broken);
     }
 }
 

@@ -23,7 +23,7 @@ use crate::policy::outcome::Money as Column;
 use crate::policy::refusal::{Blame, Refusal, Refused};
 use crate::policy::report::Spelling;
 use crate::policy::snapshot::Snapshot;
-use crate::store::{Party, Reply, Reservation, StoreFailed};
+use crate::store::{Completion, Party, Reply, Reservation, StoreFailed};
 use crate::telemetry::events::Event;
 use crate::telemetry::metrics::{IdempotencyOutcome, Outcome};
 use crate::telemetry::record::{Closing, Draft, End, LimitLine, Opening, RefusalLine};
@@ -222,6 +222,13 @@ impl Exchange {
     /// Whether its outcome must be learned even when the client leaves.
     pub(super) fn holds_promise(&self) -> bool {
         self.0.reservation.as_ref().is_some_and(Reservation::holds_promise)
+    }
+
+    /// What becomes of its claim is known before its answer is over.
+    pub(super) fn completed(&mut self, completion: Completion) {
+        if let Some(reservation) = &mut self.0.reservation {
+            reservation.complete(&self.0.at.ledger, completion);
+        }
     }
 
     /// Hands what it holds to who reads the answer to its end.

@@ -23,6 +23,7 @@ use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::outcome::Outcome;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::OnRevoke;
+use crate::store::Completion;
 
 /// Sends an admitted request on, and passes the answer back. What it returns is small, because hyper moves it about: the
 /// rest is boxed, and its memory goes from request to request.
@@ -106,12 +107,9 @@ fn deliver(
         return exchange.failed(&refused, answer);
     }
     let cut = watched(at, admission, switching, &mut exchange);
-    let mut capture = captured(at, peer, &head, admission, &mut exchange);
     if switching {
         // A tunnel is done as far as repeats go, and nothing of it can be kept.
-        if let Some(capture) = &mut capture {
-            capture.give_up();
-        }
+        exchange.completed(Completion::NotReplayable);
         let mut answer = Response::from_parts(head, Body::empty());
         exchange.switching(&mut answer);
         // The connection still counts: the tunnel holds its slot.
@@ -123,7 +121,7 @@ fn deliver(
         });
         return answer;
     }
-    let body = match capture {
+    let body = match captured(at, peer, &head, admission, &mut exchange) {
         Some(capture) if http_body::Body::is_end_stream(&body) => {
             capture.without_body();
             Body::upstream(body)
