@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod beginnings;
 mod bench;
 mod clock;
 mod damaged;
