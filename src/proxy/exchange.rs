@@ -123,6 +123,7 @@ impl Exchange {
             .map(|reading| LimitLine {
                 name: &policy.limit(reading.limit).name,
                 mode: reading.mode,
+                kind: reading.ceiling.window.kind(),
                 used: reading.used,
                 ceiling: reading.ceiling.units,
                 remaining: reading.remaining,

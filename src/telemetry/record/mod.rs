@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::clock::Wall;
 use crate::policy::address::write_address;
-use crate::policy::limit::Mode;
+use crate::policy::limit::{LimitKind, Mode};
 use crate::policy::money::Money;
 use crate::policy::refusal::Refusal;
 
@@ -144,6 +144,8 @@ pub struct LimitLine<'a> {
     pub name: &'a str,
     /// Whether it vetoes.
     pub mode: Mode,
+    /// What it counts: units are written as numbers, money as decimal text.
+    pub kind: LimitKind,
     /// Units in use, this request's among them if it was admitted.
     pub used: u64,
     /// The caller's ceiling in units.
@@ -311,6 +313,15 @@ impl Opening<'_> {
 }
 
 impl LimitLine<'_> {
+    fn figure(&self, out: &mut Vec<u8>, units: u64) {
+        if self.kind.is_money() {
+            // Writing to a vector cannot fail.
+            let _ = write!(out, "\"{}\"", Money(units));
+        } else {
+            number(out, units);
+        }
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         // By hand: there are several on every record.
         out.extend_from_slice(b"{\"name\":");
@@ -319,11 +330,11 @@ impl LimitLine<'_> {
             Mode::Enforce => b",\"mode\":\"enforce\",\"used\":".as_slice(),
             Mode::Shadow => b",\"mode\":\"shadow\",\"used\":",
         });
-        number(out, self.used);
+        self.figure(out, self.used);
         out.extend_from_slice(b",\"ceiling\":");
-        number(out, self.ceiling);
+        self.figure(out, self.ceiling);
         out.extend_from_slice(b",\"remaining\":");
-        number(out, self.remaining);
+        self.figure(out, self.remaining);
         out.extend_from_slice(if self.admits {
             b",\"admits\":true".as_slice()
         } else {
