@@ -46,17 +46,15 @@ impl Verb {
 pub(super) fn list(state: &AdminState, policy: &Snapshot, given: Given) -> Result<Value, Problem> {
     given.end()?;
     let now = state.clock.now().wall;
-    let (unresolved, unknown) = (state.ledger.unresolved(), state.ledger.unknown_records());
-    let reservations: Vec<Value> = unresolved
-        .iter()
-        .take(MOST)
-        .map(|(one, doubt)| reservation(policy, one, *doubt, now))
-        .collect();
+    let unresolved = state.ledger.oldest_unresolved(MOST);
+    let unknown = state.ledger.unknown_records();
+    let reservations: Vec<Value> =
+        unresolved.iter().map(|(one, doubt)| reservation(policy, one, *doubt, now)).collect();
     let records: Vec<Value> =
         unknown.iter().take(MOST).map(|(id, one)| record(*id, one, now)).collect();
     Ok(json!({
         "reservations": reservations,
-        "reservations_total": unresolved.len(),
+        "reservations_total": state.ledger.unresolved_count(),
         "records": records,
         "records_total": unknown.len(),
     }))
@@ -138,11 +136,8 @@ pub(super) fn settle_reservation(
 ) -> Result<Plan, Problem> {
     let note = given.note("note")?;
     given.end()?;
-    let unresolved = state.ledger.unresolved();
-    let found = number(id)
-        .map(ReservationId)
-        .and_then(|id| unresolved.iter().find(|(pending, _)| pending.id == id));
-    let Some((pending, _)) = found else {
+    let found = number(id).and_then(|id| state.ledger.unresolved_one(ReservationId(id)));
+    let Some(pending) = found else {
         let message = "No reservation of this id is unresolved; somebody may have settled it.";
         return Err(Problem::unknown("reservation_unknown", message));
     };
@@ -175,15 +170,14 @@ pub(super) fn settle_record(
 ) -> Result<Plan, Problem> {
     let note = given.note("note")?;
     given.end()?;
-    let unknown = state.ledger.unknown_records();
-    let found =
-        number(id).map(RecordId).and_then(|id| unknown.iter().find(|(known, _)| *known == id));
+    let found = number(id).map(RecordId);
+    let found = found.and_then(|id| Some((id, state.ledger.unknown_record(id)?)));
     let Some((found, record)) = found else {
         let message = "No record of this id is unknown; somebody may have settled it.";
         return Err(Problem::unknown("record_unknown", message));
     };
     Ok(Plan::Do(Box::new(Deed {
-        act: Act::ResolveRecord { id: *found, how: verb.resolution() },
+        act: Act::ResolveRecord { id: found, how: verb.resolution() },
         word: match verb {
             Verb::Confirm => "confirm_record",
             Verb::Release => "release_record",

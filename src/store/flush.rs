@@ -1,6 +1,9 @@
 //! What the backing is told without anybody waiting: rates about every second, last uses, and everything once more when
 //! the gate ends.
 
+use std::collections::HashSet;
+use std::mem;
+
 use foldhash::fast::RandomState;
 use papaya::HashMap;
 use parking_lot::Mutex;
@@ -21,8 +24,8 @@ const HOUR: i64 = 3_600_000;
 #[derive(Debug)]
 pub(super) struct Sightings {
     last: HashMap<SubjectKey, Wall, RandomState>,
-    /// Those that the backing was not told of.
-    news: Mutex<Vec<SubjectKey>>,
+    /// Those that the backing was not told of. A set: where nobody is ever told, it holds each key once.
+    news: Mutex<HashSet<SubjectKey>>,
 }
 
 impl Sightings {
@@ -44,7 +47,7 @@ impl Sightings {
         // A clock that was set back makes nobody unused.
         if last.get(&key).is_none_or(|at| *at < hour) {
             last.insert(key, hour);
-            self.news.lock().push(key);
+            self.news.lock().insert(key);
         }
     }
 }
@@ -83,6 +86,8 @@ impl Ledger {
             Extent::Changes => &[LimitKind::Rate],
             Extent::Everything => &[LimitKind::Rate, LimitKind::Quota],
         };
+        // Between an act's way to the backing and its effect in memory no image may be made: it would undo the act there.
+        let _no_act = self.office.hold();
         let mut parcel = Parcel { ledger: self, batch: Batch::new(), failed: None };
         self.table.each(|subject, cell| {
             if extent == Extent::Changes && !cell.has_changed() || parcel.failed.is_some() {
@@ -93,13 +98,16 @@ impl Ledger {
                 parcel.add(Op::Meter { meter, image: Box::new(image), now });
             }
         });
-        let news = std::mem::take(&mut *self.sightings.news.lock());
-        for key in news {
-            if let Some(at) = self.sightings.last(key) {
-                parcel.add(Op::Seen(key, at));
+        let news = mem::take(&mut *self.sightings.news.lock());
+        for key in &news {
+            if let Some(at) = self.sightings.last(*key) {
+                parcel.add(Op::Seen(*key, at));
             }
         }
         parcel.send();
+        if parcel.failed.is_some() {
+            self.sightings.news.lock().extend(news);
+        }
         parcel.failed.map_or(Ok(()), Err)
     }
 }
@@ -120,7 +128,7 @@ impl Parcel<'_> {
     }
 
     fn send(&mut self) {
-        let batch = std::mem::take(&mut self.batch);
+        let batch = mem::take(&mut self.batch);
         if self.failed.is_none() && !batch.is_empty() {
             self.failed = self.ledger.backing().submit(batch, None).err();
         }

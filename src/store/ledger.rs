@@ -16,7 +16,7 @@ use crate::policy::overlay::Overlay;
 use super::backing::Backing;
 use super::flush::Sightings;
 use super::office::Office;
-use super::op::{Batch, Charge, Doubt, MeterId, Op, Pending, Record, ReservationId};
+use super::op::{Batch, Charge, Charges, Doubt, MeterId, Op, Pending, Record, ReservationId};
 use super::promise::Keeping;
 use super::records::{RecordOccupancy, Records};
 use super::reservation::Taken;
@@ -47,7 +47,7 @@ pub struct Ledger {
 impl Ledger {
     /// A ledger with room for so many dynamic subjects, which goes on from where its backing says that it was.
     pub fn new(subjects_bound: usize, backing: Backing, restored: Restored) -> Arc<Ledger> {
-        let Restored { meters, records, pending, revoked, seen, acts } = restored;
+        let Restored { at, meters, records, pending, revoked, seen, acts } = restored;
         let table = Table::new(subjects_bound);
         {
             let guard = table.guard();
@@ -61,7 +61,7 @@ impl Ledger {
             });
         Arc::new(Ledger {
             table,
-            records: Records::new(records),
+            records: Records::new(records, at),
             unresolved: Unresolved::new(pending),
             overlay: ArcSwap::from_pointee(overlay),
             office: Office::new(acts),
@@ -106,7 +106,27 @@ impl Ledger {
 
     /// Reservations whose outcome nobody knows, oldest first.
     pub fn unresolved(&self) -> Vec<(Pending, Doubt)> {
-        self.unresolved.all()
+        self.unresolved.oldest(usize::MAX)
+    }
+
+    /// The oldest of them, at most so many.
+    pub fn oldest_unresolved(&self, most: usize) -> Vec<(Pending, Doubt)> {
+        self.unresolved.oldest(most)
+    }
+
+    /// This one of them.
+    pub fn unresolved_one(&self, id: ReservationId) -> Option<Pending> {
+        self.unresolved.lock().get(id).map(|(pending, _)| pending.clone())
+    }
+
+    /// Those of them that this did not return before, at most so many: for who says them.
+    pub fn newly_unresolved(&self, most: usize) -> Vec<(Pending, Doubt)> {
+        self.unresolved.news(most)
+    }
+
+    /// How many had to leave the list since the start, because it was full. They stay charged.
+    pub fn unlisted_total(&self) -> u64 {
+        self.unresolved.pushed_out()
     }
 
     /// How many there are of them.
@@ -119,15 +139,26 @@ impl Ledger {
         self.records.unknown()
     }
 
+    /// This one of them.
+    pub fn unknown_record(&self, id: RecordId) -> Option<Record> {
+        self.records.unknown_one(id)
+    }
+
     /// How full the idempotency records are.
     pub fn records(&self) -> RecordOccupancy {
         self.records.occupancy()
     }
 
-    /// Forgets records, and answers of admin acts, whose life has ended. At most `budget` records.
+    /// Forgets records whose life has ended, at most `budget`.
     pub fn sweep_records(&self, now: Now, budget: usize) {
-        self.records.sweep(now.wall, budget, |op| self.tell(op));
-        self.office.sweep(now.wall);
+        self.records.sweep(now, budget, |batch| self.backing.submit(batch, None));
+    }
+
+    /// Lists money whose outcome nobody knows. What that pushes off the list stays charged.
+    pub(super) fn doubt(&self, pending: Pending, doubt: Doubt) {
+        for id in self.unresolved.add(pending, doubt) {
+            self.tell(Op::Settle { id, back: Charges::new() });
+        }
     }
 
     pub(super) fn keeping(&self) -> Keeping {

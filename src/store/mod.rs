@@ -46,4 +46,6 @@ pub use restored::Restored;
 pub use table::{Occupancy, Swept};
 
 #[cfg(test)]
+mod lasting_tests;
+#[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::{Now, Wall};
 use crate::policy::Name;
@@ -19,8 +19,9 @@ use super::backing::{Health, Reply};
 use super::ledger::Ledger;
 use super::op::{Batch, Charges, MeterId, Op, Pending, ReservationId};
 
-/// How long the answer of a named act is kept, in milliseconds: a week.
-const KEPT: i64 = 7 * 24 * 3_600_000;
+/// Named acts that are remembered; a repeat of an older one is a fresh one. By number and not by age, so that a clock
+/// that jumps makes no act be done twice.
+pub(super) const MOST_ACTS: usize = 10_000;
 
 /// The named acts that were done. Its lock is held while one is done: two with one name are done once.
 #[derive(Debug)]
@@ -48,8 +49,21 @@ impl Office {
         Office(Mutex::new(restored.into_iter().map(done).collect()))
     }
 
-    pub(super) fn sweep(&self, now: Wall) {
-        self.0.lock().retain(|_, done| done.at.0.saturating_add(KEPT) > now.0);
+    /// While this is held no act is done.
+    pub(super) fn hold(&self) -> MutexGuard<'_, impl Sized> {
+        self.0.lock()
+    }
+}
+
+/// Makes room for one more. The oldest goes, which is the one that the backing forgets too.
+fn make_room(office: &mut HashMap<Name, Done>) {
+    while office.len() >= MOST_ACTS {
+        let by_age = |(name, done): &(&Name, &Done)| (done.at, Name::clone(name));
+        let Some(oldest) = office.iter().min_by_key(by_age).map(|(name, _)| Name::clone(name))
+        else {
+            return;
+        };
+        office.remove(&oldest);
     }
 }
 
@@ -94,6 +108,7 @@ impl Ledger {
             reply(result);
         });
         self.perform(now, act, Post { ledger: self, batch, reply })?;
+        make_room(&mut office);
         office.insert(id, done);
         Ok(())
     }
@@ -159,21 +174,22 @@ impl Ledger {
         post: Post<'_>,
     ) -> Result<(), ActProblem> {
         let mut listed = self.unresolved.lock();
-        let (pending, _) = listed.get(&id).ok_or(ActProblem::NotFound)?;
+        let (pending, _) = listed.get(id).ok_or(ActProblem::NotFound)?;
         let mut post = Some(post);
         let mut send = |record: Option<Op>| match post.take() {
             Some(post) => post.send([settling(pending, how)].into_iter().chain(record)),
             None => Ok(()),
         };
-        let with_record =
-            pending.record.map(|record| self.records.resolve(record, how, |op| send(Some(op))));
+        let with_record = pending.record.map(|record| {
+            self.records.resolve(record, Some(pending.at), how, |_, op| send(Some(op)))
+        });
         match with_record {
             Some(Ok(())) => {}
             Some(Err(ActProblem::StoreFailed)) => return Err(ActProblem::StoreFailed),
             // The record is another request's by now, or is settled.
             Some(Err(ActProblem::NotFound | ActProblem::UnderWay)) | None => send(None)?,
         }
-        if let Some((pending, _)) = listed.remove(&id) {
+        if let Some(pending) = listed.remove(id) {
             self.resolved(&pending, how);
         }
         Ok(())
@@ -187,14 +203,14 @@ impl Ledger {
         post: Post<'_>,
     ) -> Result<(), ActProblem> {
         let mut listed = self.unresolved.lock();
-        let hanging: Vec<Pending> = {
-            let all = listed.values().map(|(pending, _)| pending);
-            all.filter(|pending| pending.record == Some(id)).cloned().collect()
-        };
-        let settled = hanging.iter().map(|pending| settling(pending, how));
-        self.records.resolve(id, how, |op| post.send(settled.chain([op])))?;
+        let mut hanging: Vec<Pending> = Vec::new();
+        self.records.resolve(id, None, how, |claimed, op| {
+            let hangs = |one: &&Pending| one.record == Some(id) && one.at == claimed;
+            hanging = listed.all().filter(hangs).cloned().collect();
+            post.send(hanging.iter().map(|one| settling(one, how)).chain([op]))
+        })?;
         for pending in hanging {
-            listed.remove(&pending.id);
+            listed.remove(pending.id);
             self.resolved(&pending, how);
         }
         Ok(())

@@ -141,7 +141,10 @@ impl Ledger {
             return Opening::StoreFailed(self.peek_all(now, order.asks));
         }
         killpoint::pass(KillPoint::BeforeClaim);
-        let waived = match self.records.claim(now, claim, order.bounds, |op| self.tell(op)) {
+        let waived = match self
+            .records
+            .claim(now, claim, order.bounds, |batch| self.backing().submit(batch, None))
+        {
             Claimed::Fresh(waived) => waived,
             Claimed::Found(found) => return self.open_repeat(now, order.asks, found),
             Claimed::Full => return Opening::Full(self.peek_all(now, order.asks)),

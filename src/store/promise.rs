@@ -14,10 +14,8 @@ use crate::policy::outcome::{Money, Outcome, Record as Fate, Settlement};
 
 use super::backing::{Reply, StoreFailed};
 use super::ledger::Ledger;
-use super::op::{
-    Batch, Charge, Charges, Doubt, MeterId, Op, Party, Pending, Record, ReservationId,
-};
-use super::records::Ended;
+use super::op::{Batch, Charge, Charges, Doubt, MeterId, Op, Party, Pending, ReservationId};
+use super::records::{Ended, Kept};
 
 /// What hangs on one request.
 #[derive(Debug)]
@@ -59,7 +57,7 @@ pub(super) struct Hold {
     /// Which.
     pub(super) id: RecordId,
     /// What nobody knew of an earlier request, and is true again if this one is never processed.
-    pub(super) waived: Option<Record>,
+    pub(super) waived: Option<Kept>,
     /// Most bytes of all kept answers.
     pub(super) bytes: usize,
     /// What the outcome makes of it; `None` while that is not known.
@@ -196,8 +194,8 @@ impl Promise {
         if self.charges.is_empty() {
             return;
         }
-        ledger.unresolved.add(self.pending(), Doubt::NoAnswer);
         self.tell(ledger, || Op::Doubt(self.id, Doubt::NoAnswer));
+        ledger.doubt(self.pending(), Doubt::NoAnswer);
         self.charges.clear();
     }
 

@@ -10,22 +10,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::clock::{Now, Wall};
+use crate::clock::{Now, Steady, Wall};
 use crate::policy::idempotency::{BodyPrint, OnUnknown, RecordBounds, RecordId};
 use crate::policy::limit::SubjectKey;
 
 use super::acts::{ActProblem, Resolution};
-use super::op::{Doubt, KeptAnswer, Op, Party, Progress, Record};
+use super::backing::StoreFailed;
+use super::op::{Batch, Doubt, KeptAnswer, Op, Party, Progress, Record};
 use super::opening::{Claim, Found};
 
 /// How many shards: enough that two requests seldom meet.
 const SHARDS: usize = 64;
 
-/// How long a record that outlived its life in flight is left alone before it is looked at again, in milliseconds.
-const IN_FLIGHT_AGAIN: i64 = 1_000;
+/// How long a record that outlived its life is left alone before it is looked at again, in nanoseconds: its request is
+/// still under way, or the wall clock was set back.
+const AGAIN: u64 = 1_000_000_000;
 
 /// How many ended records make room for one new one at a time.
 const MAKE_ROOM: usize = 1_000;
+
+/// How many ended records of one shard are forgotten together: the backing is told of them in one batch, because its
+/// channel is for requests.
+const LOT: usize = 512;
 
 /// Bytes that a kept answer takes beside its texts, and each of its fields.
 const OVERHEAD: usize = 64;
@@ -54,14 +60,15 @@ struct Tenants(Mutex<HashMap<SubjectKey, usize, RandomState>>);
 #[derive(Debug, Default)]
 struct Drawer {
     records: HashMap<RecordId, Kept, RandomState>,
-    by_end: BTreeSet<(Wall, RecordId)>,
+    by_end: BTreeSet<(Steady, RecordId)>,
 }
 
-/// A record and where it stands in `by_end`.
-#[derive(Debug)]
-struct Kept {
+/// A record, the end of its life by the clock that does not jump, and where it stands in `by_end`.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
     record: Record,
-    listed: Wall,
+    ends: Steady,
+    listed: Steady,
 }
 
 /// How full the idempotency records are.
@@ -82,7 +89,7 @@ pub struct RecordOccupancy {
 pub(super) enum Claimed {
     /// The record is in flight now, and the caller's. What nobody knew of an earlier request under an operator's waiver is
     /// handed over, to be put back if this one turns out never to have been sent.
-    Fresh(Option<Record>),
+    Fresh(Option<Kept>),
     /// A record answers.
     Found(Found),
     /// There is no room.
@@ -100,8 +107,51 @@ pub(super) enum Ended {
     Unknown(Doubt),
 }
 
+impl Kept {
+    fn new(record: Record, ends: Steady) -> Kept {
+        Kept { record, ends, listed: ends }
+    }
+
+    /// A record that is read back `now`. It has no more of its life left than it ever had, however wrong the clock is.
+    fn restored(record: Record, now: Now) -> Kept {
+        let whole = record.until.0.saturating_sub(record.at.0);
+        let left = record.until.0.saturating_sub(now.wall.0).min(whole);
+        Kept::new(record, after(now, left))
+    }
+
+    /// A record in flight does not end while its request is under way, however long that takes; and none ends because
+    /// the wall clock jumped: a key that became fresh too early would be sent again.
+    fn has_ended(&self, now: Now) -> bool {
+        self.record.progress != Progress::InFlight
+            && self.record.until <= now.wall
+            && self.ends <= now.steady
+    }
+}
+
+impl Drawer {
+    /// Those whose life has ended, at most so many; those that live on are looked at later.
+    fn ended(&mut self, now: Now, most: usize) -> Vec<RecordId> {
+        let due = self.by_end.iter().take_while(|(listed, _)| *listed <= now.steady);
+        let due: Vec<(Steady, RecordId)> = due.take(most).copied().collect();
+        let mut ended = Vec::new();
+        for (listed, id) in due {
+            match self.records.get_mut(&id).filter(|kept| !kept.has_ended(now)) {
+                Some(kept) => {
+                    kept.listed = now.steady.plus(AGAIN);
+                    let again = (kept.listed, id);
+                    self.by_end.remove(&(listed, id));
+                    self.by_end.insert(again);
+                }
+                None => ended.push(id),
+            }
+        }
+        ended
+    }
+}
+
 impl Records {
-    pub(super) fn new(restored: Vec<(RecordId, Record)>) -> Records {
+    /// Those that were read back `now`.
+    pub(super) fn new(restored: Vec<(RecordId, Record)>, now: Now) -> Records {
         let records = Records {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             tenants: (0..SHARDS).map(|_| Tenants::default()).collect(),
@@ -118,7 +168,8 @@ impl Records {
             if let Progress::Answered(answer, _) = &record.progress {
                 records.bytes.fetch_add(size_of_answer(answer), Ordering::Relaxed);
             }
-            if records.put(&mut records.drawer(id), id, record).is_none() {
+            let kept = Kept::restored(record, now);
+            if records.put(&mut records.drawer(id), id, kept).is_none() {
                 records.total.fetch_add(1, Ordering::Relaxed);
                 *records.tenant(tenant).entry(tenant).or_default() += 1;
             }
@@ -132,10 +183,10 @@ impl Records {
         now: Now,
         claim: &Claim,
         bounds: RecordBounds,
-        mut tell: impl FnMut(Op),
+        submit: impl FnMut(Batch) -> Result<(), StoreFailed>,
     ) -> Claimed {
         let first = self.try_claim(now, claim, bounds);
-        if !matches!(first, Claimed::Full) || self.sweep(now.wall, MAKE_ROOM, &mut tell) == 0 {
+        if !matches!(first, Claimed::Full) || self.sweep(now, MAKE_ROOM, submit) == 0 {
             return first;
         }
         // Records whose life had ended stood in the way.
@@ -146,7 +197,8 @@ impl Records {
         let mut drawer = self.drawer(claim.id);
         let mut waived = None;
         match drawer.records.get(&claim.id) {
-            Some(Kept { record, .. }) if !has_ended(record, now.wall) => {
+            Some(kept) if !kept.has_ended(now) => {
+                let record = &kept.record;
                 if record.head != claim.head {
                     return Claimed::Found(Found::Mismatch);
                 }
@@ -159,7 +211,7 @@ impl Records {
                     (Progress::Unknown(_), OnUnknown::Refuse) => {
                         return Claimed::Found(Found::Unknown);
                     }
-                    (Progress::Unknown(_), OnUnknown::Forward) => waived = Some(record.clone()),
+                    (Progress::Unknown(_), OnUnknown::Forward) => waived = Some(kept.clone()),
                 }
             }
             Some(_) => {}
@@ -174,7 +226,7 @@ impl Records {
             party: Party::default(),
             progress: Progress::InFlight,
         };
-        self.put(&mut drawer, claim.id, record);
+        self.put(&mut drawer, claim.id, Kept::new(record, after(now, claim.keep)));
         Claimed::Fresh(waived)
     }
 
@@ -204,7 +256,7 @@ impl Records {
     /// The holder of a record is done with it. Tells what it says now.
     pub(super) fn end(&self, id: RecordId, ended: Ended, tell: impl FnOnce(Op)) {
         let mut drawer = self.drawer(id);
-        let Some(Kept { record, .. }) = drawer.records.get(&id) else { return };
+        let Some(Kept { record, ends, .. }) = drawer.records.get(&id) else { return };
         let progress = match ended {
             Ended::Answered(answer, body, bound) => {
                 if add_below(&self.bytes, size_of_answer(&answer), bound) {
@@ -216,50 +268,61 @@ impl Records {
             Ended::NotReplayable => Progress::NotReplayable,
             Ended::Unknown(doubt) => Progress::Unknown(doubt),
         };
-        let record = Record { progress, ..record.clone() };
-        tell(Op::Record(id, Box::new(record.clone())));
-        self.put(&mut drawer, id, record);
+        let kept = Kept::new(Record { progress, ..record.clone() }, *ends);
+        tell(Op::Record(id, Box::new(kept.record.clone())));
+        self.put(&mut drawer, id, kept);
     }
 
     /// The holder of a record proved that its request was never processed: what was there before is there again.
-    pub(super) fn withdraw(&self, id: RecordId, before: Option<Record>, tell: impl FnOnce(Op)) {
+    pub(super) fn withdraw(&self, id: RecordId, before: Option<Kept>, tell: impl FnOnce(Op)) {
         let mut drawer = self.drawer(id);
-        if let Some(record) = before {
-            tell(Op::Record(id, Box::new(record.clone())));
-            self.put(&mut drawer, id, record);
+        if let Some(kept) = before {
+            tell(Op::Record(id, Box::new(kept.record.clone())));
+            self.put(&mut drawer, id, kept);
         } else {
             tell(Op::Forget(id));
             self.remove(&mut drawer, id);
         }
     }
 
-    /// A person settles a record whose outcome nobody knows. `submit` is called under the lock, and nothing changes if
-    /// it fails.
+    /// A person settles a record whose outcome nobody knows; with `claimed`, only if it is the one that was claimed then,
+    /// and not that of a later request with the same key. `submit` is called under the lock, with when the record was
+    /// claimed, and nothing changes if it fails.
     pub(super) fn resolve(
         &self,
         id: RecordId,
+        claimed: Option<Wall>,
         how: Resolution,
-        submit: impl FnOnce(Op) -> Result<(), ActProblem>,
+        submit: impl FnOnce(Wall, Op) -> Result<(), ActProblem>,
     ) -> Result<(), ActProblem> {
         let mut drawer = self.drawer(id);
-        let Some(Kept { record, .. }) = drawer.records.get(&id) else {
-            return Err(ActProblem::NotFound);
-        };
+        let found = drawer.records.get(&id);
+        let found = found.filter(|kept| claimed.is_none_or(|at| kept.record.at == at));
+        let Some(Kept { record, ends, .. }) = found else { return Err(ActProblem::NotFound) };
+        let at = record.at;
         match (&record.progress, how) {
             (Progress::InFlight, _) => Err(ActProblem::UnderWay),
             (Progress::Answered(..) | Progress::NotReplayable, _) => Err(ActProblem::NotFound),
             (Progress::Unknown(_), Resolution::Confirm) => {
                 let record = Record { progress: Progress::NotReplayable, ..record.clone() };
-                submit(Op::Record(id, Box::new(record.clone())))?;
-                self.put(&mut drawer, id, record);
+                let kept = Kept::new(record, *ends);
+                submit(at, Op::Record(id, Box::new(kept.record.clone())))?;
+                self.put(&mut drawer, id, kept);
                 Ok(())
             }
             (Progress::Unknown(_), Resolution::Release) => {
-                submit(Op::Forget(id))?;
+                submit(at, Op::Forget(id))?;
                 self.remove(&mut drawer, id);
                 Ok(())
             }
         }
+    }
+
+    /// This record, if nobody knows its outcome.
+    pub(super) fn unknown_one(&self, id: RecordId) -> Option<Record> {
+        let drawer = self.drawer(id);
+        let kept = drawer.records.get(&id).filter(|kept| is_unknown(&kept.record))?;
+        Some(kept.record.clone())
     }
 
     /// Those whose outcome nobody knows, oldest first.
@@ -274,27 +337,27 @@ impl Records {
         all
     }
 
-    /// Forgets at most `budget` records whose life has ended, and returns how many.
-    pub(super) fn sweep(&self, now: Wall, budget: usize, mut tell: impl FnMut(Op)) -> usize {
+    /// Forgets at most `budget` records whose life has ended, and returns how many. What the backing cannot be told of
+    /// now is forgotten another time.
+    pub(super) fn sweep(
+        &self,
+        now: Now,
+        budget: usize,
+        mut submit: impl FnMut(Batch) -> Result<(), StoreFailed>,
+    ) -> usize {
         let mut removed = 0;
         for shard in &self.shards {
             let mut drawer = shard.0.lock();
-            while removed < budget {
-                let Some((end, id)) = drawer.by_end.first().copied().filter(|(end, _)| *end <= now)
-                else {
-                    break;
-                };
-                let in_flight = drawer.records.get_mut(&id).filter(|kept| is_in_flight(kept));
-                if let Some(kept) = in_flight {
-                    kept.listed = Wall(now.0.saturating_add(IN_FLIGHT_AGAIN));
-                    let again = (kept.listed, id);
-                    drawer.by_end.remove(&(end, id));
-                    drawer.by_end.insert(again);
-                } else {
-                    tell(Op::Forget(id));
-                    self.remove(&mut drawer, id);
-                    removed += 1;
-                }
+            let ended = drawer.ended(now, LOT.min(budget - removed));
+            if ended.is_empty() {
+                continue;
+            }
+            if submit(ended.iter().copied().map(Op::Forget).collect()).is_err() {
+                break;
+            }
+            removed += ended.len();
+            for id in ended {
+                self.remove(&mut drawer, id);
             }
         }
         removed
@@ -310,12 +373,12 @@ impl Records {
     }
 
     /// Puts a record in the place of the one that was there. The bytes of its answer are counted already.
-    fn put(&self, drawer: &mut Drawer, id: RecordId, record: Record) -> Option<Kept> {
-        if let Some(gauge) = self.gauge(&record.progress) {
+    fn put(&self, drawer: &mut Drawer, id: RecordId, kept: Kept) -> Option<Kept> {
+        if let Some(gauge) = self.gauge(&kept.record.progress) {
             gauge.fetch_add(1, Ordering::Relaxed);
         }
-        let listed = record.until;
-        let before = drawer.records.insert(id, Kept { record, listed });
+        let listed = kept.listed;
+        let before = drawer.records.insert(id, kept);
         if let Some(before) = &before {
             drawer.by_end.remove(&(before.listed, id));
             self.leave(&before.record);
@@ -325,7 +388,7 @@ impl Records {
     }
 
     fn remove(&self, drawer: &mut Drawer, id: RecordId) {
-        let Some(Kept { record, listed }) = drawer.records.remove(&id) else { return };
+        let Some(Kept { record, listed, .. }) = drawer.records.remove(&id) else { return };
         drawer.by_end.remove(&(listed, id));
         self.leave(&record);
         self.total.fetch_sub(1, Ordering::Relaxed);
@@ -373,13 +436,9 @@ fn shard_of(name: u128) -> usize {
     usize::from(name.to_le_bytes()[0]) % SHARDS
 }
 
-/// A record in flight does not end while its request is under way, however long that takes.
-fn has_ended(record: &Record, now: Wall) -> bool {
-    record.until <= now && record.progress != Progress::InFlight
-}
-
-fn is_in_flight(kept: &Kept) -> bool {
-    kept.record.progress == Progress::InFlight
+/// So many milliseconds from now.
+fn after(now: Now, millis: i64) -> Steady {
+    now.steady.plus(u64::try_from(millis).unwrap_or(0).saturating_mul(1_000_000))
 }
 
 fn is_unknown(record: &Record) -> bool {

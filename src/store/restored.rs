@@ -1,6 +1,6 @@
 //! What a backing remembered: the ledger's state at the start of a process.
 
-use crate::clock::Wall;
+use crate::clock::{Now, Wall};
 use crate::policy::Name;
 use crate::policy::idempotency::RecordId;
 use crate::policy::limit::SubjectKey;
@@ -12,6 +12,8 @@ use super::op::{Doubt, MeterId, Pending, Record};
 /// All that is known of the time before this process. Empty where nothing is remembered.
 #[derive(Debug, Default)]
 pub struct Restored {
+    /// When it was read back.
+    pub at: Now,
     /// Use as it stands now, downtime counted; all of a tally's use is durable.
     pub meters: Vec<(MeterId, Meter)>,
     /// Idempotency records. One in flight was held by a process that is gone: its outcome is unknown.

@@ -53,6 +53,7 @@ impl Source {
             ],
             records_bytes: records.bytes as u64,
             unresolved: self.ledger.unresolved_count() as u64,
+            unlisted: self.ledger.unlisted_total(),
         }
     }
 }

@@ -4,8 +4,8 @@
 
 mod figures;
 pub mod revocation;
+mod watch;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Now, Steady};
 use crate::policy::snapshot::Snapshot;
-use crate::store::{Doubt, Health, Ledger, ReservationId};
+use crate::store::{Doubt, Health, Ledger};
 use crate::telemetry::events::{Event, Log};
 use crate::telemetry::lifecycle::Lifecycle;
 use crate::telemetry::metrics::Metrics;
@@ -32,6 +32,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const LOOK: u64 = 60_000_000_000;
 /// Idempotency records looked at in one round.
 const RECORDS: usize = 20_000;
+/// Doubts said in one round; the rest are said in the next.
+const DOUBTS: usize = 1_000;
 /// Strikes that wait at most; more are dropped, and the next refusal of their key brings another.
 const QUEUE: usize = 256;
 
@@ -144,20 +146,11 @@ struct Rounds {
     last_round: Option<Steady>,
     last_look: Option<Steady>,
     handed_on: HandedOn,
-    /// Doubts that were said.
-    said: HashSet<ReservationId>,
 }
 
 impl Rounds {
     fn new(parts: Parts, handed_on: HandedOn) -> Rounds {
-        Rounds {
-            parts,
-            bailiff: Bailiff::default(),
-            last_round: None,
-            last_look: None,
-            handed_on,
-            said: HashSet::new(),
-        }
+        Rounds { parts, bailiff: Bailiff::default(), last_round: None, last_look: None, handed_on }
     }
 
     fn run(mut self, from: &Receiver<Message>) {
@@ -196,16 +189,8 @@ impl Rounds {
         }
     }
 
-    fn say_doubts(&mut self, now: Now) {
-        if self.parts.ledger.unresolved_count() == 0 {
-            self.said.clear();
-            return;
-        }
-        let unresolved = self.parts.ledger.unresolved();
-        for (pending, doubt) in &unresolved {
-            if !self.said.insert(pending.id) {
-                continue;
-            }
+    fn say_doubts(&self, now: Now) {
+        for (pending, doubt) in &self.parts.ledger.newly_unresolved(DOUBTS) {
             let party = &pending.party;
             self.parts.log.say(
                 now.wall,
@@ -221,9 +206,6 @@ impl Rounds {
                     },
                 },
             );
-        }
-        if self.said.len() > unresolved.len() {
-            self.said = unresolved.iter().map(|(pending, _)| pending.id).collect();
         }
     }
 }

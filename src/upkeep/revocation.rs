@@ -20,10 +20,15 @@ use crate::store::{Act, Ledger, Opening, Order};
 use crate::telemetry::events::Event;
 use crate::telemetry::metrics::mode_name;
 
+use super::watch::Watch;
 use super::{Message, Parts};
 
 /// A day in milliseconds.
 const DAY: i64 = 86_400_000;
+
+/// Keys that rules about disuse strike in one look. Each is a change of its own of what is revoked; and should the rule
+/// be a mistake, somebody can see it before every key is gone.
+const A_LOOK: usize = 100;
 
 /// A key was refused as often as a rule revokes for.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +105,16 @@ pub fn ask(rule: &RevocationRule, key: SubjectKey) -> Option<Ask> {
 pub(super) struct Bailiff {
     /// What `mode: shadow` has said already: once a key and rule, until restart.
     shadowed: HashSet<(LimitId, SubjectKey)>,
+    watch: Watch,
+}
+
+/// What came of a rule's strike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Struck {
+    /// The key is revoked, or that it would be is said.
+    Now,
+    /// There was nothing to do, or it cannot be done yet.
+    Spared,
 }
 
 impl Bailiff {
@@ -107,8 +122,12 @@ impl Bailiff {
     pub(super) fn struck(&mut self, parts: &Parts, strike: Strike, now: Now) {
         let policy = parts.policy.load_full();
         let rule = policy.auto_revoke.iter().find(|rule| rule.id == strike.rule);
-        let key = policy.keys.iter().find(|key| key.subject == strike.key);
-        let (Some(rule), Some(key)) = (rule, key) else { return };
+        let Some(rule) = rule else { return };
+        // Before all keys are walked: in shadow a key goes on to be refused, and to be reported.
+        if rule.mode == Mode::Shadow && self.shadowed.contains(&(rule.id, strike.key)) {
+            return;
+        }
+        let Some(key) = policy.keys.iter().find(|key| key.subject == strike.key) else { return };
         if let RevokeWhen::Refused { ceiling, .. } = &rule.when {
             let hours = ceiling.period / 3_600_000_000_000;
             let span = match (hours, ceiling.period / 60_000_000_000) {
@@ -122,33 +141,40 @@ impl Bailiff {
                 ceiling.units,
                 strike.why.name()
             );
-            self.carry_out(parts, rule, key, &why, now);
+            let _ = self.carry_out(parts, rule, key, &why, now);
         }
     }
 
     /// Looks at all keys for those that nobody has used for as long as a rule says. A key that was never used counts
-    /// from when the gate first saw it.
+    /// from when the gate first saw it, and all of them from when it last looked away for long.
     pub(super) fn look_for_unused(&mut self, parts: &Parts, now: Now) {
         let policy = parts.policy.load_full();
+        let asks = |rule: &RevocationRule| matches!(rule.when, RevokeWhen::Unused(_));
+        if !policy.auto_revoke.iter().any(asks) {
+            self.watch.pause();
+            return;
+        }
+        let watched = self.watch.look(&parts.ledger, now);
+        let mut struck = 0;
         for rule in &policy.auto_revoke {
             let RevokeWhen::Unused(longest) = rule.when else { continue };
             for key in &policy.keys {
                 match parts.ledger.last_seen(key.subject) {
                     None => parts.ledger.saw(key.subject, now.wall),
-                    Some(at) if now.wall.0.saturating_sub(at.0) > longest => {
+                    Some(at) if now.wall.0.saturating_sub(at.max(watched).0) > longest => {
                         let days = longest / DAY;
                         let span = match days {
                             0 => format!("{} minutes", longest / 60_000),
                             1 => "a day".to_owned(),
                             days => format!("{days} days"),
                         };
-                        self.carry_out(
-                            parts,
-                            rule,
-                            key,
-                            &format!("unused for more than {span}"),
-                            now,
-                        );
+                        let why = format!("unused for more than {span}");
+                        if self.carry_out(parts, rule, key, &why, now) == Struck::Now {
+                            struck += 1;
+                        }
+                        if struck >= A_LOOK {
+                            return;
+                        }
                     }
                     Some(_) => {}
                 }
@@ -156,14 +182,21 @@ impl Bailiff {
         }
     }
 
-    fn carry_out(&mut self, parts: &Parts, rule: &RevocationRule, key: &Key, why: &str, now: Now) {
+    fn carry_out(
+        &mut self,
+        parts: &Parts,
+        rule: &RevocationRule,
+        key: &Key,
+        why: &str,
+        now: Now,
+    ) -> Struck {
         if !live(key, &parts.ledger, now.wall) {
-            return;
+            return Struck::Spared;
         }
         match rule.mode {
             Mode::Shadow => {
                 if !self.shadowed.insert((rule.id, key.subject)) {
-                    return;
+                    return Struck::Spared;
                 }
             }
             Mode::Enforce => {
@@ -176,7 +209,7 @@ impl Bailiff {
                 let act = Act::Revoke { key: key.subject, revoked };
                 // Nobody waits for it. If it was not durable, the rule strikes again after the restart.
                 if parts.ledger.act(now, act, None, Box::new(|_| {})).is_err() {
-                    return;
+                    return Struck::Spared;
                 }
                 parts.wake.all();
             }
@@ -185,5 +218,6 @@ impl Bailiff {
         let mode = mode_name(rule.mode);
         let event = Event::AutoRevoked { key: &key.id, rule: &rule.name, mode, why };
         parts.log.say(now.wall, &event);
+        Struck::Now
     }
 }

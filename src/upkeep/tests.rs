@@ -118,6 +118,62 @@ fn a_key_counts_as_unused_from_its_first_sight_and_only_while_nobody_uses_it() {
     assert_eq!((house.counted("idle", "enforce"), house.wakes.load(Ordering::Relaxed)), (1, 1));
 }
 
+/// The wall clock alone goes ahead: it was wrong, or the machine slept.
+fn jump(house: &House, by: Duration) {
+    let wall = house.clock.now().wall;
+    house.clock.set_wall(wall.plus_nanos(u64::try_from(by.as_nanos()).unwrap()));
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_revokes_nobody() {
+    let mut house = House::with("  idle: { unused: 90d, mode: enforce }\n");
+    house.round();
+    jump(&house, 400 * DAY);
+    house.clock.advance(Duration::from_hours(1));
+    house.round();
+    assert_eq!((house.revoked_by("ka"), house.revoked_by("kb")), (None, None));
+    house.clock.advance(91 * DAY);
+    house.round();
+    assert!(house.revoked_by("ka").is_some(), "that many days nobody used it");
+}
+
+#[test]
+fn a_gate_that_was_down_for_long_revokes_nobody_when_it_comes_back() {
+    let mut house = House::with("  idle: { unused: 90d, mode: enforce }\n");
+    house.round();
+    house.clock.advance(100 * DAY);
+    // Another process, with the same ledger.
+    house.rounds = Rounds::new(house.rounds.parts.clone(), HandedOn::default());
+    house.round();
+    assert_eq!((house.revoked_by("ka"), house.revoked_by("kb")), (None, None));
+    house.clock.advance(60 * DAY);
+    house.round();
+    house.clock.advance(Duration::from_hours(1));
+    house.rounds = Rounds::new(house.rounds.parts.clone(), HandedOn::default());
+    house.round();
+    house.clock.advance(31 * DAY);
+    house.round();
+    assert!(house.revoked_by("ka").is_some(), "a short restart does not start the count anew");
+}
+
+#[test]
+fn a_rule_that_is_switched_on_again_does_not_count_the_time_in_which_nobody_looked() {
+    let mut house = House::with("  idle: { unused: 90d, mode: enforce }\n");
+    house.round();
+    let with = house.rounds.parts.policy.load_full();
+    let without =
+        policy("  abuse: { refused: 5/hour, for: [scope_denied] }\n", house.clock.now().wall);
+    house.rounds.parts.policy.store(Arc::new(without));
+    house.clock.advance(Duration::from_hours(1));
+    house.round();
+    house.clock.advance(100 * DAY);
+    house.round();
+    house.rounds.parts.policy.store(with);
+    house.clock.advance(Duration::from_hours(1));
+    house.round();
+    assert_eq!((house.revoked_by("ka"), house.revoked_by("kb")), (None, None));
+}
+
 #[test]
 fn what_its_file_has_ended_is_not_ended_again() {
     let mut house = House::with("  idle: { unused: 1d, mode: enforce }\n");

@@ -83,7 +83,8 @@ impl World {
             assert_eq!(pending.record.map(|id| id.0), self.exchanges[which].key);
             self.ids.insert(pending.id);
             let key = self.exchanges[which].key;
-            self.listed.push(Listed { id: pending.id, taken: doubted.clone(), key });
+            let claimed = pending.at.0;
+            self.listed.push(Listed { id: pending.id, taken: doubted.clone(), key, claimed });
         }
     }
 

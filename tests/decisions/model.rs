@@ -33,8 +33,18 @@ pub(crate) enum State {
 pub(crate) struct Row {
     pub(crate) tenant: u128,
     pub(crate) head: u8,
+    /// When it was claimed, by the wall clock.
+    pub(crate) claimed: i64,
+    /// The end of its life by the wall clock, and by the one that does not jump: the later of both counts.
     pub(crate) until: i64,
+    pub(crate) ends: i64,
     pub(crate) state: State,
+}
+
+impl Row {
+    pub(crate) fn lives(&self, wall: i64, steady: i64) -> bool {
+        self.state == State::InFlight || self.until > wall || self.ends > steady
+    }
 }
 
 /// Money that was taken: from which meter, how much, and when by the wall clock.
@@ -156,13 +166,13 @@ impl Model {
         }
     }
 
-    /// The record that still lives at `wall`.
-    pub(crate) fn living(&self, id: u128, wall: i64) -> Option<&Row> {
-        self.rows.get(&id).filter(|row| row.state == State::InFlight || row.until > wall)
+    /// The record that still lives at these instants of the two clocks.
+    pub(crate) fn living(&self, id: u128, wall: i64, steady: i64) -> Option<&Row> {
+        self.rows.get(&id).filter(|row| row.lives(wall, steady))
     }
 
-    pub(crate) fn forget_ended(&mut self, wall: i64) {
-        self.rows.retain(|_, row| row.state == State::InFlight || row.until > wall);
+    pub(crate) fn forget_ended(&mut self, wall: i64, steady: i64) {
+        self.rows.retain(|_, row| row.lives(wall, steady));
     }
 
     pub(crate) fn count(&self, is: impl Fn(&Row) -> bool) -> usize {

@@ -43,6 +43,8 @@ pub(super) struct Listed {
     pub(super) id: ReservationId,
     pub(super) taken: Vec<Taken>,
     pub(super) key: Option<u128>,
+    /// When, by the wall clock.
+    pub(super) claimed: i64,
 }
 
 pub(super) struct World {
@@ -133,7 +135,7 @@ impl World {
         waiver: bool,
     ) -> Result<(), &'static str> {
         let (id, wall) = (tenant * 1_000 + key, self.wall());
-        match self.model.living(id, wall) {
+        match self.model.living(id, wall, self.steady) {
             Some(row) if row.head != head => return Err("mismatch"),
             Some(Row { state: State::InFlight, .. }) => return Err("in flight"),
             Some(Row { state: State::Answered(_), .. }) => return Err("answered"),
@@ -148,7 +150,7 @@ impl World {
                 || model.count(|row| row.tenant == tenant) >= BOUNDS.per_tenant
         };
         if is_full(&self.model) {
-            self.model.forget_ended(wall);
+            self.model.forget_ended(wall, self.steady);
         }
         if is_full(&self.model) { Err("full") } else { Ok(()) }
     }
@@ -184,7 +186,7 @@ impl World {
                 assert_eq!(figures(&readings), before, "a refusal spends nothing");
                 // A record that had ended gave way to the claim, and went with it.
                 if let Some((key, _)) = key
-                    && self.model.living(tenant * 1_000 + key, self.wall()).is_none()
+                    && self.model.living(tenant * 1_000 + key, self.wall(), self.steady).is_none()
                 {
                     self.model.rows.remove(&(tenant * 1_000 + key));
                 }
@@ -240,10 +242,16 @@ impl World {
     ) {
         let mut before = None;
         if let Some((key, head)) = key {
-            let until = self.wall() + KEEP;
-            let row = Row { tenant, head, until, state: State::InFlight };
-            let wall = self.wall();
-            let unknown = |row: &Row| row.state == State::Unknown && row.until > wall;
+            let (wall, steady) = (self.wall(), self.steady);
+            let row = Row {
+                tenant,
+                head,
+                claimed: wall,
+                until: wall + KEEP,
+                ends: steady + KEEP,
+                state: State::InFlight,
+            };
+            let unknown = |row: &Row| row.state == State::Unknown && row.lives(wall, steady);
             before = self.model.rows.insert(tenant * 1_000 + key, row).filter(unknown);
         }
         let money = taken.iter().any(|(kind, taken)| kind.is_money() && taken.amount > 0);
@@ -313,15 +321,19 @@ impl World {
         };
         assert_eq!(self.act(Act::Resolve { id, how }), Ok(()));
         let listed = self.listed.remove(which);
-        let unknown = listed
-            .key
-            .filter(|key| self.model.rows.get(key).is_some_and(|row| row.state == State::Unknown));
+        let unknown = listed.key.filter(|key| {
+            self.model
+                .rows
+                .get(key)
+                .is_some_and(|row| row.state == State::Unknown && row.claimed == listed.claimed)
+        });
         self.put(unknown, None, (how == Resolution::Confirm).then_some(State::NotReplayable));
         self.settled(listed, how);
     }
 
     pub(super) fn resolve_record(&mut self, key: u128, how: Resolution) {
         let done = self.act(Act::ResolveRecord { id: RecordId(key), how });
+        let claimed = self.model.rows.get(&key).map(|row| row.claimed);
         match self.model.rows.get(&key).map(|row| &row.state) {
             None | Some(State::Answered(_) | State::NotReplayable) => {
                 assert_eq!(done, Err(ActProblem::NotFound));
@@ -334,7 +346,9 @@ impl World {
                     None,
                     (how == Resolution::Confirm).then_some(State::NotReplayable),
                 );
-                while let Some(at) = self.listed.iter().position(|listed| listed.key == Some(key)) {
+                let hangs =
+                    |listed: &Listed| listed.key == Some(key) && Some(listed.claimed) == claimed;
+                while let Some(at) = self.listed.iter().position(hangs) {
                     let listed = self.listed.remove(at);
                     self.settled(listed, how);
                 }
@@ -384,9 +398,11 @@ impl World {
                 self.limits[limit].mode = if shadow { Mode::Shadow } else { Mode::Enforce };
             }
             Event::Sweep => {
+                // What was found alive is looked at again a second later.
+                self.steady += 1_000;
                 self.ground.ledger.sweep(self.now(), 1_000);
                 self.ground.ledger.sweep_records(self.now(), 1_000);
-                self.model.forget_ended(self.wall());
+                self.model.forget_ended(self.wall(), self.steady);
             }
         }
         self.check();

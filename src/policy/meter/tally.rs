@@ -51,10 +51,11 @@ impl Tally {
         // Of an empty one nothing says when it was: a take that was given back must not carry on what comes after.
         if self.at < period.from || self.used == 0 && self.period.from != period.from {
             Tally { period, at: period.from, ..Tally::default() }
-        } else if period.until <= self.period.from {
+        } else if period.until <= self.period.from || self.period == period {
             self
         } else {
-            Tally { period, ..self }
+            // Nobody has made durable that this use is of this period.
+            Tally { period, durable: 0, ..self }
         }
     }
 
@@ -199,6 +200,23 @@ mod tests {
         assert_eq!(tally.in_period(shifted).used, 3);
         let month = Period { from: Wall(0), until: Wall(31 * DAY) };
         assert_eq!(tally.in_period(month).used, 3);
+    }
+
+    #[test]
+    fn use_that_is_carried_over_is_made_durable_as_use_of_its_new_period() {
+        let (mut tally, mut journal) = (Tally::default(), Tally::default());
+        let early = Wall(5 * DAY);
+        tally.take(1, day(5), early);
+        let block = tally.block(&ceiling(10_000)).unwrap();
+        journal.reserve(&block);
+        tally.secured(&block);
+        tally.take(50, day(5), noon(5));
+        assert_eq!(tally.block(&ceiling(10_000)), None, "it is within the block");
+        // Days begin six hours later now. The journal has not heard of the take at noon.
+        let shifted = Period { from: Wall(5 * DAY + DAY / 4), until: Wall(6 * DAY + DAY / 4) };
+        tally.take(1, shifted, noon(5));
+        journal.reserve(&tally.block(&ceiling(10_000)).unwrap());
+        assert!(journal.in_period(shifted).used >= tally.in_period(shifted).used);
     }
 
     #[test]

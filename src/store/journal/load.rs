@@ -50,7 +50,7 @@ pub(super) fn load(database: &Database, now: Now) -> Result<Loaded, TableProblem
         row.map(|row| row.value()).ok_or(TableProblem::Row("meta", Malformed("it is missing")))
     };
     let (format, sequence) = (number(META_FORMAT)?, number(META_SEQUENCE)?);
-    let mut restored = Restored::default();
+    let mut restored = Restored { at: now, ..Restored::default() };
     let mut stale = Vec::new();
 
     for row in transaction.open_table(METERS)?.iter()? {

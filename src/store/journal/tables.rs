@@ -11,6 +11,7 @@ use crate::policy::limit::LimitKind;
 use crate::policy::meter::{Meter, Purse, Tally};
 
 use super::super::acts::Adjustment;
+use super::super::office::MOST_ACTS;
 use super::super::op::{Charge, MeterId, Op, Pending, ReservationId};
 use super::codec::Malformed;
 use super::places::Places;
@@ -35,9 +36,6 @@ pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta")
 pub(super) const META_FORMAT: &str = "format";
 /// Counts the commits.
 pub(super) const META_SEQUENCE: &str = "sequence";
-
-/// Admin acts that are remembered; a repeat of an older one is a fresh one.
-pub(super) const MOST_ACTS: u64 = 10_000;
 
 /// Why a change cannot be written, or the tables not be read.
 #[derive(Debug)]
@@ -179,7 +177,7 @@ impl<'t> Changes<'t> {
             Op::Act { id, at, answer } => {
                 let row = rows::write_act(*at, id, answer);
                 self.acts.insert((at.0, &**id), row.as_slice())?;
-                while self.acts.len()? > MOST_ACTS {
+                while self.acts.len()? > MOST_ACTS as u64 {
                     self.acts.pop_first()?;
                 }
                 Ok(())

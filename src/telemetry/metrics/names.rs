@@ -57,6 +57,7 @@ families! {
     IDEMPOTENCY_RECORDS_BYTES = GAUGE "tollgate_idempotency_records_bytes", "Bytes of the answers that idempotency records keep.";
     COST_EXCEEDED = COUNTER "tollgate_cost_exceeded_total", "Answers that stated a cost above what was reserved, or none that can be read; the reserve was charged.";
     UNRESOLVED = GAUGE "tollgate_unresolved_reservations", "Charges of requests whose outcome nobody knows, until a person settles them.";
+    UNRESOLVED_UNLISTED = COUNTER "tollgate_unresolved_unlisted_total", "Unresolved reservations that left a full list as if they had been confirmed: they stay charged.";
     AUTO_REVOCATIONS = COUNTER "tollgate_auto_revocations_total", "Keys that a rule revoked, or would have revoked in mode shadow.";
     LOG_DROPPED = COUNTER "tollgate_log_dropped_total", "Lines that were not written because their sink was full or failed.";
     PANICS = COUNTER "tollgate_panics_total", "Requests that met a bug of the gate and were answered with 500.";

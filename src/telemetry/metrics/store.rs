@@ -106,6 +106,8 @@ pub struct StoreFigures {
     pub records_bytes: u64,
     /// Charges whose outcome nobody knows.
     pub unresolved: u64,
+    /// Of these, how many had to leave the list since the start because it was full; they stay charged.
+    pub unlisted: u64,
 }
 
 /// A store in memory that has nothing to say.
@@ -121,6 +123,7 @@ impl Default for StoreFigures {
             records: Vec::new(),
             records_bytes: 0,
             unresolved: 0,
+            unlisted: 0,
         }
     }
 }
@@ -199,6 +202,7 @@ impl Metrics {
         out.gauge(names::IDEMPOTENCY_RECORDS_LIMIT, &[], float(lasting.records_limit));
         out.gauge(names::IDEMPOTENCY_RECORDS_BYTES, &[], float(store.records_bytes));
         out.gauge(names::UNRESOLVED, &[], float(store.unresolved));
+        out.counter(names::UNRESOLVED_UNLISTED, &[], store.unlisted);
         out.idempotency(workers, in_force);
         let mut revocations = self.auto_revocations.lock().clone();
         for (rule, mode) in &lasting.rules {
