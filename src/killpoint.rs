@@ -75,6 +75,28 @@ pub fn pass(point: KillPoint) {
     }
 }
 
+/// The future as it is.
+#[cfg(not(feature = "kill-points"))]
+#[inline]
+pub fn once_begun<F: Future>(_: KillPoint, future: F) -> F {
+    future
+}
+
+/// The future, which passes the point when it has begun, and others have had their turn to go on with what it began.
+#[cfg(feature = "kill-points")]
+pub async fn once_begun<F: Future + Unpin>(point: KillPoint, mut future: F) -> F::Output {
+    use std::pin::Pin;
+    use std::task::Poll;
+
+    let begun = std::future::poll_fn(|task| Poll::Ready(Pin::new(&mut future).poll(task))).await;
+    tokio::task::yield_now().await;
+    pass(point);
+    match begun {
+        Poll::Ready(output) => output,
+        Poll::Pending => future.await,
+    }
+}
+
 /// As a kill would: no unwinding, no flushing, nothing is said, and no memory is written out on the way.
 #[cfg(feature = "kill-points")]
 fn die() -> ! {

@@ -65,7 +65,7 @@ fn status(gate: &Gate) -> serde_json::Value {
     let mut stream = TcpStream::connect(gate.admin.unwrap()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream
-        .write_all(b"GET /v1/policy HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n")
+        .write_all(b"GET /v1/policy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();

@@ -39,9 +39,8 @@ pub(super) fn pass(
     killpoint::pass(KillPoint::BeforeSend);
     exchange.sending(request.body().watch(), at.clock.steady());
     let sending = Box::pin(admission.pool.send(request, admission.response_timeout));
-    killpoint::pass(KillPoint::AfterSend);
     async move {
-        let sent = sending.await;
+        let sent = killpoint::once_begun(KillPoint::AfterSend, sending).await;
         killpoint::pass(KillPoint::BeforeHead);
         let now = at.clock.steady();
         let free = ChargeRule::default();

@@ -24,13 +24,15 @@ routes:
   - { name: counted, match: POST /counted }
   - { name: local, match: POST /local }
   - { name: allowed, match: POST /allowed }
+  - { name: slow, match: POST /slow }
   - { name: plain, match: POST /plain }
 limits:
+  slow: { rate: 60/hour, per: tenant, routes: [slow] }
   throttle: { rate: 100000/minute, per: key }
   wallet: { credit: prepaid, unit: credits, per: tenant, routes: [pay, late] }
-  daily: { quota: 1000/day, per: tenant, routes: [counted] }
-  loose: { quota: 1000/day, per: tenant, routes: [local], on_store_failure: local }
-  open: { quota: 1000/day, per: tenant, routes: [allowed], on_store_failure: allow }
+  monthly: { quota: 1000/month, per: tenant, routes: [counted] }
+  loose: { quota: 1000/month, per: tenant, routes: [local], on_store_failure: local }
+  open: { quota: 1000/month, per: tenant, routes: [allowed], on_store_failure: allow }
 errors:
   content_type: application/json
   body: { ours: \"{code}\" }
@@ -54,7 +56,7 @@ pub(crate) struct Promised {
     sends: Vec<(String, Answer)>,
     /// Payments that were answered.
     paid: u64,
-    /// Requests under the daily quota that were answered.
+    /// Requests under the quota that were answered.
     counted: u64,
 }
 
@@ -122,9 +124,9 @@ impl Promised {
         assert_eq!(credit["ceiling"], "100", "{credit}");
         let used = millis(&credit["used"]);
         assert!(used >= self.paid * 1500, "{credit}");
-        let daily = usage(gate, "daily");
-        let counted = daily["used"].as_u64().expect("units are whole");
-        assert!((self.counted..=self.counted + 10).contains(&counted), "{daily}");
+        let monthly = usage(gate, "monthly");
+        let counted = monthly["used"].as_u64().expect("units are whole");
+        assert!((self.counted..=self.counted + 10).contains(&counted), "{monthly}");
         for (key, first) in &self.sends {
             let before = bench.backend.count();
             let again = ask(gate, &send(key));

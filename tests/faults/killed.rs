@@ -86,3 +86,37 @@ fn an_unanswered_payment_stays_charged_and_is_listed() {
         gate = bench.launch().start();
     }
 }
+
+#[test]
+fn a_kill_gives_back_no_more_of_a_rate_than_the_last_moments() {
+    let bench = Bench::new();
+    let gate = bench.launch().start();
+    for _ in 0..10 {
+        assert_eq!(ask(&gate, &post("/slow")).status, 200);
+    }
+    // Rates are handed on about every second, and nobody is told when.
+    thread::sleep(Duration::from_secs(3));
+    for _ in 0..3 {
+        assert_eq!(ask(&gate, &post("/slow")).status, 200);
+    }
+    gate.kill();
+    let gate = bench.launch().start();
+    let used = usage(&gate, "slow")["used"].as_u64();
+    assert!((10..=13).contains(&used.unwrap_or_default()), "{used:?}");
+}
+
+#[test]
+fn an_orderly_end_loses_nothing_of_a_rate_or_a_quota() {
+    let bench = Bench::new();
+    let gate = bench.launch().start();
+    for _ in 0..10 {
+        assert_eq!(ask(&gate, &post("/slow")).status, 200);
+        assert_eq!(ask(&gate, &post("/counted")).status, 200);
+    }
+    assert_eq!(gate.stop(), Some(0));
+    let gate = bench.launch().start();
+    assert_eq!(
+        (&usage(&gate, "slow")["used"], &usage(&gate, "monthly")["used"]),
+        (&json!(10), &json!(10))
+    );
+}

@@ -151,6 +151,8 @@ impl Directory {
     /// From now on a journal and a mark must be here.
     pub(super) fn establish(&mut self) -> Result<(), OpenProblem> {
         if self.standing == Standing::New {
+            // Their names first: a power cut must not leave the format of a journal or a mark that is not there.
+            self.sync()?;
             let path = self.format_path();
             let written = self
                 .format
