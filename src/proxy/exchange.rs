@@ -124,7 +124,7 @@ impl Exchange {
                 name: &policy.limit(reading.limit).name,
                 mode: reading.mode,
                 used: reading.used,
-                ceiling: reading.ceiling.units,
+                ceiling: reading.ceiling.whole(),
                 remaining: reading.remaining,
                 admits: reading.admits,
                 wait_nanos: reading.wait.filter(|_| !reading.admits),

@@ -146,7 +146,7 @@ pub struct LimitLine<'a> {
     pub mode: Mode,
     /// Units in use, this request's among them if it was admitted.
     pub used: u64,
-    /// The caller's ceiling in units.
+    /// The caller's ceiling in units; of a bucket its size.
     pub ceiling: u64,
     /// Units left after this request.
     pub remaining: u64,
