@@ -410,6 +410,7 @@ fn what_was_acknowledged_is_there_after_a_restart_and_so_is_its_answer() {
         "tollgate_idempotency_total{route=\"_unlisted\",outcome=\"unknown\"} 0",
         "tollgate_unresolved_reservations 0",
         "tollgate_cost_exceeded_total{route=\"_unlisted\"} 0",
+        "tollgate_cost_exceeded_total{route=\"send\"} 0",
     ] {
         assert!(metrics.lines().any(|line| line == series), "{series} is not in\n{metrics}");
     }

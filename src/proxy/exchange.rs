@@ -122,6 +122,7 @@ impl Exchange {
             .iter()
             .map(|reading| LimitLine {
                 name: &policy.limit(reading.limit).name,
+                kind: reading.ceiling.window.kind(),
                 mode: reading.mode,
                 used: reading.used,
                 ceiling: reading.ceiling.whole(),
