@@ -92,8 +92,8 @@ fn written(record: &Record<'_>) -> Value {
 fn a_record_holds_every_input_of_the_decision_under_its_name() {
     let throttle = LimitLine {
         name: "throttle",
-        mode: Mode::Enforce,
         kind: LimitKind::Rate,
+        mode: Mode::Enforce,
         used: 60,
         ceiling: 60,
         remaining: 0,
@@ -103,12 +103,12 @@ fn a_record_holds_every_input_of_the_decision_under_its_name() {
     let wallet = LimitLine {
         name: "wallet",
         kind: LimitKind::Credit,
-        used: 50_000,
-        ceiling: 25_000_000,
-        remaining: 24_950_000,
+        mode: Mode::Shadow,
+        used: 2_500_000,
+        ceiling: 50_000_000,
+        remaining: 47_500_000,
         admits: true,
         wait_nanos: None,
-        ..throttle
     };
     let limits = [throttle, wallet];
     let refused = Record {
@@ -138,9 +138,8 @@ fn a_record_holds_every_input_of_the_decision_under_its_name() {
         "method": "POST", "path": "/sms/send", "host": "api.example", "route": "sms-send",
         "key": "k1", "tenant": "acme", "plan": "pro", "scope": "sms:send",
         "limits": [{"name": "throttle", "mode": "enforce", "used": 60, "ceiling": 60,
-            "remaining": 0, "admits": false, "wait_us": 1000},
-            {"name": "wallet", "mode": "enforce", "used": "0.05", "ceiling": "25",
-            "remaining": "24.95", "admits": true}],
+            "remaining": 0, "admits": false, "wait_us": 1000}, {"name": "wallet", "mode": "shadow",
+            "used": "2.5", "ceiling": "50", "remaining": "47.5", "admits": true}],
         "shadow": ["scope_denied", "concurrent"],
         "outcome": "refused", "refusal": "rate", "limit": "throttle", "detail": "60 of 60",
         "status": 429, "request_bytes": 10, "response_bytes": 20, "gate_us": 12,
