@@ -5,11 +5,12 @@
 
 Each proxy is one worker pinned to core 1; wrk and the backend (an nginx that answers 250 bytes) share core 0. A request carries
 one of 10 000 keys in X-API-Key; each proxy looks it up, counts it against a limit of its own that never runs out, checks a
-list of 20 networks, and sends the key's id on. Four candidates:
+list of 20 networks, and sends the key's id on. Five candidates:
 
     nginx, haproxy      as above, without a log
     tollgate (same)     as above, without records and limit headers
-    tollgate (all on)   scopes, three limits, access records, limit headers, identity headers, metrics
+    tollgate (all on)   scopes, three limits, a quota, access records, limit headers, identity headers, metrics
+    tollgate (kept)     the same, with its state in a directory
 
 What is printed is CPU time of the proxy's process tree per request (/proc/PID/task/*/schedstat), the median of the rounds, and
 the median of the per-round ratios to HAProxy: machines are noisy, ratios of one round less so. Traffic stays on loopback.
@@ -130,13 +131,18 @@ report: { x-ratelimit: none, ratelimit: none }
     write(f"{work}/all.yaml", head + routes.replace('items" }', 'items", scope: read }').replace('/**" }', '/**", scope: read }') + """
   fair: { rate: 600000000/minute, per: tenant }
   crowd: { rate: 6000000000/minute, per: address }
+  month: { quota: 600000000000/month, per: tenant }
 identity: { tenant: X-Tenant-Id, key: X-Key-Id }
 record: { to: """ + f"{work}/access.log" + """ }
 """)
     if os.path.exists(TOLLGATE):
-        for name, policy in (("tollgate (same)", "same"), ("tollgate (all on)", "all")):
+        for name, policy, state in (
+            ("tollgate (same)", "same", "memory"),
+            ("tollgate (all on)", "all", "memory"),
+            ("tollgate (kept)", "all", f"{work}/state"),
+        ):
             port = free_port()
-            command = [TOLLGATE, "run", "--config", f"{work}/{policy}.yaml", "--listen", f"127.0.0.1:{port}"]
+            command = [TOLLGATE, "run", "--config", f"{work}/{policy}.yaml", "--listen", f"127.0.0.1:{port}", "--state", state]
             found[name] = (command, port)
     return found
 

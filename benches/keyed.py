@@ -4,7 +4,7 @@
     cargo build --release && benches/keyed.py [--rounds 5] [--seconds 3] [--connections 64]
 
 Every request carries a key of its own and costs credit, so that each is reserved and claimed durably before it is forwarded. The
-gate runs one worker on core 1; wrk and the backend (an nginx that answers 201) share core 0. The two candidates take turns in one
+gate runs one worker and its journal on core 1; wrk and the backend (an nginx that answers 201) share core 0. The two candidates take turns in one
 run. Beside requests per second and latency it prints syncs per request (from the gate's own counter), and what one sync of a small
 write takes on this disk right now, to which the latency is to be held: two syncs and 5 ms at the 99th percentile.
 Traffic stays on loopback. Needs wrk, nginx, util-linux (Debian's packages) and two cores.
@@ -95,6 +95,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--cores", default="1", help="where the gate may run (the default is core 1 alone, beside nobody)")
     parser.add_argument("--disk", help="where the state goes (the default is the system's temporary directory)")
     options = parser.parse_args()
     for tool in ("wrk", "taskset", "nginx"):
@@ -113,7 +114,7 @@ def main():
             for name, state in (("memory", "memory"), ("directory", "./state")):
                 port, admin = free_port(), free_port()
                 write(f"{work}/{name}.yaml", POLICY % {"port": port, "upstream": upstream, "admin": admin, "state": state})
-                gate = Running(name, 1, [TOLLGATE, "run", "--config", f"{work}/{name}.yaml"], port, work)
+                gate = Running(name, options.cores, [TOLLGATE, "run", "--config", f"{work}/{name}.yaml"], port, work)
                 gate.admin = admin
                 top_up(admin)
                 running.append(gate)

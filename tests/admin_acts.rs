@@ -24,6 +24,7 @@ limits:
   wallet: { credit: prepaid, unit: credits, per: tenant, routes: [send] }
   by-address: { rate: 1000/minute, per: address }
   both: { quota: 50/day, per: [key, route] }
+  burst: { rate: 50/second, burst: 1000, per: tenant }
 ";
 
 const KEYS: [Key<'static>; 3] = [
@@ -159,6 +160,8 @@ fn usage_follows_requests_and_names_whom_it_counts() {
     assert_eq!((&both["subject"], &both["used"]), (&json!("ka+send"), &json!(2)));
     assert_eq!(row(&gate, "limit=both&key=ka&route=read", "both")["used"], 0);
     assert_eq!(row(&gate, "key=kb", "throttle")["used"], 0);
+    let burst = row(&gate, "tenant=globex", "burst");
+    assert_eq!((&burst["ceiling"], &burst["remaining"]), (&json!(1000), &json!(1000)), "its size");
     assert_eq!(row(&gate, "limit=by-address&address=127.0.0.1", "by-address")["used"], 2);
     refused(&get(&gate, "/v1/usage?limit=by-address"), 422, "subject_missing");
     refused(&get(&gate, "/v1/usage?limit=both&tenant=acme"), 422, "subject_missing");
@@ -258,6 +261,14 @@ fn a_key_that_its_file_revokes_is_restored_by_its_file_alone() {
     let gate = Inside::start(Policy::with_keys(POLICY, &keys), &backend);
     refused(&post(&gate, "/v1/keys/ka/restore", &json!({})), 409, "revoked_by_file");
     assert_eq!(done(&get(&gate, "/v1/keys/ka"))["revoked"], json!({ "by": "file" }));
+}
+
+#[test]
+fn when_a_key_was_used_is_told_where_it_is_written_down_and_not_as_never() {
+    let backend = Backend::start();
+    let gate = gate("", &backend);
+    assert_eq!(gate.send(&Request::get("/read").bearer("secret-a")).status, 200);
+    assert_eq!(done(&get(&gate, "/v1/keys/ka")).get("last_seen"), None);
 }
 
 #[test]
@@ -399,6 +410,7 @@ fn what_was_acknowledged_is_there_after_a_restart_and_so_is_its_answer() {
         "tollgate_idempotency_total{route=\"_unlisted\",outcome=\"unknown\"} 0",
         "tollgate_unresolved_reservations 0",
         "tollgate_cost_exceeded_total{route=\"_unlisted\"} 0",
+        "tollgate_cost_exceeded_total{route=\"send\"} 0",
     ] {
         assert!(metrics.lines().any(|line| line == series), "{series} is not in\n{metrics}");
     }

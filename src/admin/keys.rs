@@ -12,6 +12,7 @@ use crate::policy::Name;
 use crate::policy::keys::{Key, KeyStatus};
 use crate::policy::limit::{LimitKind, SubjectKey};
 use crate::policy::overlay::{Revoked, RevokedBy};
+use crate::policy::revocation::RevocationRule;
 use crate::policy::snapshot::{Snapshot, Standing};
 use crate::policy::subject::SubjectKind;
 use crate::store::{Act, MeterId};
@@ -27,7 +28,7 @@ pub(super) fn standing(state: &AdminState, policy: &Snapshot, id: &str) -> Resul
     let overlay = state.ledger.overlay();
     let over = overlay.revoked(key.subject);
     let now = state.clock.now().wall;
-    Ok(json!({
+    let mut told = json!({
         "id": &*key.id,
         "tenant": &*policy.tenant(key.tenant).name,
         "plan": &*policy.plan(key.plan).name,
@@ -39,8 +40,12 @@ pub(super) fn standing(state: &AdminState, policy: &Snapshot, id: &str) -> Resul
         },
         "not_before": key.not_before.map(rfc3339),
         "expires": key.expires.map(rfc3339),
-        "last_seen": state.ledger.last_seen(key.subject).map(rfc3339),
-    }))
+    });
+    // Without a rule about disuse nobody writes down when a key was used, and `null` would say that it never was.
+    if policy.auto_revoke.iter().any(RevocationRule::is_about_disuse) {
+        told["last_seen"] = json!(state.ledger.last_seen(key.subject).map(rfc3339));
+    }
+    Ok(told)
 }
 
 /// One word for what becomes of a request with this key, in the order in which the gate asks.

@@ -64,8 +64,8 @@ impl<'p> Target<'p> {
                 "unit": self.limit.unit.as_deref(),
                 "used_before": units_json(kind, before),
                 "used_after": units_json(kind, after),
-                "ceiling": units_json(kind, self.reading.ceiling.units),
-                "remaining": units_json(kind, self.reading.ceiling.units.saturating_sub(after)),
+                "ceiling": units_json(kind, self.reading.ceiling.whole()),
+                "remaining": units_json(kind, self.reading.ceiling.whole().saturating_sub(after)),
             }),
             then: Then::Nothing,
         }))

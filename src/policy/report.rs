@@ -99,11 +99,7 @@ impl Report {
             let name = &limit.name;
             // Whole units of money, rounded down: the fields know integers only (§3.1, §4.1).
             let whole = |units| if limit.kind.is_money() { units / Money::WHOLE } else { units };
-            let ceiling = match reading.ceiling.window {
-                Window::Prepaid => reading.ceiling.units,
-                _ => reading.ceiling.burst,
-            };
-            policy.member(name, b"\";q=", whole(ceiling));
+            policy.member(name, b"\";q=", whole(reading.ceiling.whole()));
             if let Some(unit) = &limit.unit {
                 policy.text(b";qu=\"", unit);
             }

@@ -17,6 +17,14 @@ pub struct RevocationRule {
     pub when: RevokeWhen,
 }
 
+impl RevocationRule {
+    /// Whether it asks when a key was last used.
+    #[must_use]
+    pub fn is_about_disuse(&self) -> bool {
+        matches!(self.when, RevokeWhen::Unused(_))
+    }
+}
+
 /// When a rule strikes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RevokeWhen {

@@ -15,7 +15,7 @@ use super::served_tls::ServedTls;
 use crate::clock::{Clock, Now, Steady, Wall};
 use crate::policy::keys::Key;
 use crate::policy::refusal::Refusal;
-use crate::policy::revocation::{RevocationRule, RevokeWhen};
+use crate::policy::revocation::RevocationRule;
 use crate::policy::snapshot::Snapshot;
 use crate::store::Ledger;
 use crate::telemetry::decision_id::{BootId, DecisionId, DecisionIds};
@@ -155,8 +155,7 @@ impl WorkerContext {
 
     /// A key was used: rules about disuse want to know.
     pub(super) fn used(&self, policy: &Snapshot, now: Wall, key: &Key) {
-        let unused = |rule: &RevocationRule| matches!(rule.when, RevokeWhen::Unused(_));
-        if policy.auto_revoke.iter().any(unused) {
+        if policy.auto_revoke.iter().any(RevocationRule::is_about_disuse) {
             self.ledger.saw(key.subject, now);
         }
     }

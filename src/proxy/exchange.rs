@@ -122,9 +122,10 @@ impl Exchange {
             .iter()
             .map(|reading| LimitLine {
                 name: &policy.limit(reading.limit).name,
+                kind: reading.ceiling.window.kind(),
                 mode: reading.mode,
                 used: reading.used,
-                ceiling: reading.ceiling.units,
+                ceiling: reading.ceiling.whole(),
                 remaining: reading.remaining,
                 admits: reading.admits,
                 wait_nanos: reading.wait.filter(|_| !reading.admits),

@@ -26,6 +26,8 @@ use crate::policy::snapshot::{Upstream, UpstreamProtocol};
 const FRESH_ATTEMPTS: u32 = 2;
 /// An idle connection's age is counted in this many steps of `pool_idle`; it closes at most one step late.
 const AGE_STEPS: u32 = 4;
+/// Whether a request's body still moves is looked at this many times in `response_timeout`.
+const ANSWER_LOOKS: u32 = 16;
 
 /// Why an exchange with the upstream failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -481,15 +483,16 @@ fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
 }
 
 /// Waits for an answer; `None` if there was none in time. While the request's body moves, time starts again: a slow
-/// upload is the body's own deadline's business.
+/// upload is the body's own deadline's business. Never too early, and late by at most one of its looks.
 async fn in_time<F: Future>(answer: F, watch: &BodyWatch, longest: Duration) -> Option<F::Output> {
     let mut answer = std::pin::pin!(answer);
-    loop {
-        let sent = watch.bytes();
-        match timeout(longest, answer.as_mut()).await {
+    let (mut sent, mut silent_looks) = (watch.bytes(), 0);
+    while silent_looks < ANSWER_LOOKS {
+        match timeout(longest / ANSWER_LOOKS, answer.as_mut()).await {
             Ok(answer) => return Some(answer),
-            Err(_) if watch.bytes() != sent => {}
-            Err(_) => return None,
+            Err(_) if watch.bytes() == sent => silent_looks += 1,
+            Err(_) => (sent, silent_looks) = (watch.bytes(), 0),
         }
     }
+    None
 }

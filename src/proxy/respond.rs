@@ -166,7 +166,7 @@ fn facts<'a>(refusing: &Refusing<'a>, request_id: &'a str) -> Facts<'a> {
         retry_after,
         reset: refused.wait.map(|wait| refusing.now.plus_nanos(wait).unix_seconds_up()),
         limit: refused.limit.map(|ix| &*policy.limit(ix).name),
-        ceiling: reading.map(|reading| figure(reading, reading.ceiling.units)),
+        ceiling: reading.map(|reading| figure(reading, reading.ceiling.whole())),
         remaining: reading.map(|reading| figure(reading, reading.remaining)),
         scope: demanded_scope(policy, refusing.route),
         route: refusing.route.map(|ix| &*policy.route(ix).name),

@@ -1,16 +1,19 @@
 //! Compares what the limits say was used with what the backend saw.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::carrier::Forward;
 use crate::desk::{Desk, Figures, Unresolved};
 use crate::tally::{Promise, Tally};
 use crate::terms::{BULK, CAP, MONTHLY, Route, tenant};
 
-/// What was known of the quotas at the last look: use and forwards of each tenant.
+/// What was known at the last look.
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
+    /// Use and forwards of each tenant.
     quotas: BTreeMap<(String, &'static str), (u64, u64)>,
+    /// Requests of which a person has said that they were processed: charged at their reserves for good.
+    confirmed: HashSet<String>,
 }
 
 /// What happened since the last look.
@@ -37,7 +40,8 @@ impl Accounts {
             open.iter().map(|entry| (&*entry.request, entry)).collect();
         for forward in forwards.iter().filter(|forward| forward.route.cost > 0) {
             // A doubt stays until a person ends it.
-            if !forward.has_head() && !named.contains_key(&*forward.request) {
+            let listed = named.contains_key(&*forward.request);
+            if !forward.has_head() && !listed && !self.confirmed.contains(&forward.request) {
                 let what = format!("{} is in doubt and not listed", forward.request);
                 tally.breach(Promise::Honest, what);
             }
@@ -46,7 +50,7 @@ impl Accounts {
             let own: Vec<&Forward> = forwards.iter().filter(|f| f.tenant == name).collect();
             for (limit, ceiling) in [("wallet", None), ("cap", Some(CAP))] {
                 let figures = desk.usage(&name, limit);
-                money(&name, limit, ceiling, figures, &own, &named, &open, tally);
+                self.money(&name, limit, ceiling, figures, &own, &named, &open, tally);
             }
             for (limit, ceiling) in [("monthly", MONTHLY), ("bulk", BULK)] {
                 let figures = desk.usage(&name, limit);
@@ -90,45 +94,70 @@ impl Accounts {
         }
         *last = (used, seen);
     }
-}
 
-/// Exactly what the forwards did cost, and the reserves of what is listed as undecided; never more than there is.
-#[expect(clippy::too_many_arguments, reason = "all of it is what one sentence speaks of")]
-fn money(
-    name: &str,
-    limit: &str,
-    ceiling: Option<u64>,
-    figures: Figures,
-    own: &[&Forward],
-    named: &HashMap<&str, &Unresolved>,
-    open: &[Unresolved],
-    tally: &mut Tally,
-) {
-    let covered = |forward: &&&Forward| forward.route.is_under(limit);
-    let decided = |forward: &&&Forward| !named.contains_key(&*forward.request);
-    let settled: u64 =
-        own.iter().filter(covered).filter(decided).map(|forward| forward.charge()).sum();
-    let least: u64 = own.iter().filter(covered).map(|forward| forward.charge()).sum();
-    let held = |entry: &Unresolved| {
-        let route = Route::at(&format!("/{}", entry.route.replace('-', "/")));
-        route.filter(|route| route.is_under(limit)).map_or(0, |route| route.cost)
-    };
-    let held: u64 = open.iter().filter(|entry| entry.tenant == name).map(held).sum();
-    let ceiling = ceiling.unwrap_or(figures.ceiling);
-    if least > ceiling {
-        let what = format!("{name} {limit}: the backend did work for {least} of {ceiling}");
-        tally.breach(Promise::Limits, what);
+    /// Exactly what the forwards did cost, and the reserves of what is listed as undecided; never more than there is.
+    #[expect(clippy::too_many_arguments, reason = "all of it is what one sentence speaks of")]
+    fn money(
+        &self,
+        name: &str,
+        limit: &str,
+        ceiling: Option<u64>,
+        figures: Figures,
+        own: &[&Forward],
+        named: &HashMap<&str, &Unresolved>,
+        open: &[Unresolved],
+        tally: &mut Tally,
+    ) {
+        let covered = |forward: &&&Forward| forward.route.is_under(limit);
+        let decided = |forward: &&&Forward| !named.contains_key(&*forward.request);
+        let settled: u64 =
+            own.iter().filter(covered).filter(decided).map(|forward| self.due(forward)).sum();
+        let least: u64 = own.iter().filter(covered).map(|forward| self.due(forward)).sum();
+        let held = |entry: &Unresolved| {
+            let route = Route::at(&format!("/{}", entry.route.replace('-', "/")));
+            route.filter(|route| route.is_under(limit)).map_or(0, |route| route.cost)
+        };
+        let held: u64 = open.iter().filter(|entry| entry.tenant == name).map(held).sum();
+        let ceiling = ceiling.unwrap_or(figures.ceiling);
+        if least > ceiling {
+            let what = format!("{name} {limit}: the backend did work for {least} of {ceiling}");
+            tally.breach(Promise::Limits, what);
+        }
+        if figures.used > ceiling {
+            tally.breach(Promise::Limits, format!("{name} {limit}: {figures:?} is over {ceiling}"));
+        }
+        if figures.used != settled + held {
+            let promise =
+                if figures.used < settled + held { Promise::Limits } else { Promise::Honest };
+            let what = format!(
+                "{name} {limit}: used {}, but {settled} were charged and {held} are held",
+                figures.used
+            );
+            tally.breach(promise, what);
+        }
     }
-    if figures.used > ceiling {
-        tally.breach(Promise::Limits, format!("{name} {limit}: {figures:?} is over {ceiling}"));
+
+    /// What a forward costs for good.
+    fn due(&self, forward: &Forward) -> u64 {
+        if self.confirmed.contains(&forward.request) {
+            forward.route.cost
+        } else {
+            forward.charge()
+        }
     }
-    if figures.used != settled + held {
-        let promise = if figures.used < settled + held { Promise::Limits } else { Promise::Honest };
-        let what = format!(
-            "{name} {limit}: used {}, but {settled} were charged and {held} are held",
-            figures.used
-        );
-        tally.breach(promise, what);
+
+    /// A person settles every doubt by what the backend saw.
+    pub(crate) fn settle(&mut self, desk: &Desk, forwards: &[Forward], tally: &mut Tally) {
+        for entry in desk.unresolved() {
+            let seen = forwards.iter().any(|forward| forward.request == entry.request);
+            assert!(desk.resolve(&entry, seen), "the gate lives");
+            if seen {
+                self.confirmed.insert(entry.request);
+            }
+        }
+        if !desk.unresolved().is_empty() {
+            tally.breach(Promise::Honest, "a settled doubt is still listed".to_owned());
+        }
     }
 }
 

@@ -107,7 +107,8 @@ impl Case<'_> {
                     *replayed && same_payload && body == first_body
                 }
                 Told::Refused { code, .. } => match &**code {
-                    "idempotency_unknown" => later.boot > first.boot,
+                    // The second where a person has settled the doubt.
+                    "idempotency_unknown" | "idempotency_not_replayable" => later.boot > first.boot,
                     "idempotency_mismatch" => !same_payload,
                     _ => false,
                 },
@@ -122,7 +123,8 @@ impl Case<'_> {
         }
     }
 
-    /// "Unknown" is said only where something died or broke, and does not turn into an answer later.
+    /// "Unknown" is said only where something died or broke, and does not turn into an answer by itself: between two gates
+    /// a person may have found out that nothing was processed.
     fn unknown_has_a_reason_and_stays(&mut self) {
         let unknown = |telling: &&Telling| telling.told.is("idempotency_unknown");
         let Some(first) = self.tellings.iter().find(unknown).cloned() else { return };
@@ -139,7 +141,8 @@ impl Case<'_> {
             self.breach(Promise::Honest, "unknown without a reason");
         }
         let answered_later = |telling: &&Telling| {
-            telling.begun > first.ended && matches!(telling.told, Told::Answer { .. })
+            let answered = matches!(telling.told, Told::Answer { .. });
+            answered && telling.begun > first.ended && telling.boot == first.boot
         };
         if self.tellings.iter().any(|telling| answered_later(&telling)) {
             self.breach(Promise::Honest, "unknown, and then answered");

@@ -162,6 +162,22 @@ fn an_upstream_that_does_not_answer_is_a_timeout_and_one_that_is_not_there_unrea
 }
 
 #[test]
+fn the_time_for_an_answer_runs_from_the_last_byte_of_the_body_and_not_twice() {
+    let address = backend(|mut stream, _| {
+        until(&mut stream, "abcdef");
+        std::thread::sleep(Duration::from_millis(1600));
+        let _ = stream.write_all(HELLO.as_bytes());
+    });
+    let mut setup = Setup::before(address);
+    setup.response_timeout = Duration::from_secs(1);
+    let gate = setup.start();
+    gate.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nConnection: close\r\n\r\nabcdef");
+    let Event::Failed(failure, _) = gate.event() else { panic!("an answer after its time") };
+    assert_eq!(failure.why, Why::Timeout);
+    gate.stop();
+}
+
+#[test]
 fn a_slow_upload_is_no_late_answer() {
     let address = backend(|mut stream, _| {
         until(&mut stream, "abcdef");

@@ -53,6 +53,9 @@ pub(in crate::cli) struct Usage {
     pub(in crate::cli) at: At,
     #[command(flatten)]
     pub(in crate::cli) whose: Whose,
+    /// This client address, for limits that count addresses.
+    #[arg(long, value_name = "IP")]
+    pub(in crate::cli) address: Option<String>,
     /// Only this limit.
     #[arg(long, value_name = "LIMIT")]
     pub(in crate::cli) limit: Option<String>,
@@ -129,9 +132,9 @@ pub(in crate::cli) struct Restore {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A request whose outcome nobody knows stays charged, and its Idempotency-Key stays taken. Find out from
-the backend what became of it, by the request id; then confirm what was processed and release what was
-not. A charge and the record of the same request are settled together.
+A request whose outcome nobody knows stays charged, and its Idempotency-Key stays taken. Find out
+from the backend what became of it, by the request id; then confirm what was processed and release
+what was not. A charge and the record of the same request are settled together.
 
 Examples:
   tollgate reservations list

@@ -12,6 +12,7 @@ pub(in crate::cli) fn usage(arguments: &Usage) -> Result<(), Failure> {
     let mut query: Vec<String> = arguments
         .whose
         .named()
+        .chain(arguments.address.as_deref().map(|address| ("address", address)))
         .chain(arguments.limit.as_deref().map(|limit| ("limit", limit)))
         .map(|(name, value)| format!("{name}={}", encoded(value)))
         .collect();

@@ -26,7 +26,10 @@ pub(super) struct RowWriter {
 
 impl RowWriter {
     pub(super) fn new() -> RowWriter {
-        RowWriter { bytes: vec![VERSION] }
+        // Most rows fit, and are not moved while they grow.
+        let mut bytes = Vec::with_capacity(512);
+        bytes.push(VERSION);
+        RowWriter { bytes }
     }
 
     pub(super) fn u8(&mut self, value: u8) {

@@ -159,6 +159,7 @@ fn start(
         sequence,
         stale,
         places,
+        before: 0,
         opened: now,
         path: path.clone(),
         messages: waiting,

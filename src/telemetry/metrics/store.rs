@@ -216,8 +216,8 @@ impl Metrics {
 }
 
 impl Families {
-    /// By route and outcome: what happened, and every outcome of `_unlisted` from the start, so that an alert sees the
-    /// first of each.
+    /// By route and outcome: what happened, and every outcome of `_unlisted` from the start. Costs above their reserve
+    /// stand there for every route, so that an alert sees the first.
     fn idempotency(&mut self, workers: &[Arc<WorkerCells>], in_force: &InForce) {
         for (route, slots) in routes(in_force) {
             for (at, outcome) in IdempotencyOutcome::ALL.iter().enumerate() {
@@ -229,10 +229,7 @@ impl Families {
                 }
             }
             let exceeded = cells_of(workers, &slots).map(|cells| &cells.cost_exceeded);
-            let exceeded = total(exceeded);
-            if exceeded > 0 || route == names::UNLISTED {
-                self.counter(names::COST_EXCEEDED, &[(label::ROUTE, route)], exceeded);
-            }
+            self.counter(names::COST_EXCEEDED, &[(label::ROUTE, route)], total(exceeded));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::clock::Wall;
 use crate::policy::address::write_address;
-use crate::policy::limit::Mode;
+use crate::policy::limit::{LimitKind, Mode};
 use crate::policy::money::Money;
 use crate::policy::refusal::Refusal;
 
@@ -142,11 +142,13 @@ enum Wanted {
 pub struct LimitLine<'a> {
     /// The limit's name.
     pub name: &'a str,
+    /// What it counts: money is kept in millionths and written as decimals.
+    pub kind: LimitKind,
     /// Whether it vetoes.
     pub mode: Mode,
     /// Units in use, this request's among them if it was admitted.
     pub used: u64,
-    /// The caller's ceiling in units.
+    /// The caller's ceiling in units; of a bucket its size.
     pub ceiling: u64,
     /// Units left after this request.
     pub remaining: u64,
@@ -319,11 +321,11 @@ impl LimitLine<'_> {
             Mode::Enforce => b",\"mode\":\"enforce\",\"used\":".as_slice(),
             Mode::Shadow => b",\"mode\":\"shadow\",\"used\":",
         });
-        number(out, self.used);
+        self.units(out, self.used);
         out.extend_from_slice(b",\"ceiling\":");
-        number(out, self.ceiling);
+        self.units(out, self.ceiling);
         out.extend_from_slice(b",\"remaining\":");
-        number(out, self.remaining);
+        self.units(out, self.remaining);
         out.extend_from_slice(if self.admits {
             b",\"admits\":true".as_slice()
         } else {
@@ -335,6 +337,15 @@ impl LimitLine<'_> {
             number(out, nanos.div_ceil(1000));
         }
         out.push(b'}');
+    }
+
+    /// As usage and costs are told everywhere: counts as numbers, money as decimal text.
+    fn units(&self, out: &mut Vec<u8>, units: u64) {
+        if self.kind.is_money() {
+            money_if(out, "\"", Some(Money(units)));
+        } else {
+            number(out, units);
+        }
     }
 }
 

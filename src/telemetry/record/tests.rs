@@ -90,15 +90,27 @@ fn written(record: &Record<'_>) -> Value {
 
 #[test]
 fn a_record_holds_every_input_of_the_decision_under_its_name() {
-    let limits = [LimitLine {
+    let throttle = LimitLine {
         name: "throttle",
+        kind: LimitKind::Rate,
         mode: Mode::Enforce,
         used: 60,
         ceiling: 60,
         remaining: 0,
         admits: false,
         wait_nanos: Some(999_001),
-    }];
+    };
+    let wallet = LimitLine {
+        name: "wallet",
+        kind: LimitKind::Credit,
+        mode: Mode::Shadow,
+        used: 2_500_000,
+        ceiling: 50_000_000,
+        remaining: 47_500_000,
+        admits: true,
+        wait_nanos: None,
+    };
+    let limits = [throttle, wallet];
     let refused = Record {
         opening: Opening {
             limits: &limits,
@@ -126,7 +138,8 @@ fn a_record_holds_every_input_of_the_decision_under_its_name() {
         "method": "POST", "path": "/sms/send", "host": "api.example", "route": "sms-send",
         "key": "k1", "tenant": "acme", "plan": "pro", "scope": "sms:send",
         "limits": [{"name": "throttle", "mode": "enforce", "used": 60, "ceiling": 60,
-            "remaining": 0, "admits": false, "wait_us": 1000}],
+            "remaining": 0, "admits": false, "wait_us": 1000}, {"name": "wallet", "mode": "shadow",
+            "used": "2.5", "ceiling": "50", "remaining": "47.5", "admits": true}],
         "shadow": ["scope_denied", "concurrent"],
         "outcome": "refused", "refusal": "rate", "limit": "throttle", "detail": "60 of 60",
         "status": 429, "request_bytes": 10, "response_bytes": 20, "gate_us": 12,

@@ -1,9 +1,14 @@
 //! A wall clock that jumps: time that is set back grants nothing twice, and no answer is forgotten early.
+//!
+//! Apart from the other faults, because these gates live in the test's own process: a process that another test starts at the
+//! same moment would hold a copy of the state directory's lock for an instant.
+
+mod support;
 
 use std::time::Duration;
 
-use crate::support::inside::Inside;
-use crate::support::{Backend, Key, Policy, Request};
+use support::inside::Inside;
+use support::{Backend, Key, Policy, Request};
 
 const POLICY: &str = "\
 version: 1
