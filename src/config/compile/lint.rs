@@ -7,11 +7,11 @@ use super::callers::DEFAULT_PLAN;
 use super::keys::Compiled;
 use super::limits::Limits;
 use super::routes::Routes;
-use crate::policy::limit::{LimitIx, LimitKind};
+use crate::policy::limit::{LimitIx, LimitKind, Mode};
 use crate::policy::money::Money;
 use crate::policy::revocation::RevocationRule;
 use crate::policy::route::ScopeDemand;
-use crate::policy::snapshot::{PlanIx, RouteIx, ScopeIx, StateAt};
+use crate::policy::snapshot::{PlanIx, RouteIx, ScopeIx, Server, StateAt};
 
 pub(super) fn lint(routes: &Routes, limits: &Limits, keys: &Compiled, desk: &mut Desk<'_>) {
     let demanded: Vec<ScopeIx> = routes
@@ -64,6 +64,44 @@ pub(super) fn lint(routes: &Routes, limits: &Limits, keys: &Compiled, desk: &mut
                     .to_owned(),
             );
         }
+    }
+    units(routes, limits, desk);
+}
+
+/// A route has one cost: it is taken from every limit that covers it, whatever that counts. Told of the first route.
+fn units(routes: &Routes, limits: &Limits, desk: &mut Desk<'_>) {
+    for (ix, route) in (0..).map(RouteIx).zip(&routes.compiled) {
+        let mut covering = limits.compiled.iter().filter_map(|limit| {
+            let takes = limit.kind.is_money() && limit.routes.binary_search(&ix).is_ok();
+            Some((&limit.name, limit.unit.as_deref().filter(|_| takes)?))
+        });
+        let Some((name, unit)) = covering.next() else { continue };
+        let other = covering.find(|(_, other)| *other != unit);
+        if let (Some((other_name, other)), true) = (other, route.charge.reserve > Money::ZERO) {
+            let cost = route.charge.reserve;
+            desk.findings.warn(
+                routes.spans[ix.0 as usize].cost,
+                format!("{cost} {unit} of `{name}` and {cost} {other} of `{other_name}` are taken"),
+                "a route has one cost: give these limits one `unit`, or routes of their own"
+                    .to_owned(),
+            );
+            return;
+        }
+    }
+}
+
+/// Credit that nobody can add to: every priced request would be refused for ever.
+pub(super) fn unreachable_credit(server: &Server, limits: &Limits, desk: &mut Desk<'_>) {
+    let credit = (0..)
+        .map(LimitIx)
+        .zip(&limits.compiled)
+        .find(|(_, limit)| limit.kind == LimitKind::Credit && limit.mode == Mode::Enforce);
+    if let (None, Some((ix, limit))) = (server.admin, credit) {
+        desk.findings.warn(
+            limits.span(ix),
+            format!("without an admin listener nobody can add credit to `{}`", limit.name),
+            "write `admin: 127.0.0.1:9901`".to_owned(),
+        );
     }
 }
 

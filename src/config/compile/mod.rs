@@ -348,6 +348,7 @@ pub(super) fn compile(
     let report = server::report(report, &limits, desk);
     let answers = answers::answers(errors, desk);
     lint::lint(&routes, &limits, &keys, desk);
+    lint::unreachable_credit(&server, &limits, desk);
     lint::forgetful(&server.state, memory_at, (&routes, &limits, &auto_revoke), desk);
 
     if desk.findings.has_errors() {

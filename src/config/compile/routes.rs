@@ -266,11 +266,22 @@ fn unpaid(public: bool, target: Target, [cost, keys]: [Option<Span>; 2], desk: &
     }
 }
 
-/// Gives the routes that answer with a balance their limits.
+/// Gives the routes that answer with a balance their limits. A limit is read where it covers the route, and for its
+/// subject there: one that leaves the route out, or counts each route apart, has nothing to show.
 pub(super) fn balances(routes: &mut Routes, limits: &Limits, desk: &mut Desk<'_>) {
     for (ix, of) in std::mem::take(&mut routes.balances) {
-        if let Some(limit) = identity::money_limit(&of, limits, desk) {
-            routes.compiled[ix.0 as usize].target = Target::Balance(limit);
+        let Some(limit) = identity::money_limit(&of, limits, desk) else { continue };
+        let route = &mut routes.compiled[ix.0 as usize];
+        route.target = Target::Balance(limit);
+        let (At { value: GivenName(name), at }, limit) = (of, limits.at(limit));
+        if limit.per.route {
+            let message = format!("`{name}` counts each route apart, so this one has no balance");
+            desk.findings.error_with(at, message, "take `route` out of its `per`".to_owned());
+        } else if route.access == Access::Keyed && limit.routes.binary_search(&ix).is_err() {
+            let message =
+                format!("`{name}` does not cover `{}`, so it is not read here", route.name);
+            let remedy = format!("add `{}` to its `routes`: it costs nothing", route.name);
+            desk.findings.error_with(at, message, remedy);
         }
     }
 }
