@@ -1,6 +1,6 @@
 //! What is refused was never there, for those who look at the same moment too: nothing is taken and then given back.
 
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use tollgate::clock::{Now, Steady, Wall};
@@ -11,8 +11,10 @@ use tollgate::policy::limit::{
 use tollgate::policy::order::{Ask, Asks};
 use tollgate::store::{Backing, Ledger, Opening, Order, Restored};
 
-/// Races; each is lost by chance only.
-const RACES: u128 = 3000;
+/// Races; each is lost by chance only, and one that is lost ends them.
+const RACES: u64 = 100_000;
+/// Those who ask for what they are refused, all the time.
+const RIVALS: usize = 3;
 
 fn ask(limit: u16, subject: u128, units: u64) -> Ask {
     let period = 60_000_000_000;
@@ -33,27 +35,27 @@ fn ask(limit: u16, subject: u128, units: u64) -> Ask {
 fn a_request_that_one_limit_refuses_takes_no_others_last_unit_for_a_moment() {
     let ledger = Ledger::new(1_000_000, Backing::None, Restored::default());
     let now = Now { steady: Steady(1), wall: Wall(1) };
-    let (start, done) = (Barrier::new(2), Barrier::new(2));
+    let (race, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let lost = thread::scope(|scope| {
-        scope.spawn(|| {
-            for race in 0..RACES {
-                // One unit of its own, and a limit that has none.
-                let asks = Asks::from_slice(&[ask(0, race, 1), ask(1, race, 0)]);
-                start.wait();
-                for _ in 0..20 {
+        for _ in 0..RIVALS {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    // One unit of the subject of the moment, and a limit that has none.
+                    let subject = u128::from(race.load(Ordering::Relaxed));
+                    let asks = Asks::from_slice(&[ask(0, subject, 1), ask(1, subject, 0)]);
                     assert!(matches!(ledger.open(now, &Order::of(&asks)), Opening::Refused(_)));
                 }
-                done.wait();
-            }
+            });
+        }
+        let lost = (1..=RACES).find(|number| {
+            race.store(*number, Ordering::Relaxed);
+            // The rivals need a moment to see whose turn it is.
+            thread::yield_now();
+            let asks = Asks::from_slice(&[ask(0, u128::from(*number), 1)]);
+            matches!(ledger.open(now, &Order::of(&asks)), Opening::Refused(_))
         });
-        let race = |race: u128| {
-            let asks = Asks::from_slice(&[ask(0, race, 1)]);
-            start.wait();
-            let opening = ledger.open(now, &Order::of(&asks));
-            done.wait();
-            matches!(opening, Opening::Refused(_))
-        };
-        (0..RACES).filter(|number| race(*number)).count()
+        over.store(true, Ordering::Relaxed);
+        lost
     });
-    assert_eq!(lost, 0, "of {RACES} units that nobody else could have had");
+    assert_eq!(lost, None, "a unit that nobody else could have had");
 }
