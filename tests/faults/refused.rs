@@ -12,7 +12,7 @@ use tollgate::policy::order::{Ask, Asks};
 use tollgate::store::{Backing, Ledger, Opening, Order, Restored};
 
 /// Races; each is lost by chance only, and one that is lost ends them.
-const RACES: u64 = 100_000;
+const RACES: u64 = 30_000;
 /// Those who ask for what they are refused, all the time.
 const RIVALS: usize = 3;
 
