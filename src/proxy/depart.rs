@@ -5,9 +5,10 @@ use std::sync::Arc;
 use http::{HeaderValue, StatusCode, request};
 
 use super::context::WorkerContext;
+use super::exchange::Exchange;
 use super::forward::{self, Hops, Passage};
 use super::peer::Peer;
-use super::serve::{Admission, Admitted, Facts, Stop};
+use super::serve::{Admission, Facts, Stop};
 use crate::policy::authorize::Permit;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::{Snapshot, Target};
@@ -20,10 +21,9 @@ pub(super) fn ready_to_leave(
     peer: &Peer,
     head: &mut request::Parts,
     facts: &Facts,
-    request_id: &HeaderValue,
-    admitted: Admitted,
-) -> Result<(Admission, Reservation), Stop> {
-    let Admitted { permit, reservation } = admitted;
+    permit: &Permit,
+    exchange: &mut Exchange,
+) -> Result<Admission, Stop> {
     let route = policy.route(permit.route);
     let here = match route.target {
         Target::Ready => Some(Stop::Ready),
@@ -33,16 +33,18 @@ pub(super) fn ready_to_leave(
     };
     if let Some(stop) = here {
         // Nothing was forwarded: all but rates goes back.
-        reservation.close(&at.ledger);
+        if let Some(reservation) = exchange.take_reservation() {
+            reservation.close(&at.ledger);
+        }
         return Err(stop);
     }
     let passage = Passage {
         policy,
-        permit: &permit,
+        permit,
         client: facts.client,
         peer,
         pseudonym: &at.pseudonym,
-        request_id,
+        request_id: exchange.request_id(),
         readings: &facts.readings,
     };
     let prepared = forward::request_head(head, &passage).and_then(|wish| {
@@ -54,10 +56,13 @@ pub(super) fn ready_to_leave(
         Ok(prepared) => prepared,
         Err(refused) => {
             // A refused request spends nothing, also when it is refused this late.
-            reservation.release(&at.ledger);
+            exchange.release();
             return Err(refused.into());
         }
     };
+    let needs_commit = exchange.held().is_some_and(Reservation::needs_commit);
+    let holds_promise = exchange.held().is_some_and(Reservation::holds_promise);
+    let holds_claim = exchange.held().is_some_and(Reservation::holds_claim);
     let admission = Admission {
         wish,
         response_timeout: route.response_timeout,
@@ -69,16 +74,12 @@ pub(super) fn ready_to_leave(
         client: facts.client,
         pool,
         // Where nothing needs a commit, the lists of what nobody knows still want a name.
-        party: (reservation.needs_commit() || reservation.holds_promise())
-            .then(|| Box::new(party(policy, &permit, request_id))),
-        charge: reservation.holds_promise().then(|| Arc::clone(&route.charge)),
-        keep_answer: route
-            .idempotency
-            .as_ref()
-            .filter(|_| reservation.holds_claim())
-            .map(|rule| rule.max_answer),
+        party: (needs_commit || holds_promise)
+            .then(|| Box::new(party(policy, permit, exchange.request_id()))),
+        charge: holds_promise.then(|| Arc::clone(&route.charge)),
+        keep_answer: route.idempotency.as_ref().filter(|_| holds_claim).map(|rule| rule.max_answer),
     };
-    Ok((admission, reservation))
+    Ok(admission)
 }
 
 /// The longest request id that is remembered with a record, in bytes: a trusted hop may make it as long as a head, and

@@ -220,9 +220,9 @@ impl Exchange {
         }
     }
 
-    /// Whether its outcome must be learned even when the client leaves.
-    pub(super) fn holds_promise(&self) -> bool {
-        self.0.reservation.as_ref().is_some_and(Reservation::holds_promise)
+    /// What it holds.
+    pub(super) fn held(&self) -> Option<&Reservation> {
+        self.0.reservation.as_ref()
     }
 
     /// What becomes of its claim is known before its answer is over.

@@ -77,7 +77,7 @@ pub(super) async fn serve(
             // 9 forward; 10 settle and 11 record hang on the exchange, which travels with the answer's body
             let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
             let request = Request::from_parts(head, body);
-            if exchange.holds_promise() {
+            if exchange.held().is_some_and(Reservation::holds_promise) {
                 passage::pass_in_any_case(at, peer, request, admission, exchange).await
             } else {
                 passage::pass(at, peer, request, admission, exchange).await
@@ -208,7 +208,11 @@ fn decide(
         made
     };
 
-    let judged = judge(at, &policy, peer, head, now, &mut facts);
+    // From here on the guard has what was taken, whatever fails.
+    let judged = judge(at, &policy, peer, head, now, &mut facts).map(|admitted| {
+        exchange.admitted(admitted.reservation);
+        admitted.permit
+    });
     if judged.is_err() && facts.readings.is_empty() {
         facts.readings = untaken(at, &policy, &facts, now);
         facts.asked = Asked::Peeked;
@@ -218,12 +222,9 @@ fn decide(
     exchange.decided(&policy, peer, &decided, &facts);
 
     let stop = match judged
-        .and_then(|admitted| ready_to_leave(at, &policy, peer, head, &facts, &request_id, admitted))
+        .and_then(|permit| ready_to_leave(at, &policy, peer, head, &facts, &permit, exchange))
     {
-        Ok((admission, reservation)) => {
-            exchange.admitted(reservation);
-            return Decision::Pass(admission);
-        }
+        Ok(admission) => return Decision::Pass(admission),
         Err(stop) => stop,
     };
     Decision::Here(match stop {
@@ -256,9 +257,9 @@ fn decide(
 }
 
 /// What steps 6 and 7 give.
-pub(super) struct Admitted {
-    pub(super) permit: Permit,
-    pub(super) reservation: Reservation,
+struct Admitted {
+    permit: Permit,
+    reservation: Reservation,
 }
 
 /// Why a request goes no further than the gate.
