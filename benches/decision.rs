@@ -1,5 +1,6 @@
 //! Nanoseconds a decision: steps 2 to 7 of the way of a request (head, address, route, key, scopes and allowlists, limits
-//! taken from the ledger) and the limit headers, with 10, 10 000 and 1 000 000 keys asked uniformly.
+//! taken from the ledger) and the limit headers, by the number of keys (asked uniformly), routes, networks and limits: flat
+//! or logarithmic, but for the limits, each of which is asked.
 //!
 //! `cargo bench --bench decision`
 
@@ -24,26 +25,46 @@ use tollgate::policy::route::Routed;
 use tollgate::policy::snapshot::Snapshot;
 use tollgate::store::{Backing, Ledger, Opening, Order, Restored};
 
-/// A key, scopes, a 20-network allowlist, three limits.
-const POLICY: &str = r#"
-version: 1
-listen: 127.0.0.1:8080
-upstream: http://127.0.0.1:9000
-admin: none
-state: memory
-allow: [10.0.0.0/24, 10.0.2.0/24, 10.0.4.0/24, 10.0.6.0/24, 10.0.8.0/24, 10.0.10.0/24, 10.0.12.0/24, 10.0.14.0/24, 10.0.16.0/24,
-  10.0.18.0/24, 10.0.20.0/24, 10.0.22.0/24, 10.0.24.0/24, 10.0.26.0/24, 10.0.28.0/24, 10.0.30.0/24, 10.0.32.0/24, 10.0.34.0/24,
-  10.0.36.0/24, 127.0.0.0/8]
-credentials: { accept: [bearer], keys: keys.jsonl }
-routes:
-  - { name: items, match: "GET /api/v1/items", scope: read }
-  - { name: item, match: "GET /api/v1/items/{id}", scope: read }
-  - { name: send, match: POST /sms/send, scope: send }
-limits:
-  throttle: { rate: 1000000000/minute, per: key }
-  fair: { rate: 1000000000/minute, per: tenant }
-  crowd: { rate: 1000000000/minute, per: address }
-"#;
+/// How large the policy is that a decision is made under.
+#[derive(Clone, Copy)]
+struct Shape {
+    keys: usize,
+    /// Routes beside the one that is asked for.
+    routes: usize,
+    /// Networks of the allowlist beside the one that the caller is in.
+    networks: usize,
+    /// Limits that cover the request.
+    limits: usize,
+}
+
+/// What the other groups change one number of.
+const USUAL: Shape = Shape { keys: 10_000, routes: 3, networks: 20, limits: 3 };
+
+/// Whom the limits count, in turn.
+const COUNTED: [&str; 4] = ["key", "tenant", "address", "route"];
+
+fn policy(shape: Shape) -> String {
+    let mut text = String::from(
+        "version: 1\nlisten: 127.0.0.1:8080\nupstream: http://127.0.0.1:9000\nadmin: none\nstate: memory\n\
+         credentials: { accept: [bearer], keys: keys.jsonl }\nallow:\n  - 127.0.0.0/8\n",
+    );
+    for n in 0..shape.networks {
+        let _ = writeln!(text, "  - 10.{}.{}.{}/30", n >> 14, (n >> 6) & 255, (n & 63) << 2);
+    }
+    text.push_str("routes:\n  - { name: items, match: GET /api/v1/items, scope: read }\n");
+    for n in 0..shape.routes {
+        let _ = writeln!(
+            text,
+            "  - {{ name: r{n}, match: \"GET /api/v1/things{n}/{{id}}\", scope: read }}"
+        );
+    }
+    text.push_str("limits:\n");
+    for n in 0..shape.limits {
+        let per = COUNTED[n % COUNTED.len()];
+        let _ = writeln!(text, "  l{n}: {{ rate: {}/minute, per: {per} }}", 1_000_000_000 + n);
+    }
+    text
+}
 
 const TENANTS: usize = 100;
 
@@ -51,9 +72,10 @@ fn secret(n: usize) -> String {
     format!("bk_{n:032}")
 }
 
-fn snapshot(keys: usize) -> Snapshot {
+fn snapshot(shape: Shape) -> Snapshot {
+    let policy = policy(shape);
     let mut lines = String::new();
-    for n in 0..keys {
+    for n in 0..shape.keys {
         let digest = Sha256::digest(secret(n).as_bytes());
         let _ = write!(
             lines,
@@ -66,7 +88,7 @@ fn snapshot(keys: usize) -> Snapshot {
         lines.push_str("\"}}\n");
     }
     let read = |path: &Path| match path.extension().and_then(|extension| extension.to_str()) {
-        Some("yaml") => Ok(POLICY.as_bytes().to_vec()),
+        Some("yaml") => Ok(policy.as_bytes().to_vec()),
         Some("jsonl") => Ok(lines.as_bytes().to_vec()),
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     };
@@ -113,17 +135,31 @@ fn decide(
 }
 
 fn decisions(criterion: &mut Criterion) {
+    by(criterion, "decision by keys", &[10, 100, 10_000, 1_000_000], |keys| Shape {
+        keys,
+        ..USUAL
+    });
+    by(criterion, "decision by routes", &[1, 100, 10_000], |routes| Shape { routes, ..USUAL });
+    by(criterion, "decision by networks", &[1, 100, 10_000, 100_000], |networks| Shape {
+        networks,
+        ..USUAL
+    });
+    by(criterion, "decision by limits", &[1, 2, 4, 8], |limits| Shape { limits, ..USUAL });
+}
+
+fn by(criterion: &mut Criterion, name: &str, sizes: &[usize], shape: fn(usize) -> Shape) {
     let clock = Clock::system();
     let uri: Uri = "/api/v1/items?id=42".parse().expect("a target");
-    let mut group = criterion.benchmark_group("decision");
-    for keys in [10, 10_000, 1_000_000] {
-        let snapshot = snapshot(keys);
+    let mut group = criterion.benchmark_group(name);
+    for size in sizes {
+        let shape = shape(*size);
+        let snapshot = snapshot(shape);
         let ledger = Ledger::new(65_536, Backing::None, Restored::default());
         // The heads of up to 100 000 keys, spread over the whole table: what is measured is the table, not the heads.
-        let many = keys.min(100_000);
-        let heads: Vec<HeaderMap> = (0..many).map(|n| request(n * (keys / many))).collect();
+        let many = shape.keys.min(100_000);
+        let heads: Vec<HeaderMap> = (0..many).map(|n| request(n * (shape.keys / many))).collect();
         let mut at = 0;
-        group.bench_function(BenchmarkId::from_parameter(keys), |bencher| {
+        group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
             bencher.iter(|| {
                 at = (at + 7919) % many;
                 black_box(decide(&snapshot, &ledger, &uri, &heads[at], clock.now()))
@@ -135,7 +171,7 @@ fn decisions(criterion: &mut Criterion) {
 
 fn refusals(criterion: &mut Criterion) {
     let clock = Clock::system();
-    let snapshot = snapshot(10_000);
+    let snapshot = snapshot(USUAL);
     let uri: Uri = "/api/v1/items".parse().expect("a target");
     let stranger: HashMap<&str, HeaderMap> =
         HashMap::from([("unknown", request(10_001)), ("missing", HeaderMap::new())]);

@@ -194,6 +194,24 @@ fn a_client_that_leaves_loses_nothing() {
 }
 
 #[test]
+fn a_client_that_does_not_read_keeps_no_record_in_flight() {
+    // More than the sockets on the way hold.
+    const MANY: usize = 12 << 20;
+    let backend = Backend::start();
+    backend.scripted(|_| Reply::json("200 OK", &"x".repeat(MANY)));
+    for (sent, gate) in (1..).zip(gates("idempotency: { max_body: 16MiB }\n", &backend)) {
+        let mut deaf = gate.connect();
+        deaf.write(&send("deaf", "x").bytes());
+        assert!(eventually(A_SECOND, || backend.count() == sent));
+        let replayed = || gate.send(&send("deaf", "x")).header("idempotent-replayed").is_some();
+        assert!(eventually(3 * A_SECOND, replayed));
+        assert_eq!(backend.count(), sent);
+        // And it gets all of it when it reads at last.
+        assert_eq!(deaf.answer(Asked::Other).body.len(), MANY);
+    }
+}
+
+#[test]
 fn a_key_that_is_none_is_400_and_so_is_none_where_one_is_required() {
     let backend = Backend::start();
     let [gate, _] = gates("", &backend);

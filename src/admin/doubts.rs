@@ -47,16 +47,15 @@ pub(super) fn list(state: &AdminState, policy: &Snapshot, given: Given) -> Resul
     given.end()?;
     let now = state.clock.now().wall;
     let unresolved = state.ledger.oldest_unresolved(MOST);
-    let unknown = state.ledger.unknown_records();
+    let unknown = state.ledger.oldest_unknown_records(MOST);
     let reservations: Vec<Value> =
         unresolved.iter().map(|(one, doubt)| reservation(policy, one, *doubt, now)).collect();
-    let records: Vec<Value> =
-        unknown.iter().take(MOST).map(|(id, one)| record(*id, one, now)).collect();
+    let records: Vec<Value> = unknown.iter().map(|(id, one)| record(*id, one, now)).collect();
     Ok(json!({
         "reservations": reservations,
         "reservations_total": state.ledger.unresolved_count(),
         "records": records,
-        "records_total": unknown.len(),
+        "records_total": state.ledger.records().unknown,
     }))
 }
 

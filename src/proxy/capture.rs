@@ -1,6 +1,7 @@
 //! The answer to a claimed request is read to its end whether the client stays or not, and kept for repeats on the way.
 //! The record closes before the client has the last byte: whoever has the whole answer and asks again gets it again.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::sleep;
 
 use super::body::{AnswerError, UpstreamBody};
@@ -22,6 +23,8 @@ use crate::store::{Completion, KeptAnswer, Reservation};
 
 /// Pieces that may wait for a slow client.
 const WAITING: usize = 4;
+/// Pieces by which a client may be behind the one who reads an answer that is kept: of bytes it is what is kept at most.
+const BEHIND: usize = 1_024;
 /// An answer that takes longer than this streams for ever, as far as repeats go: it is done and not replayable.
 const LONGEST: Duration = Duration::from_mins(1);
 
@@ -36,6 +39,48 @@ struct Piece {
 enum Then {
     More,
     End,
+}
+
+/// The client, as who reads its answer knows it.
+struct Client {
+    /// `None`: it has left.
+    open: Option<mpsc::Sender<Piece>>,
+    /// Pieces for which it has no room yet.
+    waiting: VecDeque<Piece>,
+}
+
+impl Client {
+    fn give(&mut self, piece: Piece) {
+        let Some(open) = &self.open else { return };
+        if !self.waiting.is_empty() {
+            self.waiting.push_back(piece);
+            return;
+        }
+        match open.try_send(piece) {
+            Ok(()) => {}
+            Err(TrySendError::Full(piece)) => self.waiting.push_back(piece),
+            Err(TrySendError::Closed(_)) => self.open = None,
+        }
+    }
+
+    /// Gives it the next of those that wait, once it has room or has left.
+    async fn catch_up(&mut self) {
+        if let Some(open) = &self.open
+            && let Ok(room) = open.reserve().await
+        {
+            if let Some(piece) = self.waiting.pop_front() {
+                room.send(piece);
+            }
+            return;
+        }
+        self.waiting.clear();
+        self.open = None;
+    }
+
+    /// Whether the whole answer is on its way to it.
+    fn has_all(&self, then: Then) -> bool {
+        then == Then::End && self.waiting.is_empty()
+    }
 }
 
 /// An answer's body as the client sees it while somebody else reads it.
@@ -100,45 +145,45 @@ impl Capture {
     }
 
     async fn read_to_the_end(mut self, mut body: UpstreamBody, to_client: mpsc::Sender<Piece>) {
-        let mut client = Some(to_client);
+        let mut client = Client { open: Some(to_client), waiting: VecDeque::new() };
         let mut too_long = Box::pin(sleep(LONGEST));
-        loop {
+        let mut then = Then::More;
+        // Until nobody wants the rest: neither the client nor the record.
+        while !(client.has_all(then) || client.open.is_none() && self.kept.is_none()) {
+            // A client that does not read must not keep the record in flight.
+            let room = if self.kept.is_some() { BEHIND } else { 1 };
+            let reads = then == Then::More && client.waiting.len() < room;
             let next = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
             let frame = tokio::select! {
-                frame = next => frame,
+                frame = next, if reads => frame,
+                () = client.catch_up(), if !client.waiting.is_empty() => continue,
                 () = &mut too_long, if self.kept.is_some() => {
                     self.give_up();
                     continue;
                 }
             };
-            let (frame, then) = match frame {
+            let frame = match frame {
                 None => {
                     self.ended();
-                    (Ok(Frame::data(Bytes::new())), Then::End)
+                    then = Then::End;
+                    Ok(Frame::data(Bytes::new()))
                 }
                 Some(Ok(frame)) => {
                     self.keep(&frame);
-                    let last = body.is_end_stream();
-                    if last {
+                    if body.is_end_stream() {
                         self.ended();
+                        then = Then::End;
                     }
-                    (Ok(frame), if last { Then::End } else { Then::More })
+                    Ok(frame)
                 }
                 Some(Err(error)) => {
                     self.kept = None;
                     self.over(Completion::Broken);
-                    (Err(error), Then::End)
+                    then = Then::End;
+                    Err(error)
                 }
             };
-            if let Some(open) = &client
-                && open.send(Piece { frame, then }).await.is_err()
-            {
-                client = None;
-            }
-            // Nobody wants the rest: neither the client nor the record.
-            if then == Then::End || client.is_none() && self.kept.is_none() {
-                return;
-            }
+            client.give(Piece { frame, then });
         }
     }
 

@@ -106,6 +106,8 @@ impl Ledger {
         }
         parcel.send();
         if parcel.failed.is_some() {
+            // What was on its way is lost, and some of it will not change again: all of it goes once more.
+            self.table.each(|_, cell| cell.note_change());
             self.sightings.news.lock().extend(news);
         }
         parcel.failed.map_or(Ok(()), Err)

@@ -136,7 +136,12 @@ impl Ledger {
 
     /// Idempotency records whose outcome nobody knows, oldest first.
     pub fn unknown_records(&self) -> Vec<(RecordId, Record)> {
-        self.records.unknown()
+        self.records.unknown(usize::MAX)
+    }
+
+    /// The oldest of them, at most so many.
+    pub fn oldest_unknown_records(&self, most: usize) -> Vec<(RecordId, Record)> {
+        self.records.unknown(most)
     }
 
     /// This one of them.

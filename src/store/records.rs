@@ -325,16 +325,18 @@ impl Records {
         Some(kept.record.clone())
     }
 
-    /// Those whose outcome nobody knows, oldest first.
-    pub(super) fn unknown(&self) -> Vec<(RecordId, Record)> {
+    /// The oldest of those whose outcome nobody knows, at most so many, oldest first. Only their names are taken down
+    /// while a shard is locked.
+    pub(super) fn unknown(&self, most: usize) -> Vec<(RecordId, Record)> {
         let mut all = Vec::new();
         for shard in &self.shards {
             let drawer = shard.0.lock();
             let unknown = drawer.records.iter().filter(|(_, kept)| is_unknown(&kept.record));
-            all.extend(unknown.map(|(id, kept)| (*id, kept.record.clone())));
+            all.extend(unknown.map(|(id, kept)| (kept.record.at, *id)));
         }
-        all.sort_by_key(|(id, record)| (record.at, *id));
-        all
+        all.sort_unstable();
+        all.truncate(most);
+        all.into_iter().filter_map(|(_, id)| Some((id, self.unknown_one(id)?))).collect()
     }
 
     /// Forgets at most `budget` records whose life has ended, and returns how many. What the backing cannot be told of

@@ -13,7 +13,8 @@ use tollgate::policy::limit::{
 };
 use tollgate::policy::order::{Ask, Asks};
 use tollgate::store::{
-    Act, ActProblem, Backing, Health, Ledger, MeterId, Named, Opening, RecordOccupancy, Restored,
+    Act, ActProblem, Backing, Batch, Health, Ledger, MeterId, Named, Opening, RecordOccupancy,
+    Restored,
 };
 
 use super::{Ground, ask, at, claim, commit, in_directory, open, party, waiting};
@@ -206,4 +207,43 @@ fn a_claim_on_a_fresh_ledger_is_free_again_once_it_is_released() {
         reservation.release(&ledger);
         assert_eq!(ledger.records(), RecordOccupancy::default());
     }
+}
+
+#[test]
+fn what_a_full_channel_kept_from_the_store_is_handed_on_another_time() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let start = |now| {
+        let opened = Backing::open(directory.path(), now, Box::new(|why| panic!("{why}")));
+        let opened = opened.expect("it can be opened");
+        Ledger::new(100, opened.backing, opened.restored)
+    };
+    let ledger = start(at(0));
+    let opening = open(&ledger, at(1), &Asks::from_slice(&[rate()]), None);
+    assert!(matches!(opening, Opening::Admitted(..)));
+    ledger.saw(SubjectKey(77), Wall(1));
+    // The store's thread hangs in a reply, until the gate opens.
+    let (gate, hangs) = std::sync::mpsc::channel::<()>();
+    let (told, wait) = std::sync::mpsc::channel();
+    let reply = Box::new(move |_| {
+        told.send(()).expect("somebody waits");
+        let _ = hangs.recv();
+    });
+    ledger.backing().submit(Batch::new(), Some(reply)).expect("there is room");
+    wait.recv().expect("it hangs now");
+    while ledger.backing().submit(Batch::new(), None).is_ok() {}
+    ledger.flush(at(2));
+    drop(gate);
+    let (told, wait) = std::sync::mpsc::channel();
+    let mut sent = false;
+    while !sent {
+        let told = told.clone();
+        let reply = Box::new(move |result| told.send(result).expect("somebody waits"));
+        sent = ledger.backing().submit(Batch::new(), Some(reply)).is_ok();
+    }
+    assert!(wait.recv().expect("it is told").is_ok());
+    ledger.flush(at(3));
+    ledger.backing().close();
+    let again = start(at(4));
+    assert_eq!(again.peek(at(4), &rate()).used, 1);
+    assert!(again.last_seen(SubjectKey(77)).is_some());
 }
