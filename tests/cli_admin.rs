@@ -132,6 +132,8 @@ fn what_makes_no_sense_is_wrong_usage_before_anything_is_asked() {
         &["usage", "--tenant", "a", "--key", "b"],
         &["usage", "--tenant", "a", "--json", "--csv"],
         &["credit", "add", "--limit", "wallet"],
+        &["credit", "add", "--limit", "wallet", "--tenant", "a", "1", "--once", "a\nb"],
+        &["credit", "add", "--limit", "wallet", "--tenant", "a", "1", "--once", ""],
         &["keys", "revoke", "k000", "--config", "gate.yaml"],
     ] {
         assert_eq!(run(&gate, arguments).status.code(), Some(2), "{arguments:?}");

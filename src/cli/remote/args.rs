@@ -98,7 +98,7 @@ pub(in crate::cli) struct Add {
     #[arg(value_name = "AMOUNT")]
     pub(in crate::cli) amount: String,
     /// The name of this act: a repeat of it does nothing and prints the first one's answer.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = act_name)]
     pub(in crate::cli) once: Option<String>,
     /// The reason, for those who read the log later.
     #[arg(long, value_name = "TEXT")]
@@ -190,6 +190,16 @@ pub(in crate::cli) fn admin_url(text: &str) -> Result<String, String> {
     let authority = uri.authority().ok_or_else(wrong)?;
     let named = !authority.host().is_empty() && !authority.as_str().contains('@');
     if plain && named { Ok(authority.to_string()) } else { Err(wrong()) }
+}
+
+/// The name of an act, which travels as an `Idempotency-Key`.
+fn act_name(text: &str) -> Result<String, String> {
+    let sendable = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    if (1..=255).contains(&text.len()) && sendable {
+        Ok(text.to_owned())
+    } else {
+        Err("expected 1 to 255 printable ASCII characters, such as invoice-7".to_owned())
+    }
 }
 
 #[cfg(test)]
