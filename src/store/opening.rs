@@ -137,9 +137,6 @@ impl Ledger {
     }
 
     fn open_claimed(&self, now: Now, order: &Order<'_>, claim: &Claim) -> Opening {
-        if self.backing().health() == Health::Failed {
-            return Opening::StoreFailed(self.peek_all(now, order.asks));
-        }
         killpoint::pass(KillPoint::BeforeClaim);
         let waived = match self
             .records
@@ -150,6 +147,11 @@ impl Ledger {
             Claimed::Full => return Opening::Full(self.peek_all(now, order.asks)),
         };
         killpoint::pass(KillPoint::AfterClaim);
+        // Only now: what is known of earlier requests is as true as before, and needs no store to be told.
+        if self.backing().health() == Health::Failed {
+            self.records.withdraw(claim.id, waived, drop);
+            return Opening::StoreFailed(self.peek_all(now, order.asks));
+        }
         match self.open_limits(now, order.asks) {
             Opening::Admitted(mut reservation, readings) => {
                 let hold = Hold { id: claim.id, waived, bytes: order.bounds.bytes, fate: None };

@@ -8,13 +8,14 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 use tollgate::clock::Wall;
 use tollgate::policy::calendar::{CalendarIx, Period};
+use tollgate::policy::charge::{ChargeRule, Stated, Verdict};
 use tollgate::policy::limit::{
     Ceiling, LimitId, LimitKind, Mode, OnStoreFailure, SubjectKey, Window,
 };
 use tollgate::policy::order::{Ask, Asks};
 use tollgate::store::{
-    Act, ActProblem, Backing, Batch, Health, Ledger, MeterId, Named, Opening, RecordOccupancy,
-    Restored,
+    Act, ActProblem, Backing, Batch, Completion, Found, Health, Ledger, MeterId, Named, Opening,
+    RecordOccupancy, Restored,
 };
 
 use super::{Ground, ask, at, claim, commit, in_directory, open, party, waiting};
@@ -146,6 +147,29 @@ fn after_a_failure_no_claim_and_no_act_is_accepted() {
     let (reply, _) = waiting();
     let done = ledger.act(at(1), Act::TopUp { meter, amount: 5 }, named, reply);
     assert_eq!((done, ledger.acted("one")), (Err(ActProblem::StoreFailed), None));
+}
+
+#[test]
+fn after_a_failure_what_is_known_of_earlier_requests_is_told_as_before() {
+    let (ledger, is_broken, _directory) = frail();
+    let asks = Asks::from_slice(&[rate()]);
+    let early = claim(1, 2);
+    let Opening::Admitted(mut first, _) = open(&ledger, at(1), &asks, Some(&early)) else {
+        panic!("it is the first");
+    };
+    let (reply, wait) = waiting();
+    first.commit(&ledger, party(), reply).expect("it is on its way");
+    wait();
+    first.committed(&ledger);
+    first.sending();
+    let rule = ChargeRule::default();
+    let _ = first.learned(&ledger, Verdict::of_status(200), &rule, Stated::Unasked);
+    first.complete(&ledger, Completion::NotReplayable);
+    first.close(&ledger);
+
+    fail(&ledger, &is_broken);
+    let again = open(&ledger, at(1), &asks, Some(&early));
+    assert!(matches!(again, Opening::Repeated(Found::NotReplayable, _)), "{again:?}");
 }
 
 #[test]

@@ -159,7 +159,6 @@ fn start(
         sequence,
         stale,
         places,
-        before: 0,
         opened: now,
         path: path.clone(),
         messages: waiting,

@@ -27,12 +27,7 @@ const MOST_BATCHES: usize = 1024;
 const MOST_CHANGES: usize = 8192;
 /// How long changes that nobody waits for wait for company. Short: what a crash loses of them is an answer that a client
 /// has and the next start calls unknown.
-const COMPANY: Duration = Duration::from_millis(5);
-/// How long a commit that somebody waits for waits for as many as the one before had: every commit costs the same few
-/// pages and a sync, however many share it.
-const AS_MANY_AS_BEFORE: Duration = Duration::from_micros(200);
-/// How often within one commit, at most.
-const ROUNDS: u32 = 4;
+const COMPANY: Duration = Duration::from_millis(1);
 /// Stale rows that one idle moment removes.
 const STALE_ROWS: usize = 512;
 /// How long nothing must come before a moment is idle.
@@ -74,8 +69,6 @@ pub(super) struct Writer {
     pub(super) sequence: u64,
     pub(super) stale: Vec<Stale>,
     pub(super) places: Places,
-    /// Half of how many shared the last commit.
-    pub(super) before: usize,
     /// When the journal was opened: what was stale then.
     pub(super) opened: Now,
     pub(super) path: PathBuf,
@@ -117,7 +110,7 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
             Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
         };
-        let (mut changes, mut awaited, mut rounds) = (0, false, 0);
+        let (mut changes, mut awaited, mut waited) = (0, false, false);
         loop {
             match next {
                 Message::Write(work) => {
@@ -133,14 +126,12 @@ impl Writer {
             next = match self.messages.try_recv() {
                 Ok(message) => message,
                 Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
-                Err(TryRecvError::Empty) if awaited && works.len() >= self.before => {
+                Err(TryRecvError::Empty) if awaited || waited => {
                     return ControlFlow::Continue(());
                 }
-                Err(TryRecvError::Empty) if rounds >= ROUNDS => return ControlFlow::Continue(()),
                 Err(TryRecvError::Empty) => {
-                    let company = if awaited { AS_MANY_AS_BEFORE } else { COMPANY };
-                    rounds += if awaited { 1 } else { ROUNDS };
-                    match self.messages.recv_timeout(company) {
+                    waited = true;
+                    match self.messages.recv_timeout(COMPANY) {
                         Ok(message) => message,
                         Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
                         Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
@@ -151,8 +142,6 @@ impl Writer {
     }
 
     fn write(&mut self, works: &[Work]) -> Result<(), StoreFailed> {
-        // Half, so that fewer clients than before are not waited for for long.
-        self.before = works.len() / 2;
         self.commit(|changes| {
             works.iter().flat_map(|work| &work.batch).try_for_each(|op| changes.apply(op))
         })?;
