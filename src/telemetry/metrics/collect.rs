@@ -71,7 +71,7 @@ impl Metrics {
         out.gauge(names::POLICY_INFO, &info, 1.0);
         for (limit, units) in &in_force.ceilings {
             let labels = [(label::LIMIT, &**limit), (label::PLAN, names::BASE_PLAN)];
-            out.gauge(names::LIMIT_CEILING, &labels, float(*units));
+            out.gauge(names::LIMIT_CEILING, &labels, *units);
         }
         let now = self.clock.now().wall;
         let states = in_force.keys.states(now);
@@ -173,7 +173,7 @@ impl Families {
     }
 
     /// By route, reason, limit and mode; the combinations that happened, and every enforced reason of `_unlisted`
-    /// from the start, so that an alert sees the first of each.
+    /// from the start. A route's own series appear with their first event.
     fn refusals(&mut self, workers: &[Arc<WorkerCells>], in_force: &InForce) {
         let mut sums: BTreeMap<(&str, Refusal, &str, usize), u64> = Refusal::ALL
             .iter()

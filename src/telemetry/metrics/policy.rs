@@ -4,9 +4,12 @@
 use crate::clock::{Now, Wall};
 use crate::policy::Name;
 use crate::policy::keys::{KeyStatus, Keys};
+use crate::policy::limit::{Limit, LimitKind};
+use crate::policy::money::Money;
 use crate::policy::snapshot::Snapshot;
 
 use super::Metrics;
+use super::collect::float;
 use super::store::Lasting;
 
 /// The policy in force, as far as metrics speak of it.
@@ -18,10 +21,20 @@ pub(super) struct InForce {
     pub(super) loaded_at: Option<Wall>,
     pub(super) routes: Vec<Name>,
     pub(super) limits: Vec<Name>,
-    pub(super) ceilings: Vec<(Name, u64)>,
+    pub(super) ceilings: Vec<(Name, f64)>,
     pub(super) connections_limit: u64,
     pub(super) keys: KeyCounts,
     pub(super) lasting: Lasting,
+}
+
+/// A limit's own ceiling as a metric shows it: units, or whole units of money. A balance has none.
+fn figure(limit: &Limit) -> Option<f64> {
+    let units = float(limit.ceiling?.units);
+    match limit.kind {
+        LimitKind::Rate | LimitKind::Concurrent | LimitKind::Quota => Some(units),
+        LimitKind::Spend => Some(units / float(Money::WHOLE)),
+        LimitKind::Credit => None,
+    }
 }
 
 /// The last look at the policy's files.
@@ -65,7 +78,7 @@ impl Metrics {
             ceilings: snapshot
                 .limits
                 .iter()
-                .filter_map(|limit| Some((Name::clone(&limit.name), limit.ceiling?.units)))
+                .filter_map(|limit| Some((Name::clone(&limit.name), figure(limit)?)))
                 .collect(),
             connections_limit: snapshot.bounds.connections as u64,
             keys: KeyCounts::of(&snapshot.keys),
