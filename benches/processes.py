@@ -6,7 +6,8 @@ import subprocess
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TOLLGATE = os.path.join(ROOT, "target", "release", "tollgate")
+# The gate that is measured: this tree's release build, or another that is named.
+TOLLGATE = os.environ.get("TOLLGATE") or os.path.join(ROOT, "target", "release", "tollgate")
 
 NGINX = """
 worker_processes 1; pid %(work)s/%(name)s.pid; error_log %(work)s/%(name)s.err; daemon off; master_process on;
