@@ -34,6 +34,7 @@ pub mod request_body;
 mod respond;
 mod serve;
 pub mod served_tls;
+mod serving;
 mod spelling;
 mod target;
 pub mod tls;
