@@ -29,6 +29,7 @@ import argparse
 import glob
 import hashlib
 import os
+import platform
 import re
 import shutil
 import signal
@@ -49,7 +50,7 @@ HEAD = """
 version: 1
 listen: 127.0.0.1:%(port)d
 upstream: http://127.0.0.1:%(upstream)d
-admin: 127.0.0.1:%(admin)d
+admin: 127.0.0.1:0
 workers: 1
 record: { to: records.jsonl }
 """
@@ -89,22 +90,27 @@ def request(line, key="bench-secret", more="", body=b""):
 ITEMS = request("GET /api/v1/items?id=42")
 REPLAY = request("POST /api/v1/send", more="Idempotency-Key: one\r\nContent-Length: 5\r\n", body=b"hello")
 
-# A policy, and what is asked of it: name -> (the status that is expected, the request).
+POLICY = HEAD + ON + "state: memory\n"
+
+# What is asked of it: name -> (the status that is expected, the request).
+CASES = {
+    "admitted": (200, ITEMS),
+    "refused 401": (401, request("GET /api/v1/items?id=42", key="nobodys-secret")),
+    "refused 403": (403, request("GET /api/v1/reports?id=42")),
+    "refused 429": (429, request("GET /api/v1/scarce?id=42")),
+    "replayed": (200, REPLAY),
+}
+
+# One run of the gate each: a policy, and its cases.
 RUNS = (
-    (ON + "state: memory\n", {
-        "admitted": (200, ITEMS),
-        "refused 401": (401, request("GET /api/v1/items?id=42", key="nobodys-secret")),
-        "refused 403": (403, request("GET /api/v1/reports?id=42")),
-        "refused 429": (429, request("GET /api/v1/scarce?id=42")),
-        "replayed": (200, REPLAY),
-    }),
-    (ON + "state: memory\nreport: { x-ratelimit: none, ratelimit: none }\n", {"admitted, no fields": (200, ITEMS)}),
+    (POLICY, CASES),
+    (POLICY + "report: { x-ratelimit: none, ratelimit: none }\n", {"admitted, no fields": (200, ITEMS)}),
     (
-        ON + "state: memory\nreport: { x-ratelimit: unix, retry-after: true, ratelimit: draft10 }\nidentity: { tenant: X-Tenant-Id, key: X-Key-Id }\n",
+        POLICY + "report: { x-ratelimit: unix, retry-after: true, ratelimit: draft10 }\nidentity: { tenant: X-Tenant-Id, key: X-Key-Id }\n",
         {"admitted, all fields": (200, ITEMS)},
     ),
-    (OFF + "state: memory\n", {"policy off": (200, ITEMS)}),
-    (ON + "state: ./state\n", {"admitted, directory": (200, ITEMS)}),
+    (HEAD + OFF + "state: memory\n", {"policy off": (200, ITEMS)}),
+    (HEAD + ON + "state: ./state\n", {"admitted, directory": (200, ITEMS)}),
 )
 
 # What one figure is held against another: (what it says, the one, the other).
@@ -189,7 +195,7 @@ def counted(work, upstream, policy, cases):
     port, out, log = free_port(), f"{work}/callgrind.out", f"{work}/gate.log"
     for old in glob.glob(out + "*"):
         os.remove(old)
-    write(f"{work}/policy.yaml", HEAD % {"port": port, "upstream": upstream, "admin": free_port()} + policy)
+    write(f"{work}/policy.yaml", policy % {"port": port, "upstream": upstream})
     command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}", TOLLGATE, "run", "--config", f"{work}/policy.yaml"]
     # Tunables of whoever runs this would choose other variants of memcpy.
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
@@ -218,6 +224,22 @@ def counted(work, upstream, policy, cases):
     return found
 
 
+def versions():
+    """What the counts depend on beside the gate's own code."""
+    rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.split()[:2] if shutil.which("rustc") else ["rustc", "unknown"]
+    valgrind = subprocess.run(["valgrind", "--version"], capture_output=True, text=True).stdout.strip()
+    return f"{' '.join(rustc)}, {valgrind}, {' '.join(platform.libc_ver())}, {platform.machine()}"
+
+
+def baseline():
+    """What it was counted with, and the figures by name."""
+    if not os.path.exists(BASELINE):
+        return "", {}
+    lines = [line.strip() for line in open(BASELINE) if line.strip()]
+    figures = dict(line.rsplit(None, 1) for line in lines if not line.startswith("#"))
+    return next((line.lstrip("# ") for line in lines if line.startswith("#")), ""), {name: int(figure) for name, figure in figures.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bless", action="store_true", help="write the baseline anew")
@@ -230,9 +252,7 @@ def main():
         raise SystemExit(f"{TOLLGATE} is not there: cargo build --release")
     if " avx2 " not in open("/proc/cpuinfo").read():
         print("this processor has no AVX2: the counts will be others than the baseline's", file=sys.stderr)
-    before = {}
-    if os.path.exists(BASELINE):
-        before = {line.rsplit(None, 1)[0]: int(line.rsplit(None, 1)[1]) for line in open(BASELINE) if line.strip()}
+    counted_with, before = baseline()
     now, off = {}, []
     with tempfile.TemporaryDirectory() as work:
         digest = hashlib.sha256(b"bench-secret").hexdigest()
@@ -262,14 +282,13 @@ def main():
     if options.only:
         return
     if options.bless:
-        write(BASELINE, "".join(f"{name} {count}\n" for name, count in now.items()))
+        write(BASELINE, f"# {versions()}\n" + "".join(f"{name} {count}\n" for name, count in now.items()))
     elif off:
         sys.exit(
             f"more than {TOLERANCE:.0%} from benches/instructions.txt, or not in it: {'; '.join(off)}.\n"
             "If the change is meant: run benches/instructions.py --bless, commit the file, and add a line to CHANGELOG.md that says why.\n"
-            "If only the toolchain or the C library changed, that is the reason to write."
+            f"The baseline was counted with {counted_with or 'nobody knows what'}; here are {versions()}. If only these changed, that is the reason to write."
         )
 
 
-if __name__ == "__main__":
-    main()
+main()

@@ -248,7 +248,7 @@ def pingora(site, name, log=False):
 
 def gate(site, name, policy="all", front="http", back="http"):
     """`policy`: `same` is the work of the peers; `all` has scopes, three limits, a quota, metrics and the access record too; `fields` tells
-    limits and identity beside that; `kept` is `all` with its state in a directory; `off` is a public route without limits, with record
+    limits and identity beside that; `scarce` is `all` with a route /api/v1/scarce that a key may ask once a day; `kept` is `all` with its state in a directory; `off` is a public route without limits, with record
     and metrics."""
     port, work, tag = free_port(), site.work, name.replace(" ", "_").replace(",", "")
     upstream = {"http": f"http://127.0.0.1:{site.http}", "h2c": f"http://127.0.0.1:{site.h2c}", "tls": f"https://127.0.0.1:{site.https}"}[back]
@@ -284,6 +284,9 @@ limits:
   crowd: { rate: 6000000000/minute, per: address }
   month: { quota: 600000000000/month, per: tenant }
 """
+        if policy == "scarce":
+            text = text.replace("routes:\n", "routes:\n  - { name: scarce, match: GET /api/v1/scarce, scope: read }\n")
+            text += "  once: { rate: 1/day, window: sliding, per: key, routes: [scarce] }\n"
         if policy == "fields":
             text += "identity: { tenant: X-Tenant-Id, key: X-Key-Id }\nreport: { x-ratelimit: unix, retry-after: true, ratelimit: draft10 }\n"
         else:

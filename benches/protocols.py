@@ -191,5 +191,4 @@ def main():
     failures.end()
 
 
-if __name__ == "__main__":
-    main()
+main()

@@ -28,7 +28,10 @@ struct Connection {
 #[derive(Default)]
 struct Tally {
     nanos: Vec<u64>,
+    /// Other statuses than the one expected, and requests that could not be sent.
     failed: u64,
+    /// Requests without an answer when patience ended: more was asked than could be done.
+    unanswered: u64,
     /// Requests that found every connection busy, and waited for one.
     queued: u64,
 }
@@ -98,7 +101,7 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
             }
         }
     }
-    tally.failed += (under_way + waiting.len()) as u64;
+    tally.unanswered = (under_way + waiting.len()) as u64;
     tell(&mut tally, total);
     Ok(())
 }
@@ -146,9 +149,10 @@ fn tell(tally: &mut Tally, total: u64) {
         tally.nanos.get(((last as f64) * share).round() as usize).map_or(0.0, |nanos| *nanos as f64 / 1000.0)
     };
     println!(
-        "{{\"asked\":{total},\"requests\":{},\"failed\":{},\"queued\":{},\"p50\":{:.1},\"p90\":{:.1},\"p99\":{:.1},\"p999\":{:.1},\"most\":{:.1}}}",
+        "{{\"asked\":{total},\"requests\":{},\"failed\":{},\"unanswered\":{},\"queued\":{},\"p50\":{:.1},\"p90\":{:.1},\"p99\":{:.1},\"p999\":{:.1},\"most\":{:.1}}}",
         tally.nanos.len(),
         tally.failed,
+        tally.unanswered,
         tally.queued,
         micros(0.5),
         micros(0.9),
