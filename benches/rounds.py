@@ -72,7 +72,7 @@ def generate(command, seconds, *more):
 def wrk(work, port, connections, seconds):
     """One run of wrk over all keys: requests, failures, seconds."""
     write(f"{work}/wrk.lua", WRK % {"work": work})
-    command = ["taskset", "-c", str(GENERATOR_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", f"{work}/wrk.lua", f"http://127.0.0.1:{port}/"]
+    command = ["taskset", "-c", str(GENERATOR_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", f"{work}/wrk.lua", f"http://127.0.0.1:{port}/"]
     out = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60).stdout
     done = [line.split() for line in out.splitlines() if line.startswith("DONE")]
     if not done:

@@ -75,11 +75,18 @@ fn listen(address: &str) -> io::Result<TcpListener> {
 }
 
 fn served(arguments: &Arguments) -> io::Result<ServerConfig> {
-    let path = |name| arguments.text(name).ok_or_else(|| io::Error::other(format!("--{name} is needed beside --https")));
+    let path = |name| {
+        arguments
+            .text(name)
+            .ok_or_else(|| io::Error::other(format!("--{name} is needed beside --https")))
+    };
     let chain = CertificateDer::pem_reader_iter(BufReader::new(File::open(path("certificate")?)?));
     let chain = chain.collect::<Result<_, _>>().map_err(io::Error::other)?;
     let key = PrivateKeyDer::from_pem_file(path("key")?).map_err(io::Error::other)?;
-    ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).map_err(io::Error::other)
+    ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(io::Error::other)
 }
 
 async fn plain(stream: TcpStream) -> io::Result<()> {
@@ -89,11 +96,20 @@ async fn plain(stream: TcpStream) -> io::Result<()> {
 
 async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(PIECE);
-    let small = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{SMALL}", SMALL.len());
+    let small = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{SMALL}",
+        SMALL.len()
+    );
     while let Some(length) = wire::read_head(&mut stream, &mut buffer).await? {
         let head = buffer.split_to(length);
-        let path = head[..].split(|byte| *byte == b' ').nth(1).and_then(|path| std::str::from_utf8(path).ok()).unwrap_or("/");
-        if wire::field(&head, "upgrade").is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket")) {
+        let path = head[..]
+            .split(|byte| *byte == b' ')
+            .nth(1)
+            .and_then(|path| std::str::from_utf8(path).ok())
+            .unwrap_or("/");
+        if wire::field(&head, "upgrade")
+            .is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"))
+        {
             return echo(stream, buffer).await;
         }
         if let Some(pause) = path.strip_prefix("/events/").and_then(|text| text.parse().ok()) {
@@ -103,7 +119,9 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()
         match path.strip_prefix("/bytes/").and_then(|text| text.parse().ok()) {
             None => stream.write_all(small.as_bytes()).await?,
             Some(bytes) => {
-                let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: {bytes}\r\n\r\n");
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: {bytes}\r\n\r\n"
+                );
                 stream.write_all(head.as_bytes()).await?;
                 wire::fill(&mut stream, bytes).await?;
             }
@@ -113,15 +131,24 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()
     Ok(())
 }
 
-async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin, mut buffer: BytesMut) -> io::Result<()> {
-    let head = format!("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {WEBSOCKET_ACCEPT}\r\n\r\n");
+async fn echo(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut buffer: BytesMut,
+) -> io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {WEBSOCKET_ACCEPT}\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).await?;
     loop {
         let mut back = Vec::new();
         while let Some((head, payload)) = wire::frame(&buffer) {
             let mut message = buffer.split_to(head + payload);
             let body = message.split_off(head);
-            let mask = if message[1] & 0x80 == 0 { [0; 4] } else { message[head - 4..].try_into().expect("a mask has four bytes") };
+            let mask = if message[1] & 0x80 == 0 {
+                [0; 4]
+            } else {
+                message[head - 4..].try_into().expect("a mask has four bytes")
+            };
             back.push(message[0]);
             back.push(message[1] & 0x7f);
             if message[1] & 0x7f == 126 {
@@ -150,7 +177,12 @@ async fn tell(mut stream: impl AsyncRead + AsyncWrite + Unpin, pause: Duration) 
 
 async fn streams(stream: TcpStream) -> Result<(), h2::Error> {
     let _ = stream.set_nodelay(true);
-    let mut connection = h2::server::Builder::new().max_concurrent_streams(1000).initial_window_size(1 << 20).initial_connection_window_size(1 << 24).handshake(stream).await?;
+    let mut connection = h2::server::Builder::new()
+        .max_concurrent_streams(1000)
+        .initial_window_size(1 << 20)
+        .initial_connection_window_size(1 << 24)
+        .handshake(stream)
+        .await?;
     while let Some(asked) = connection.accept().await {
         let (request, respond) = asked?;
         tokio::task::spawn_local(stream_of_its_own(request, respond));
@@ -158,13 +190,19 @@ async fn streams(stream: TcpStream) -> Result<(), h2::Error> {
     Ok(())
 }
 
-async fn stream_of_its_own(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) -> Result<(), h2::Error> {
+async fn stream_of_its_own(
+    request: Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
     let (head, mut body) = request.into_parts();
     while let Some(piece) = body.data().await {
         let bytes = piece?.remaining();
         body.flow_control().release_capacity(bytes)?;
     }
-    let grpc = head.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let grpc = head
+        .headers
+        .get("content-type")
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     let mut answer = Response::new(());
     let kind = if grpc { "application/grpc" } else { "application/json" };
     answer.headers_mut().insert("content-type", HeaderValue::from_static(kind));

@@ -30,13 +30,17 @@ impl Arguments {
     pub fn or<T: FromStr>(&self, name: &str, default: T) -> io::Result<T> {
         match self.text(name) {
             None => Ok(default),
-            Some(text) => text.parse().map_err(|_| io::Error::other(format!("--{name} {text}: not understood"))),
+            Some(text) => text
+                .parse()
+                .map_err(|_| io::Error::other(format!("--{name} {text}: not understood"))),
         }
     }
 
     /// `--to`: whom to ask.
     pub fn to(&self) -> io::Result<SocketAddr> {
-        self.text("to").and_then(|text| text.parse().ok()).ok_or_else(|| io::Error::other("--to IP:PORT is needed"))
+        self.text("to")
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| io::Error::other("--to IP:PORT is needed"))
     }
 
     /// `--seconds`: how long; one second where it was left out.

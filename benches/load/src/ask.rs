@@ -30,7 +30,10 @@ impl Requests {
         let path = arguments.text("path").unwrap_or("/api/v1/items?id=42");
         let (method, length) = match arguments.text("body") {
             None => ("GET", String::new()),
-            Some(length) => ("POST", format!("Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n")),
+            Some(length) => (
+                "POST",
+                format!("Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n"),
+            ),
         };
         let head = |key: &str| {
             let fields = "Host: api.example\r\nUser-Agent: load/1\r\nAccept: application/json\r\n";
@@ -40,7 +43,10 @@ impl Requests {
             None => vec![head("")],
             Some(file) => {
                 let keys = std::fs::read_to_string(file)?;
-                keys.lines().filter_map(|line| line.split(' ').next()).map(|key| head(&format!("X-API-Key: {key}\r\n"))).collect()
+                keys.lines()
+                    .filter_map(|line| line.split(' ').next())
+                    .map(|key| head(&format!("X-API-Key: {key}\r\n")))
+                    .collect()
             }
         };
         if heads.is_empty() {
@@ -73,8 +79,11 @@ impl Dialer {
             None => None,
             Some(file) => {
                 let mut roots = RootCertStore::empty();
-                roots.add(CertificateDer::from_pem_file(file).map_err(io::Error::other)?).map_err(io::Error::other)?;
-                let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+                roots
+                    .add(CertificateDer::from_pem_file(file).map_err(io::Error::other)?)
+                    .map_err(io::Error::other)?;
+                let mut config =
+                    ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
                 config.resumption = Resumption::disabled();
                 Some(TlsConnector::from(Arc::new(config)))
             }

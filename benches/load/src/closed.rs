@@ -47,7 +47,9 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
     let connections = arguments.or("connections", 1)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(LocalSet::new().run_until(async {
-        let asking: Vec<_> = (0..connections).map(|_| tokio::task::spawn_local(ask_until_then(Rc::clone(&run)))).collect();
+        let asking: Vec<_> = (0..connections)
+            .map(|_| tokio::task::spawn_local(ask_until_then(Rc::clone(&run))))
+            .collect();
         for one in asking {
             let _ = one.await;
         }
@@ -79,7 +81,8 @@ async fn ask_on_one_connection(run: &Run) -> io::Result<()> {
         stream.write_all(&head).await?;
         wire::fill(&mut stream, run.body).await?;
         stream.flush().await?;
-        let length = wire::read_head(&mut stream, &mut buffer).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let length =
+            wire::read_head(&mut stream, &mut buffer).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let head = buffer.split_to(length);
         let body = wire::content_length(&head);
         wire::discard(&mut stream, &mut buffer, body).await?;

@@ -22,15 +22,16 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
     let mut requests = Requests::new(arguments, "")?;
     let dialer = Rc::new(Dialer::new(arguments)?);
     let connections: usize = arguments.or("connections", 1)?;
-    let (events, open, failed) = (Rc::new(Cell::new(0_u64)), Rc::new(Cell::new(0_usize)), Rc::new(Cell::new(0_usize)));
+    let (events, open, failed) =
+        (Rc::new(Cell::new(0_u64)), Rc::new(Cell::new(0_usize)), Rc::new(Cell::new(0_usize)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut seconds = 0.0;
     runtime.block_on(LocalSet::new().run_until(async {
         for at in 0..connections {
             let (dialer, head) = (Rc::clone(&dialer), requests.next().to_vec());
-            let (heard, opened, ended) = (Rc::clone(&events), Rc::clone(&open), Rc::clone(&failed));
+            let (counted, opened, ended) = (Rc::clone(&events), Rc::clone(&open), Rc::clone(&failed));
             tokio::task::spawn_local(async move {
-                if listen(&dialer, &head, &heard, &opened).await.is_err() {
+                if listen(&dialer, &head, &counted, &opened).await.is_err() {
                     ended.set(ended.get() + 1);
                 }
             });
@@ -56,11 +57,17 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
     Ok(())
 }
 
-async fn listen(dialer: &Dialer, head: &[u8], events: &Cell<u64>, open: &Cell<usize>) -> io::Result<()> {
+async fn listen(
+    dialer: &Dialer,
+    head: &[u8],
+    events: &Cell<u64>,
+    open: &Cell<usize>,
+) -> io::Result<()> {
     let mut stream = dialer.dial().await?;
     stream.write_all(head).await?;
     let mut buffer = BytesMut::with_capacity(PIECE / 16);
-    let length = wire::read_head(&mut stream, &mut buffer).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let length =
+        wire::read_head(&mut stream, &mut buffer).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
     if wire::status(&buffer.split_to(length)) != 200 {
         return Err(io::Error::other("no stream"));
     }

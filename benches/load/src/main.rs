@@ -29,7 +29,9 @@ fn main() {
         "open" => open::run(&arguments),
         "messages" => messages::run(&arguments),
         "events" => events::run(&arguments),
-        _ => Err(std::io::Error::other("usage: load answer|closed|open|messages|events --NAME VALUE …")),
+        _ => Err(std::io::Error::other(
+            "usage: load answer|closed|open|messages|events --NAME VALUE …",
+        )),
     };
     if let Err(error) = outcome {
         eprintln!("load {command}: {error}");

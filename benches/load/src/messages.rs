@@ -18,7 +18,9 @@ const PAYLOAD: usize = 64;
 
 /// `--to --connections --seconds [--path --keys]`.
 pub fn run(arguments: &Arguments) -> io::Result<()> {
-    let upgrade = format!("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WEBSOCKET_KEY}\r\n");
+    let upgrade = format!(
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WEBSOCKET_KEY}\r\n"
+    );
     let mut requests = Requests::new(arguments, &upgrade)?;
     let dialer = Rc::new(Dialer::new(arguments)?);
     let began = Instant::now();
@@ -28,7 +30,14 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
     let connections = arguments.or("connections", 1)?;
     runtime.block_on(LocalSet::new().run_until(async {
         let talking: Vec<_> = (0..connections)
-            .map(|_| tokio::task::spawn_local(talk(Rc::clone(&dialer), requests.next().to_vec(), until, Rc::clone(&messages))))
+            .map(|_| {
+                tokio::task::spawn_local(talk(
+                    Rc::clone(&dialer),
+                    requests.next().to_vec(),
+                    until,
+                    Rc::clone(&messages),
+                ))
+            })
             .collect();
         for one in talking {
             if !matches!(one.await, Ok(Ok(()))) {
@@ -36,15 +45,26 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
             }
         }
     }));
-    println!("{{\"requests\":{},\"failed\":{},\"seconds\":{:.3}}}", messages.get(), failed.get(), began.elapsed().as_secs_f64());
+    println!(
+        "{{\"requests\":{},\"failed\":{},\"seconds\":{:.3}}}",
+        messages.get(),
+        failed.get(),
+        began.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
-async fn talk(dialer: Rc<Dialer>, head: Vec<u8>, until: Instant, messages: Rc<Cell<u64>>) -> io::Result<()> {
+async fn talk(
+    dialer: Rc<Dialer>,
+    head: Vec<u8>,
+    until: Instant,
+    messages: Rc<Cell<u64>>,
+) -> io::Result<()> {
     let mut stream = dialer.dial().await?;
     stream.write_all(&head).await?;
     let mut buffer = BytesMut::with_capacity(PIECE);
-    let length = wire::read_head(&mut stream, &mut buffer).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let length =
+        wire::read_head(&mut stream, &mut buffer).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
     if wire::status(&buffer.split_to(length)) != 101 {
         return Err(io::Error::other("no upgrade"));
     }

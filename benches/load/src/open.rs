@@ -71,7 +71,10 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
             }
             sent += 1;
             match idle.pop() {
-                Some(at) => under_way += usize::from(leave(&mut connections[at], requests.next(), meant, &mut tally)),
+                Some(at) => {
+                    under_way +=
+                        usize::from(leave(&mut connections[at], requests.next(), meant, &mut tally))
+                }
                 None => {
                     tally.queued += 1;
                     waiting.push_back(meant);
@@ -82,8 +85,15 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
         if sent == total && (under_way == 0 || now > began + seconds + PATIENCE) {
             break;
         }
-        let next = if sent == total { PATIENCE } else { (began + Duration::from_secs_f64(sent as f64 / rate)).saturating_duration_since(now).min(gap.max(PATIENCE)) };
-        let timeout = Timespec { tv_sec: next.as_secs().cast_signed(), tv_nsec: next.subsec_nanos().into() };
+        let next = if sent == total {
+            PATIENCE
+        } else {
+            (began + Duration::from_secs_f64(sent as f64 / rate))
+                .saturating_duration_since(now)
+                .min(gap.max(PATIENCE))
+        };
+        let timeout =
+            Timespec { tv_sec: next.as_secs().cast_signed(), tv_nsec: next.subsec_nanos().into() };
         events.clear();
         match epoll::wait(&watched, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -96,7 +106,10 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
             }
             under_way -= 1;
             match waiting.pop_front() {
-                Some(meant) => under_way += usize::from(leave(&mut connections[at], requests.next(), meant, &mut tally)),
+                Some(meant) => {
+                    under_way +=
+                        usize::from(leave(&mut connections[at], requests.next(), meant, &mut tally))
+                }
                 None => idle.push(at),
             }
         }
@@ -122,7 +135,11 @@ fn leave(connection: &mut Connection, head: &[u8], meant: Instant, tally: &mut T
 fn arrive(connection: &mut Connection, expected: u16, tally: &mut Tally) -> io::Result<bool> {
     let mut piece = [0; 16 * 1024];
     match connection.stream.read(&mut piece) {
-        Ok(0) => return Err(io::Error::other("a connection was closed under a generator that keeps them open")),
+        Ok(0) => {
+            return Err(io::Error::other(
+                "a connection was closed under a generator that keeps them open",
+            ));
+        }
         Ok(read) => connection.received.extend_from_slice(&piece[..read]),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
         Err(error) => return Err(error),
@@ -146,7 +163,10 @@ fn tell(tally: &mut Tally, total: u64) {
     tally.nanos.sort_unstable();
     let micros = |share: f64| {
         let last = tally.nanos.len().saturating_sub(1);
-        tally.nanos.get(((last as f64) * share).round() as usize).map_or(0.0, |nanos| *nanos as f64 / 1000.0)
+        tally
+            .nanos
+            .get(((last as f64) * share).round() as usize)
+            .map_or(0.0, |nanos| *nanos as f64 / 1000.0)
     };
     println!(
         "{{\"asked\":{total},\"requests\":{},\"failed\":{},\"unanswered\":{},\"queued\":{},\"p50\":{:.1},\"p90\":{:.1},\"p99\":{:.1},\"p999\":{:.1},\"most\":{:.1}}}",

@@ -25,7 +25,9 @@ pub fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
     head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
         let (before, after) = line.split_at_checked(name.len())?;
         let value = after.strip_prefix(b":")?;
-        before.eq_ignore_ascii_case(name.as_bytes()).then(|| std::str::from_utf8(value).ok().map(str::trim))?
+        before
+            .eq_ignore_ascii_case(name.as_bytes())
+            .then(|| std::str::from_utf8(value).ok().map(str::trim))?
     })
 }
 
@@ -36,11 +38,17 @@ pub fn content_length(head: &[u8]) -> usize {
 
 /// The three digits of an answer's first line; 0 where there are none.
 pub fn status(head: &[u8]) -> u16 {
-    head.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    head.get(9..12)
+        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Reads until a whole head stands at the start of `buffer`; its length, or none where the other side ended before.
-pub async fn read_head(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<Option<usize>> {
+pub async fn read_head(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+) -> io::Result<Option<usize>> {
     loop {
         if let Some(length) = head_length(buffer) {
             return Ok(Some(length));
@@ -52,7 +60,11 @@ pub async fn read_head(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Bytes
 }
 
 /// Reads and forgets `left` bytes, those in `buffer` first.
-pub async fn discard(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, mut left: usize) -> io::Result<()> {
+pub async fn discard(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+    mut left: usize,
+) -> io::Result<()> {
     loop {
         let here = left.min(buffer.len());
         buffer.advance(here);

@@ -16,7 +16,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use foldhash::fast::RandomState;
 use http::HeaderValue;
-use http::header::{HeaderName, HOST};
+use http::header::{HOST, HeaderName};
 use ipnet::IpNet;
 use pingora::prelude::*;
 use pingora::server::configuration::ServerConf;
@@ -42,7 +42,8 @@ impl Key {
     fn take_one(&self) -> bool {
         let mut bucket = self.bucket.lock().expect("no holder of a bucket panics");
         let now = Instant::now();
-        bucket.tokens = RATE.min(bucket.tokens + now.duration_since(bucket.since).as_secs_f64() * RATE);
+        bucket.tokens =
+            RATE.min(bucket.tokens + now.duration_since(bucket.since).as_secs_f64() * RATE);
         bucket.since = now;
         let admitted = bucket.tokens >= 1.0;
         if admitted {
@@ -68,11 +69,19 @@ impl ProxyHttp for Peer {
     }
 
     async fn request_filter(&self, session: &mut Session, id: &mut Self::CTX) -> Result<bool> {
-        let address = session.client_addr().and_then(|address| address.as_inet()).map(SocketAddr::ip);
-        let refusal = if !address.is_some_and(|address| self.networks.iter().any(|network| network.contains(&address))) {
+        let address =
+            session.client_addr().and_then(|address| address.as_inet()).map(SocketAddr::ip);
+        let refusal = if !address
+            .is_some_and(|address| self.networks.iter().any(|network| network.contains(&address)))
+        {
             403
         } else {
-            match session.req_header().headers.get(API_KEY).and_then(|key| self.keys.get(key.as_bytes())) {
+            match session
+                .req_header()
+                .headers
+                .get(API_KEY)
+                .and_then(|key| self.keys.get(key.as_bytes()))
+            {
                 None => 401,
                 Some(key) if !key.take_one() => 429,
                 Some(key) => {
@@ -89,7 +98,12 @@ impl ProxyHttp for Peer {
         Ok(Box::new(HttpPeer::new(self.upstream, false, String::new())))
     }
 
-    async fn upstream_request_filter(&self, session: &mut Session, request: &mut RequestHeader, id: &mut Self::CTX) -> Result<()> {
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        id: &mut Self::CTX,
+    ) -> Result<()> {
         if let Some(id) = id {
             request.insert_header(KEY_ID, id.clone())?;
         }
@@ -108,7 +122,13 @@ impl ProxyHttp for Peer {
         let id = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or("-");
         let mut log = log.lock().expect("no writer of the log panics");
         // A full disk costs lines of the log, never requests.
-        let _ = writeln!(log, "{address} {id} {host} \"{} {}\" {status} {}", request.method, request.uri, session.body_bytes_sent());
+        let _ = writeln!(
+            log,
+            "{address} {id} {host} \"{} {}\" {status} {}",
+            request.method,
+            request.uri,
+            session.body_bytes_sent()
+        );
     }
 }
 
@@ -118,7 +138,8 @@ fn main() {
         eprintln!("usage: pingora-peer LISTEN UPSTREAM KEYS NETWORKS [LOG]");
         std::process::exit(2);
     };
-    let read = |path: &String| std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let read =
+        |path: &String| std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
     let keys = read(keys)
         .lines()
         .filter_map(|line| line.split_once(' '))
@@ -128,14 +149,26 @@ fn main() {
             (key.as_bytes().to_vec(), Key { id, bucket })
         })
         .collect();
-    let networks = read(networks).lines().map(|line| line.parse().expect("a network a line")).collect();
-    let log = log.first().map(|path| Mutex::new(BufWriter::with_capacity(65536, File::create(path).expect("the log can be made"))));
+    let networks =
+        read(networks).lines().map(|line| line.parse().expect("a network a line")).collect();
+    let log = log.first().map(|path| {
+        Mutex::new(BufWriter::with_capacity(
+            65536,
+            File::create(path).expect("the log can be made"),
+        ))
+    });
     let upstream = upstream.parse().expect("UPSTREAM is ip:port");
 
-    let configuration = ServerConf { threads: 1, work_stealing: false, upstream_keepalive_pool_size: 4096, ..ServerConf::default() };
+    let configuration = ServerConf {
+        threads: 1,
+        work_stealing: false,
+        upstream_keepalive_pool_size: 4096,
+        ..ServerConf::default()
+    };
     let mut server = Server::new_with_opt_and_conf(None, configuration);
     server.bootstrap();
-    let mut proxy = http_proxy_service(&server.configuration, Peer { upstream, keys, networks, log });
+    let mut proxy =
+        http_proxy_service(&server.configuration, Peer { upstream, keys, networks, log });
     proxy.add_tcp(listen);
     server.add_service(proxy);
     server.run_forever();
