@@ -37,6 +37,7 @@ mod respond;
 mod said;
 mod serve;
 pub mod served_tls;
+mod serving;
 mod spelling;
 mod target;
 pub mod tls;
