@@ -18,6 +18,7 @@ use super::depart::ready_to_leave;
 use super::exchange::{Decided, Exchange};
 use super::forward::{Wish, X_REQUEST_ID};
 use super::here;
+use super::http1::RequestHead;
 use super::idempotent::{Compared, Repeat};
 use super::identify::identify;
 use super::opening::{open, untaken};
@@ -147,6 +148,8 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 pub(super) struct Admission {
     /// Whether the client asks for a tunnel.
     pub(super) wish: Wish,
+    /// The head as an HTTP/1 backend will read it; `None` for HTTP/2, whose head is edited in place.
+    pub(super) written: Option<RequestHead>,
     /// Time to the head of the upstream's answer.
     pub(super) response_timeout: Duration,
     /// Longest silence inside the request's body.
