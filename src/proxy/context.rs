@@ -8,9 +8,9 @@ use arc_swap::ArcSwap;
 use http::{Extensions, HeaderValue};
 
 use super::counters::ConnectionCounters;
-use super::forward::Pseudonym;
 use super::long_lived::LongLived;
 use super::pool::Pools;
+use super::said::Pseudonym;
 use super::served_tls::ServedTls;
 use crate::clock::{Clock, Now, Steady, Wall};
 use crate::policy::keys::Key;

@@ -18,11 +18,12 @@ use super::depart::ready_to_leave;
 use super::exchange::{Decided, Exchange};
 use super::forward::{Wish, X_REQUEST_ID};
 use super::here;
+use super::http1::RequestHead;
 use super::idempotent::{Compared, Repeat};
 use super::identify::identify;
 use super::opening::{open, untaken};
 use super::passage;
-use super::peer::{ClientHttp, Peer};
+use super::peer::{ClientHttp, Coming, Handled, Peer};
 use super::pool::Pool;
 use super::request_body::RequestBody;
 use super::respond::{LimitFields, Reads, Refusing, refusal};
@@ -43,12 +44,13 @@ use crate::telemetry::metrics::IdempotencyOutcome;
 /// An answer on its way out; the exchange hangs on the end of its body.
 pub(super) type Answer = Response<Body<Exchange>>;
 
-/// Answers one request. Step 1, accepting, is the connection's.
-pub(super) async fn serve(
+/// Answers one request. Step 1, accepting, is the connection's. Steps 2 to 7 wait for nothing, so only what follows them
+/// is a future: what hyper moves about is small, and a refusal is none at all.
+pub(super) fn serve(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
-) -> Answer {
+) -> Handled<Exchange> {
     let now = at.clock.now();
     let (mut head, body) = request.into_parts();
     let mut exchange = Exchange::begin(&at, now);
@@ -60,29 +62,52 @@ pub(super) async fn serve(
             {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            exchange.answered(answer)
+            Handled::Now(exchange.answered(answer))
         }
-        Decision::Replay(repeat, idle) => Box::pin(replay(at, exchange, repeat, idle, body)).await,
-        Decision::Pass(mut admission) => {
-            // 8 commit
-            if let Some(party) = admission.party.take() {
-                let committed = Box::pin(commit(&mut exchange, *party)).await;
-                if let Err(refused) = committed {
-                    let answer = late_refusal(&at, &exchange, &refused);
-                    return exchange.failed(&refused, answer);
-                }
-            } else {
+        Decision::Replay(repeat, idle) => {
+            Handled::Later(Box::pin(replay(at, exchange, repeat, idle, body)))
+        }
+        Decision::Pass(mut admission) => Handled::Later(match admission.party.take() {
+            Some(party) => Box::pin(promise(at, peer, (head, body), admission, exchange, party)),
+            None => {
                 exchange.committed();
+                forward(at, peer, (head, body), admission, exchange)
             }
-            // 9 forward; 10 settle and 11 record hang on the exchange, which travels with the answer's body
-            let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
-            let request = Request::from_parts(head, body);
-            if exchange.held().is_some_and(Reservation::holds_promise) {
-                passage::pass_in_any_case(at, peer, request, admission, exchange).await
-            } else {
-                passage::pass(at, peer, request, admission, exchange).await
-            }
-        }
+        }),
+    }
+}
+
+/// Step 8, and what follows.
+async fn promise(
+    at: Rc<WorkerContext>,
+    peer: Rc<Peer>,
+    request: (request::Parts, Incoming),
+    admission: Admission,
+    mut exchange: Exchange,
+    party: Box<Party>,
+) -> Answer {
+    let committed = Box::pin(commit(&mut exchange, *party)).await;
+    if let Err(refused) = committed {
+        let answer = late_refusal(&at, &exchange, &refused);
+        return exchange.failed(&refused, answer);
+    }
+    forward(at, peer, request, admission, exchange).await
+}
+
+/// Step 9; 10 settle and 11 record hang on the exchange, which travels with the answer's body.
+fn forward(
+    at: Rc<WorkerContext>,
+    peer: Rc<Peer>,
+    (head, body): (request::Parts, Incoming),
+    admission: Admission,
+    exchange: Exchange,
+) -> Coming<Exchange> {
+    let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
+    let request = Request::from_parts(head, body);
+    if exchange.held().is_some_and(Reservation::holds_promise) {
+        Box::pin(passage::pass_in_any_case(at, peer, request, admission, exchange))
+    } else {
+        Box::pin(passage::pass(at, peer, request, admission, exchange))
     }
 }
 
@@ -123,6 +148,8 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 pub(super) struct Admission {
     /// Whether the client asks for a tunnel.
     pub(super) wish: Wish,
+    /// The head as an HTTP/1 backend will read it; `None` for HTTP/2, whose head is edited in place.
+    pub(super) written: Option<RequestHead>,
     /// Time to the head of the upstream's answer.
     pub(super) response_timeout: Duration,
     /// Longest silence inside the request's body.
