@@ -30,14 +30,13 @@ const MOST_CHANGES: usize = 8192;
 /// How long changes that nobody waits for wait for company. Short: what a crash loses of them is an answer that a client
 /// has and the next start calls unknown.
 const COMPANY: Duration = Duration::from_millis(1);
-/// Batches that somebody waits for are this many or more only where many clients come at once. Their commits wait for
-/// [`CROWD_COMPANY`]: the worker that feeds them has other work meanwhile, and a sync is shared by more.
+/// So many that are waited for in one commit come only where many clients come at once. There a commit waits while more
+/// keep coming, since the worker that feeds them has other work meanwhile and more share a sync: for so many that are
+/// waited for, and so often for so long.
 const CROWD: usize = 4;
-/// The company that is enough.
 const CROWD_ENOUGH: usize = 16;
-/// How long a commit of many waits for more, and how often at most.
+const MOST_WAITS: usize = 6;
 const CROWD_COMPANY: Duration = Duration::from_micros(150);
-const MOST_WAITS: usize = 3;
 /// Changes in the log that are due in the tables: enough that most of what they reserve and claim is settled and answered
 /// within them, and so few that writing them keeps nobody waiting for long.
 pub(super) const DUE: usize = 1024;
@@ -111,9 +110,9 @@ impl Writer {
     /// Runs until it is told to end, or nobody can tell it anything any more.
     pub(super) fn run(mut self) {
         let mut works = Vec::new();
-        let mut awaited = 0;
+        let mut crowd = 0;
         loop {
-            let more = self.gather(&mut works, &mut awaited);
+            let more = self.gather(&mut works, &mut crowd);
             if !works.is_empty() {
                 let result = self.write(&mut works);
                 answer(works.drain(..), result);
@@ -130,9 +129,9 @@ impl Writer {
         self.end();
     }
 
-    /// Waits for work and takes all that is there. Nothing, if nothing came and there is something to tidy up. `awaited`
-    /// is of how many batches somebody waited for the last commit, and then for this.
-    fn gather(&self, works: &mut Vec<Work>, awaited: &mut usize) -> ControlFlow<()> {
+    /// Waits for work and takes all that is there. Nothing, if nothing came and there is something to tidy up. `crowd` is
+    /// how many were waited for in the last commit that anybody waited for.
+    fn gather(&self, works: &mut Vec<Work>, crowd: &mut usize) -> ControlFlow<()> {
         let first = if self.stale.is_empty() && self.ahead.is_empty() {
             self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
@@ -143,13 +142,16 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
             Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
         };
-        let mut waits = if std::mem::take(awaited) >= CROWD { MOST_WAITS } else { 0 };
-        let (mut changes, mut waited) = (0, false);
+        let mut waits = if *crowd >= CROWD { MOST_WAITS } else { 0 };
+        let (mut changes, mut awaited, mut waited) = (0, 0, false);
         loop {
             match next {
                 Message::Write(work) => {
                     changes += work.batch.len();
-                    *awaited += usize::from(work.reply.is_some());
+                    if work.reply.is_some() {
+                        awaited += 1;
+                        *crowd = awaited;
+                    }
                     works.push(*work);
                 }
                 Message::End => return ControlFlow::Break(()),
@@ -158,11 +160,9 @@ impl Writer {
                 return ControlFlow::Continue(());
             }
             let mut came = self.messages.try_recv();
-            if let Err(TryRecvError::Empty) = came
-                && (1..CROWD_ENOUGH).contains(awaited)
-                && waits > 0
-            {
+            if matches!(came, Err(TryRecvError::Empty)) && waits > 0 && awaited < CROWD_ENOUGH {
                 waits -= 1;
+                waited = true;
                 // Asleep, not listening: whoever hands a batch on has nobody to wake.
                 std::thread::sleep(CROWD_COMPANY);
                 came = self.messages.try_recv();
@@ -170,7 +170,7 @@ impl Writer {
             next = match came {
                 Ok(message) => message,
                 Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
-                Err(TryRecvError::Empty) if *awaited > 0 || waited => {
+                Err(TryRecvError::Empty) if awaited > 0 || waited => {
                     return ControlFlow::Continue(());
                 }
                 Err(TryRecvError::Empty) => {
