@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use rustls::ServerConfig;
 
 use super::body::{Body, OnEnd};
-use super::forward::Said;
+use super::said::Said;
 use super::worker::Slot;
 use crate::policy::snapshot::Bounds;
 

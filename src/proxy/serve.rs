@@ -18,6 +18,7 @@ use super::depart::ready_to_leave;
 use super::exchange::{Decided, Exchange};
 use super::forward::{Wish, X_REQUEST_ID};
 use super::here;
+use super::http1::RequestHead;
 use super::idempotent::{Compared, Repeat};
 use super::identify::identify;
 use super::opening::{open, untaken};
@@ -147,6 +148,8 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 pub(super) struct Admission {
     /// Whether the client asks for a tunnel.
     pub(super) wish: Wish,
+    /// The head as an HTTP/1 backend will read it; `None` for HTTP/2, whose head is edited in place.
+    pub(super) written: Option<RequestHead>,
     /// Time to the head of the upstream's answer.
     pub(super) response_timeout: Duration,
     /// Longest silence inside the request's body.
@@ -232,11 +235,8 @@ fn decide(
         made
     };
 
-    // From here on the guard has what was taken, whatever fails.
-    let judged = judge(at, &policy, peer, head, now, &mut facts).map(|admitted| {
-        exchange.admitted(admitted.reservation);
-        admitted.permit
-    });
+    // The guard has what is taken from the moment on when it is, whatever fails.
+    let judged = judge(at, &policy, peer, head, now, &mut facts, exchange);
     if judged.is_err() && facts.readings.is_empty() {
         facts.readings = untaken(at, &policy, &facts, now);
         facts.asked = Asked::Peeked;
@@ -263,7 +263,7 @@ fn decide(
         Stop::Refused(refused) => {
             exchange.refused(&policy, &refused);
             if let Some(key) = facts.key {
-                at.struck(&policy, now, policy.keys.at(key), refused.why);
+                at.struck(&policy, now, &policy.keys.at(key), refused.why);
             }
             refusal(&Refusing {
                 policy: &policy,
@@ -278,12 +278,6 @@ fn decide(
             })
         }
     })
-}
-
-/// What steps 6 and 7 give.
-struct Admitted {
-    permit: Permit,
-    reservation: Reservation,
 }
 
 /// Why a request goes no further than the gate.
@@ -313,7 +307,8 @@ fn judge(
     parts: &request::Parts,
     now: Now,
     facts: &mut Facts,
-) -> Result<Admitted, Stop> {
+    exchange: &mut Exchange,
+) -> Result<Permit, Stop> {
     if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
         // RFC 9110 §9.3.7: a ping of the server itself, which must not reach the backend unauthenticated.
         return Err(Stop::Here(StatusCode::NO_CONTENT));
@@ -352,8 +347,8 @@ fn judge(
     facts.shadowed.clone_from(&permit.shadowed);
     refuse_large_body(policy.body_bound(route_ix), &head)?;
     // 7 open
-    let reservation = open(at, policy, parts, &permit, now, facts)?;
-    Ok(Admitted { permit, reservation })
+    open(at, policy, parts, &permit, now, facts, exchange.hold())?;
+    Ok(permit)
 }
 
 /// A refusal after admission, in the words of the policy in force now: its decision stands, and a slow upload must not

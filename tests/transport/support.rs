@@ -16,9 +16,10 @@ use tollgate::policy::snapshot::{
 };
 use tollgate::proxy::body::{Body, BodyEnd, OnEnd};
 use tollgate::proxy::cut::Cut;
+use tollgate::proxy::http1::RequestHead;
 use tollgate::proxy::listen::Listeners;
 use tollgate::proxy::peer::{Handled, Handler, Peer};
-use tollgate::proxy::pool::{Pools, SendFailure};
+use tollgate::proxy::pool::{Departure, Pools, SendFailure};
 use tollgate::proxy::request_body::{BodyFate, RequestBody};
 use tollgate::proxy::tunnel::{Tunnelled, carry};
 use tollgate::proxy::worker::{WorkerParts, Workers};
@@ -276,18 +277,25 @@ impl PassOn {
         let to_other = head.uri.path() == "/other";
         let upstream = setup.other.as_ref().filter(|_| to_other).unwrap_or(&setup.upstream);
         let pool = pools.of(upstream).unwrap();
-        match pool.send(Request::from_parts(head, body), setup.response_timeout).await {
-            Ok(mut answer) => {
+        let departure = if h2 {
+            Departure::Http2(Request::from_parts(head, body))
+        } else {
+            Departure::Http1(RequestHead::of(&head).unwrap(), body, head.headers)
+        };
+        match pool.send(departure, setup.response_timeout).await {
+            Ok(answer) => {
                 if answer.status() == StatusCode::SWITCHING_PROTOCOLS
                     && let Some(client) = client
                 {
-                    let upstream = hyper::upgrade::on(&mut answer);
+                    let (head, body) = answer.into_parts();
+                    let upstream = body.switched().unwrap();
                     let (cut, events) = (cut.clone(), events.clone());
                     tokio::task::spawn_local(async move {
                         let carried = carry(client, upstream, cut).await;
                         drop(peer);
                         let _ = events.send(Event::Tunnel(carried));
                     });
+                    return Response::from_parts(head, Body::empty());
                 }
                 answer.map(|body| {
                     Body::upstream(body).on_end(Note(events.clone())).cut_by(cut.clone())
