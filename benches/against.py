@@ -96,8 +96,10 @@ def main():
     failures = Failures()
     with tempfile.TemporaryDirectory() as work:
         site = peers.Site(work, free_port())
-        write(f"{work}/backend.conf", NGINX % {"work": work, "name": "backend", "http": f"""
-  server {{ listen 127.0.0.1:{site.http} backlog=4096; location / {{ default_type application/json; return 200 '{BODY}'; }} }}"""})
+        backend = NGINX % {"work": work, "name": "backend", "http": f"""
+  server {{ listen 127.0.0.1:{site.http} backlog=4096; location / {{ default_type application/json; return 200 '{BODY}'; }} }}"""}
+        # Every candidate keeps its connections while the others take their turns.
+        write(f"{work}/backend.conf", backend.replace("worker_connections 4096", "worker_connections 30000"))
         started = [Running("backend", GENERATOR_CORE, ["nginx", "-c", f"{work}/backend.conf"], site.http, work)]
         try:
             chosen = [c for c in candidates(site) if not only or c.proxy in only or c.name in only]

@@ -3,6 +3,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def ready_machine(*tools):
     if missing:
         raise SystemExit("not installed: apt-get install " + " ".join(packages.get(tool, tool) for tool in missing))
     os.sched_setaffinity(0, {GENERATOR_CORE})
+    # A run that is ended ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

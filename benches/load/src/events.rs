@@ -29,7 +29,8 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
     runtime.block_on(LocalSet::new().run_until(async {
         for at in 0..connections {
             let (dialer, head) = (Rc::clone(&dialer), requests.next().to_vec());
-            let (counted, opened, ended) = (Rc::clone(&events), Rc::clone(&open), Rc::clone(&failed));
+            let (counted, opened, ended) =
+                (Rc::clone(&events), Rc::clone(&open), Rc::clone(&failed));
             tokio::task::spawn_local(async move {
                 if listen(&dialer, &head, &counted, &opened).await.is_err() {
                     ended.set(ended.get() + 1);
