@@ -12,6 +12,7 @@ use tokio::io::AsyncWrite;
 
 use super::framing::BodyLength;
 use super::head_out::{Announced, RequestHead, chunk_size, last_chunk};
+use super::text::Text;
 use crate::proxy::io::{COALESCED, Stream};
 use crate::proxy::request_body::RequestBody;
 
@@ -19,7 +20,7 @@ use crate::proxy::request_body::RequestBody;
 #[derive(Debug)]
 pub(super) struct Upload {
     /// The head, then whatever frames the body; what is written of it stays until all is.
-    text: Vec<u8>,
+    text: Text,
     written: usize,
     /// A large piece of the body behind the text, and what follows it.
     piece: Bytes,
@@ -94,7 +95,7 @@ impl Upload {
     /// No request.
     pub(super) fn none() -> Upload {
         Upload {
-            text: Vec::new(),
+            text: Text::default(),
             written: 0,
             piece: Bytes::new(),
             behind: b"",
@@ -123,11 +124,9 @@ impl Upload {
     }
 
     /// The memory of the head, when it is not needed any more.
-    pub(super) fn take_text(&mut self) -> Vec<u8> {
-        let mut text = std::mem::take(&mut self.text);
-        text.clear();
+    pub(super) fn take_text(&mut self) -> Text {
         self.written = 0;
-        text
+        std::mem::take(&mut self.text)
     }
 
     /// Sends what can be sent. Ready when there is no more to do.
@@ -212,8 +211,8 @@ impl Upload {
             BodyLength::Nothing | BodyLength::UntilClose => return Err(UploadFailure::Body),
         };
         if data.len() <= COALESCED {
-            self.text.extend_from_slice(&data);
-            self.text.extend_from_slice(behind);
+            self.text.push(&data);
+            self.text.push(behind);
         } else {
             (self.piece, self.behind) = (data, behind);
         }
@@ -251,7 +250,7 @@ impl Upload {
     }
 
     fn poll_write(&self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let text = &self.text[self.written..];
+        let text = &self.text.as_bytes()[self.written..];
         let stream = Pin::new(stream);
         let wrote = if self.large_waits() {
             let slices = [text, &self.piece, self.behind].map(IoSlice::new);
