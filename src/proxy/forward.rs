@@ -162,9 +162,10 @@ fn client_fields<'a>(
     // A public route's `Authorization` is between the client and the backend: the gate did not read it.
     let keyed = policy.route(passage.permit.route).access == Access::Keyed;
     let authorization = keyed && policy.credentials.reads_authorization();
-    let nominated = match head.headers.contains_key(header::CONNECTION) {
-        true => nominated(&head.headers),
-        false => SmallVec::new(),
+    let nominated = if head.headers.contains_key(header::CONNECTION) {
+        nominated(&head.headers)
+    } else {
+        SmallVec::new()
     };
     let goes_on = |name: &HeaderName| {
         !policy.identity.forbidden.forbids(name)
@@ -391,7 +392,7 @@ fn identity(passage: &Passage<'_>, to: &mut impl Fields) {
         to.say_text(name, &policy.tenant(caller.tenant).name);
     }
     if let Some(name) = &identity.key {
-        to.say_text(name, &policy.keys.at(caller.key).id);
+        to.say_text(name, policy.keys.at(caller.key).id);
     }
     if let Some(name) = &identity.plan {
         to.say_text(name, &policy.plan(caller.plan).name);

@@ -305,8 +305,9 @@ mod tests {
     async fn a_request_of_which_nothing_was_accepted_leaves_whole_on_another_connection() {
         let stock = Stock::default();
         let (dead, _theirs) = pair().await;
-        let socket = SockRef::from(dead.borrow().stream.tcp()).shutdown(std::net::Shutdown::Write);
-        socket.unwrap();
+        // Nothing that is written on it is accepted any more.
+        let shut = SockRef::from(dead.borrow().stream.tcp()).shutdown(std::net::Shutdown::Write);
+        shut.unwrap();
         dead.borrow_mut().begin(get(), &stock);
         let failure = answer(&dead).await.unwrap_err();
         assert_eq!(failure, Failure { why: Wrong::Broke, seen: Seen::Nothing });
@@ -351,7 +352,7 @@ mod tests {
             } else {
                 drop(theirs);
             }
-            connection.borrow().stream.tcp().readable().await.unwrap();
+            poll_fn(|cx| connection.borrow().stream.tcp().poll_read_ready(cx)).await.unwrap();
             assert!(!connection.borrow_mut().is_quiet());
         }
     }

@@ -58,7 +58,7 @@ impl RequestHead {
     pub fn of(head: &request::Parts) -> Result<RequestHead, BadLength> {
         let root = PathAndQuery::from_static("/");
         let target = head.uri.path_and_query().unwrap_or(&root);
-        let mut written = RequestHead::begin(Text::new(), &head.method, target);
+        let mut written = RequestHead::begin(Text::for_a_head(), &head.method, target);
         for (name, value) in &head.headers {
             written.field(name, value)?;
         }
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_text_that_is_no_value_is_not_said() {
         let mut head =
-            RequestHead::begin(Text::new(), &Method::GET, &PathAndQuery::from_static("/"));
+            RequestHead::begin(Text::for_a_head(), &Method::GET, &PathAndQuery::from_static("/"));
         let name = HeaderName::from_static("x");
         for text in ["a\r\nb: c", "\0", "\u{7f}", "ä"] {
             head.text(&name, text);
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn sizes_of_chunks_are_hexadecimal() {
         for (length, size) in [(1, "1\r\n"), (10, "a\r\n"), (16, "10\r\n"), (65_535, "ffff\r\n")] {
-            let mut out = Text::new();
+            let mut out = Text::for_a_head();
             chunk_size(&mut out, &vec![0; length].into());
             assert_eq!(out.as_bytes(), size.as_bytes());
         }

@@ -24,7 +24,7 @@ pub(crate) struct Stock {
 impl Stock {
     /// For the head of a request.
     pub(crate) fn text(&self) -> Text {
-        self.texts.borrow_mut().pop().unwrap_or_else(Text::new)
+        self.texts.borrow_mut().pop().unwrap_or_else(Text::for_a_head)
     }
 
     /// Takes a head's memory back.

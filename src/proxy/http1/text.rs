@@ -12,8 +12,8 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    /// Nothing, with memory of its own.
-    pub(super) fn new() -> Text {
+    /// Nothing, with memory for most heads.
+    pub(super) fn for_a_head() -> Text {
         Text { bytes: vec![0; SIZE], length: 0 }
     }
 

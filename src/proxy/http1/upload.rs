@@ -158,12 +158,18 @@ impl Upload {
             if ready!(self.poll_out(stream, cx)).is_err() {
                 match self.accepted {
                     Accepted::Nothing => return Poll::Ready(Err(UploadFailure::NothingAccepted)),
-                    Accepted::Some => self.stage = Stage::Declined,
+                    Accepted::Some => self.ends_as(Stage::Declined),
                 }
             } else if self.stage == Stage::Last {
-                self.stage = Stage::Sent;
+                self.ends_as(Stage::Sent);
             }
         }
+    }
+
+    /// No more of it is sent. A connection may wait long for its next request: it holds nothing of the last one's body.
+    fn ends_as(&mut self, over: Stage) {
+        self.stage = over;
+        self.body = RequestBody::empty();
     }
 
     /// Whether the body's next frame is wanted now. Nothing is taken up while something else waits to be written, but
@@ -177,6 +183,10 @@ impl Upload {
     }
 
     fn nothing_waits(&self) -> bool {
+        self.all_written() && !self.unflushed
+    }
+
+    fn all_written(&self) -> bool {
         self.written == self.text.len() && !self.large_waits()
     }
 
@@ -236,7 +246,7 @@ impl Upload {
 
     /// Writes all that waits.
     fn poll_out(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.nothing_waits() {
+        while !self.all_written() {
             let wrote = ready!(self.poll_write(stream, cx))?;
             self.wrote(wrote);
         }
