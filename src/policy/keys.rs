@@ -1,6 +1,10 @@
 //! The keys, found by the digest of their secret. Built for a million: a key is one small row, what keys share is interned.
 
+mod draft;
+
 use std::fmt;
+
+pub use draft::KeysDraft;
 
 use crate::clock::Wall;
 
@@ -100,31 +104,12 @@ pub struct Found<'a> {
 impl Keys {
     /// Builds the table. `secrets` of a row: its digests with the end of their overlap (`None`: current).
     pub fn build(rows: Vec<Row>) -> Result<Keys, SharedSecret> {
-        let mut keys = Keys { rows: Vec::with_capacity(rows.len()), ..Keys::default() };
-        for (ix, (key, digests)) in (0..).map(KeyIx).zip(rows) {
-            keys.rows.push(key);
-            keys.secrets.extend(digests.into_iter().map(|(digest, until)| Secret {
-                digest,
-                key: ix,
-                until: until.unwrap_or(Wall(i64::MAX)),
-            }));
+        let mut draft = KeysDraft::default();
+        draft.expect(rows.len());
+        for (key, digests) in rows {
+            draft.add(key, &digests);
         }
-        keys.secrets.shrink_to_fit();
-        let size = (keys.secrets.len() * 2).next_power_of_two();
-        let mut slots = vec![0u32; size].into_boxed_slice();
-        for (ordinal, secret) in (1u32..).zip(&keys.secrets) {
-            let mut at = home(&secret.digest, size);
-            while slots[at] != 0 {
-                let taken = &keys.secrets[slots[at] as usize - 1];
-                if taken.digest == secret.digest {
-                    return Err(SharedSecret { first: taken.key, second: secret.key });
-                }
-                at = (at + 1) & (size - 1);
-            }
-            slots[at] = ordinal;
-        }
-        keys.slots = slots;
-        Ok(keys)
+        draft.finish()
     }
 
     /// The key with this secret, whatever its state.

@@ -16,7 +16,7 @@ use super::limits::Limits;
 use super::overrides::{Amounts, Holder};
 use crate::clock::Wall;
 use crate::policy::address::Nets;
-use crate::policy::keys::{Key, KeyIx, KeyStatus, Keys, SecretDigest, SharedSecret};
+use crate::policy::keys::{Key, KeyIx, KeyStatus, Keys, KeysDraft, SecretDigest, SharedSecret};
 use crate::policy::limit::{Ceiling, LimitIx, Mode, SubjectKey, Terms};
 use crate::policy::snapshot::{
     AddressRule, Grant, GrantIx, Plan, PlanIx, ScopeIx, Standing, Tenant, TenantIx, TermsIx,
@@ -48,19 +48,14 @@ pub(in crate::config) struct Entry<'a> {
     pub(in crate::config) status: KeyStatus,
 }
 
-/// A key, and its digests with the end of each one's overlap.
-type Row = (Key, Vec<(SecretDigest, Option<Wall>)>);
-
 /// Collects the keys of all files.
 pub(in crate::config) struct Collector<'d, 'a> {
     pub(in crate::config) desk: &'d mut Desk<'a>,
     limits: &'d Limits,
     callers: Callers,
-    rows: Vec<Row>,
-    /// File and line of each row.
+    keys: KeysDraft,
+    /// File and line of each key.
     places: Vec<(u16, u32)>,
-    /// Rows by the hash of their id, which is needed anyway.
-    by_id: HashMap<SubjectKey, KeyIx>,
     /// Ceilings of callers without overrides of their own.
     shared_terms: HashMap<(Option<PlanIx>, PlanIx, Option<TenantIx>), TermsIx>,
     shared_grants: HashMap<(PlanIx, Option<TenantIx>), GrantIx>,
@@ -69,6 +64,9 @@ pub(in crate::config) struct Collector<'d, 'a> {
     /// Number of the file being read, among the key files.
     file: u16,
 }
+
+/// Keys for which room is made at once, however long a file says it is.
+const MOST_EXPECTED: usize = 1 << 26;
 
 /// What a second entry of an id means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,9 +94,8 @@ pub(super) fn keys(
         desk,
         limits,
         callers,
-        rows: Vec::new(),
+        keys: KeysDraft::default(),
         places: Vec::new(),
-        by_id: HashMap::new(),
         shared_terms: HashMap::new(),
         shared_grants: HashMap::new(),
         plan_used,
@@ -116,17 +113,24 @@ impl Collector<'_, '_> {
         self.desk.files.push(path.to_owned());
         self.file = u16::try_from(self.desk.origins.key_files.len()).unwrap_or(u16::MAX);
         self.desk.origins.key_files.push(path.to_owned());
-        let bytes = match (self.desk.sources.read)(path) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                self.desk.findings.error_with(
-                    named_at,
-                    format!("the key file {} cannot be read: {error}", path.display()),
-                    "an empty one holds `[]`; `tollgate keys new` adds to it".to_owned(),
-                );
-                return;
-            }
+        let read = if path.extension().is_some_and(|extension| extension == "jsonl") {
+            self.desk
+                .sources
+                .opened(path)
+                .and_then(|(source, bytes)| json_keys::read(path, source, bytes, self))
+        } else {
+            (self.desk.sources.read)(path).map(|bytes| self.read_yaml(path, bytes))
         };
+        if let Err(error) = read {
+            self.desk.findings.error_with(
+                named_at,
+                format!("the key file {} cannot be read: {error}", path.display()),
+                "an empty one holds `[]`; `tollgate keys new` adds to it".to_owned(),
+            );
+        }
+    }
+
+    fn read_yaml(&mut self, path: &Path, bytes: Vec<u8>) {
         self.desk.keys_digest.update(&bytes);
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
@@ -140,12 +144,17 @@ impl Collector<'_, '_> {
             self.desk.findings.file_error(path, "too large, or too many files", None);
             return;
         };
-        if path.extension().is_some_and(|extension| extension == "jsonl") {
-            json_keys::read(file, self);
-            self.desk.findings.forget(file);
-        } else {
-            yaml_keys::read(file, path, self);
-        }
+        yaml_keys::read(file, path, self);
+    }
+
+    /// Makes room for the keys of a file of so many bytes, of which this is the beginning. What is not needed is never
+    /// touched.
+    pub(in crate::config) fn expect(&mut self, bytes: u64, beginning: &[u8]) {
+        let lines = beginning.iter().filter(|byte| **byte == b'\n').count().max(1) as u64;
+        let keys = bytes.saturating_mul(lines) / (beginning.len() as u64).max(1);
+        let keys = usize::try_from(keys + keys / 16).unwrap_or(0).min(MOST_EXPECTED);
+        self.keys.expect(keys);
+        self.places.reserve_exact(keys);
     }
 
     /// Takes a key in.
@@ -220,18 +229,16 @@ impl Collector<'_, '_> {
             status,
         };
         let place = (self.file, u32::try_from(line).unwrap_or(u32::MAX));
-        match self.by_id.get(&subject).copied() {
+        match self.keys.with_subject(subject) {
             None => {
-                let ix = KeyIx(u32::try_from(self.rows.len()).unwrap_or(u32::MAX));
-                self.by_id.insert(subject, ix);
-                self.rows.push((key, digests));
+                self.keys.add(key, &digests);
                 self.places.push(place);
             }
             Some(first) => {
                 let row = first.0 as usize;
                 let (first_file, first_line) = self.places[row];
                 if again == Again::Replaces && first_file == self.file {
-                    self.rows[row] = (key, digests);
+                    self.keys.replace(first, key, &digests);
                     self.places[row] = place;
                 } else {
                     let file = &self.desk.origins.key_files[usize::from(first_file)];
@@ -325,11 +332,11 @@ impl Collector<'_, '_> {
     }
 
     fn finish(self) -> Compiled {
-        let Collector { desk, callers, rows, places, mut plan_used, granted, .. } = self;
+        let Collector { desk, callers, keys, places, mut plan_used, granted, .. } = self;
         for tenant in &callers.tenants {
             plan_used[tenant.plan.0 as usize] = true;
         }
-        let keys = Keys::build(rows).unwrap_or_else(|SharedSecret { first, second }| {
+        let keys = keys.finish().unwrap_or_else(|SharedSecret { first, second }| {
             let place = |ix: KeyIx| places.get(ix.0 as usize).copied().unwrap_or_default();
             let ((file, line), (first_file, first_line)) = (place(second), place(first));
             let path = desk.origins.key_files[usize::from(file)].clone();
