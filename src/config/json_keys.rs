@@ -495,7 +495,8 @@ routes:
         let text = many(9000) + &line(7, 100_007) + "\n" + line(9000, 9000).trim_end();
         let Loaded { snapshot, origins, .. } = loaded(text.as_bytes()).unwrap();
         assert_eq!(snapshot.keys.len(), 9001);
-        let id_of = |nth| snapshot.keys.find(&digest(nth)).map(|found| found.key.id.to_string());
+        let keys = &snapshot.keys;
+        let id_of = |nth| keys.find(&digest(nth)).map(|found| keys.at(found.ix).id.to_owned());
         assert_eq!(id_of(8999).as_deref(), Some("key-8999"));
         assert_eq!(id_of(9000).as_deref(), Some("key-9000"));
         assert_eq!((id_of(7), id_of(100_007).as_deref()), (None, Some("key-7")));

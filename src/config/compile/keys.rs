@@ -11,12 +11,13 @@ use super::super::problem::{Span, did_you_mean};
 use super::super::read::clip;
 use super::super::{json_keys, yaml_keys};
 use super::Desk;
+use super::by_id::ById;
 use super::callers::{Callers, Sets};
 use super::limits::Limits;
 use super::overrides::{Amounts, Holder};
 use crate::clock::Wall;
 use crate::policy::address::Nets;
-use crate::policy::keys::{Key, KeyIx, KeyStatus, Keys, KeysDraft, SecretDigest, SharedSecret};
+use crate::policy::keys::{Key, KeyIx, KeyStatus, Keys, KeysBuilder, SecretDigest, SharedSecret};
 use crate::policy::limit::{Ceiling, LimitIx, Mode, SubjectKey, Terms};
 use crate::policy::snapshot::{
     AddressRule, Grant, GrantIx, Plan, PlanIx, ScopeIx, Standing, Tenant, TenantIx, TermsIx,
@@ -53,9 +54,10 @@ pub(in crate::config) struct Collector<'d, 'a> {
     pub(in crate::config) desk: &'d mut Desk<'a>,
     limits: &'d Limits,
     callers: Callers,
-    keys: KeysDraft,
-    /// File and line of each key.
+    rows: KeysBuilder,
+    /// File and line of each row.
     places: Vec<(u16, u32)>,
+    by_id: ById,
     /// Ceilings of callers without overrides of their own.
     shared_terms: HashMap<(Option<PlanIx>, PlanIx, Option<TenantIx>), TermsIx>,
     shared_grants: HashMap<(PlanIx, Option<TenantIx>), GrantIx>,
@@ -94,8 +96,9 @@ pub(super) fn keys(
         desk,
         limits,
         callers,
-        keys: KeysDraft::default(),
+        rows: KeysBuilder::default(),
         places: Vec::new(),
+        by_id: ById::default(),
         shared_terms: HashMap::new(),
         shared_grants: HashMap::new(),
         plan_used,
@@ -153,7 +156,8 @@ impl Collector<'_, '_> {
         let lines = beginning.iter().filter(|byte| **byte == b'\n').count().max(1) as u64;
         let keys = bytes.saturating_mul(lines) / (beginning.len() as u64).max(1);
         let keys = usize::try_from(keys + keys / 16).unwrap_or(0).min(MOST_EXPECTED);
-        self.keys.expect(keys);
+        self.rows.expect(keys);
+        self.by_id.expect(keys);
         self.places.reserve_exact(keys);
     }
 
@@ -217,7 +221,7 @@ impl Collector<'_, '_> {
         }
         let subject = SubjectKey::of(SubjectKind::Key, id);
         let key = Key {
-            id: id.into(),
+            id,
             subject,
             tenant,
             plan,
@@ -229,16 +233,17 @@ impl Collector<'_, '_> {
             status,
         };
         let place = (self.file, u32::try_from(line).unwrap_or(u32::MAX));
-        match self.keys.with_subject(subject) {
+        match self.by_id.find(subject, &self.rows) {
             None => {
-                self.keys.add(key, &digests);
+                let ix = self.rows.push(&key, digests);
+                self.by_id.insert(ix, &self.rows);
                 self.places.push(place);
             }
             Some(first) => {
                 let row = first.0 as usize;
                 let (first_file, first_line) = self.places[row];
                 if again == Again::Replaces && first_file == self.file {
-                    self.keys.replace(first, key, &digests);
+                    self.rows.replace(first, &key, digests);
                     self.places[row] = place;
                 } else {
                     let file = &self.desk.origins.key_files[usize::from(first_file)];
@@ -332,11 +337,12 @@ impl Collector<'_, '_> {
     }
 
     fn finish(self) -> Compiled {
-        let Collector { desk, callers, keys, places, mut plan_used, granted, .. } = self;
+        let Collector { desk, callers, rows, places, by_id, mut plan_used, granted, .. } = self;
+        drop(by_id);
         for tenant in &callers.tenants {
             plan_used[tenant.plan.0 as usize] = true;
         }
-        let keys = keys.finish().unwrap_or_else(|SharedSecret { first, second }| {
+        let keys = rows.build().unwrap_or_else(|SharedSecret { first, second }| {
             let place = |ix: KeyIx| places.get(ix.0 as usize).copied().unwrap_or_default();
             let ((file, line), (first_file, first_line)) = (place(second), place(first));
             let path = desk.origins.key_files[usize::from(file)].clone();
