@@ -88,8 +88,13 @@ pub async fn once_begun<F: Future + Unpin>(point: KillPoint, mut future: F) -> F
     use std::pin::Pin;
     use std::task::Poll;
 
-    let begun = std::future::poll_fn(|task| Poll::Ready(Pin::new(&mut future).poll(task))).await;
+    let mut begun =
+        std::future::poll_fn(|task| Poll::Ready(Pin::new(&mut future).poll(task))).await;
     tokio::task::yield_now().await;
+    if begun.is_pending() {
+        // What waited one turn for the first bytes of a body leaves now.
+        begun = std::future::poll_fn(|task| Poll::Ready(Pin::new(&mut future).poll(task))).await;
+    }
     pass(point);
     match begun {
         Poll::Ready(output) => output,

@@ -283,8 +283,8 @@ impl http_body::Body for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        // The rest of a request whose answer was read to its end goes on.
-        if !self.is_over() {
+        // After its end the connection is not ours any more, and the rest of the request goes on.
+        if self.connection.is_some() {
             self.close();
         }
     }

@@ -200,13 +200,12 @@ impl Connection {
         cx: &mut Context<'_>,
         room: usize,
     ) -> Poll<io::Result<usize>> {
-        let Connection { stream, unread, .. } = self;
-        let spare = unread.capacity() - unread.len();
-        if spare < room / 2 {
-            unread.reserve(room);
+        if self.unread.capacity() - self.unread.len() < room / 2 {
+            self.unread.reserve(room);
+            self.room = self.room.max(room);
         }
-        let spare = unread.capacity() - unread.len();
-        let read = pin!(stream.read_buf(unread)).poll(cx);
+        let spare = self.unread.capacity() - self.unread.len();
+        let read = pin!(self.stream.read_buf(&mut self.unread)).poll(cx);
         if let Poll::Ready(Ok(read)) = read
             && read == spare
         {
@@ -260,7 +259,11 @@ impl Connection {
         let fit = upload.is_sent() && self.unread.is_empty() && self.is_sound();
         if fit {
             stock.put_text(self.errand.upload.take_text());
-            stock.put_room(std::mem::take(&mut self.unread));
+            let room = std::mem::take(&mut self.unread);
+            // Large ones are rare, and would make the stock large.
+            if self.room <= ROOM {
+                stock.put_room(room);
+            }
         }
         fit
     }
