@@ -24,14 +24,16 @@ impl Text {
 
     /// Adds a field with the end of its line (RFC 9112 §5).
     pub(super) fn field(&mut self, name: &[u8], value: &[u8]) {
-        let place = self.place(name.len() + value.len() + 4);
-        let (place, rest) = place.split_at_mut(name.len());
-        place.copy_from_slice(name);
-        let (place, rest) = rest.split_at_mut(2);
-        place.copy_from_slice(b": ");
-        let (place, rest) = rest.split_at_mut(value.len());
-        place.copy_from_slice(value);
-        rest.copy_from_slice(b"\r\n");
+        let (colon, blank) = (name.len(), name.len() + 1);
+        let end = blank + 1 + value.len();
+        let place = self.place(end + 2);
+        place[..colon].copy_from_slice(name);
+        // Byte by byte: a copy of two bytes is a call.
+        place[colon] = b':';
+        place[blank] = b' ';
+        place[blank + 1..end].copy_from_slice(value);
+        place[end] = b'\r';
+        place[end + 1] = b'\n';
     }
 
     /// The next `bytes` bytes.
