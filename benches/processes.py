@@ -6,7 +6,8 @@ import subprocess
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TOLLGATE = os.path.join(ROOT, "target", "release", "tollgate")
+# The gate that is measured: this tree's release build, or another that is named.
+TOLLGATE = os.environ.get("TOLLGATE") or os.path.join(ROOT, "target", "release", "tollgate")
 
 NGINX = """
 worker_processes 1; pid %(work)s/%(name)s.pid; error_log %(work)s/%(name)s.err; daemon off; master_process on;
@@ -56,6 +57,25 @@ def cpu_us(pid):
     return nanos / 1000
 
 
+def peak_rss(pid):
+    """The most memory that a process tree was resident in, in MiB, since the last `forget_peak`."""
+    kib = 0
+    for p in tree(pid):
+        try:
+            kib += int(next(line for line in open(f"/proc/{p}/status") if line.startswith("VmHWM:")).split()[1])
+        except (OSError, StopIteration):
+            pass
+    return kib / 1024
+
+
+def forget_peak(pid):
+    for p in tree(pid):
+        try:
+            write(f"/proc/{p}/clear_refs", "5")
+        except OSError:
+            pass
+
+
 def answers(port):
     try:
         with socket.create_connection(("127.0.0.1", port), 0.5) as s:
@@ -66,14 +86,14 @@ def answers(port):
 
 
 class Running:
-    """A process of ours on one core, ended by its id."""
+    """A process of ours on one core, ended by its id. It runs when `ready` says so of its port."""
 
-    def __init__(self, name, core, command, port, work):
+    def __init__(self, name, core, command, port, work, ready=answers):
         self.name, self.port = name, port
         out = open(os.path.join(work, name.replace(" ", "_") + ".log"), "w")
         self.process = subprocess.Popen(["taskset", "-c", str(core)] + command, stdout=out, stderr=out)
         for _ in range(150):
-            if answers(port):
+            if ready(port):
                 return
             if self.process.poll() is not None:
                 break

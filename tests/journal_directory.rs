@@ -173,14 +173,20 @@ fn a_second_process_is_refused_and_told_what_to_do() {
 }
 
 #[test]
-fn a_later_format_is_refused_and_damage_to_the_format_is_none() {
+fn another_format_is_refused_and_damage_to_the_format_is_none() {
     let (_outer, directory) = state_directory();
     drop(open(&directory).unwrap());
     let format = directory.join("format");
-    assert_eq!(fs::read_to_string(&format).unwrap(), "tollgate state, format 1\n");
-    fs::write(&format, "tollgate state, format 2\n").unwrap();
-    let problem = open(&directory).unwrap_err();
-    assert!(matches!(problem, OpenProblem::Newer { found: 2, known: 1, .. }), "{problem}");
+    assert_eq!(fs::read_to_string(&format).unwrap(), "tollgate state, format 2\n");
+    for other in [1, 3] {
+        fs::write(&format, format!("tollgate state, format {other}\n")).unwrap();
+        let problem = open(&directory).unwrap_err();
+        assert_eq!(
+            problem,
+            OpenProblem::OtherFormat { directory: directory.clone(), found: other, known: 2 }
+        );
+        assert!(problem.to_string().contains(&format!("has format {other}")), "{problem}");
+    }
     for text in ["tollgate state, format 0\n", "tollgate state, format", "state", "\u{1}\n"] {
         fs::write(&format, text).unwrap();
         let problem = open(&directory).unwrap_err();

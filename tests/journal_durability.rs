@@ -30,6 +30,10 @@ use tollgate::store::{
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
+/// The tables follow the log after so many changes: after some commits, so that every trial has both.
+const DUE: usize = 20;
+/// Bytes of the file that are the log's.
+const LOG: usize = 1 << 20;
 
 /// A journal on a disk that can be made to fail, and what should be in it.
 struct Trial {
@@ -65,12 +69,16 @@ impl Promises {
 
 impl Trial {
     fn new() -> Trial {
+        Trial::with_tables_after(DUE)
+    }
+
+    fn with_tables_after(due: usize) -> Trial {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk::default();
         let failures = Arc::new(AtomicU64::new(0));
         let told = Arc::clone(&failures);
         let count = Box::new(move |_: &str| _ = told.fetch_add(1, Ordering::SeqCst));
-        let opened = Backing::open_on(directory.path(), disk.clone(), NOW, count).unwrap();
+        let opened = Backing::open_on(directory.path(), disk.clone(), NOW, due, count).unwrap();
         assert_eq!(Model::of(&opened.restored), Model::default());
         let promises = Promises { after: vec![Model::default()], acknowledged: 0 };
         Trial { directory, disk, backing: opened.backing, failures, promises }
@@ -119,7 +127,7 @@ fn reply() -> (Reply, Heard) {
 }
 
 fn open_on(directory: &Path, disk: Disk) -> Result<OpenedBacking, OpenProblem> {
-    Backing::open_on(directory, disk, NOW, Box::new(|_| {}))
+    Backing::open_on(directory, disk, NOW, DUE, Box::new(|_| {}))
 }
 
 /// The state that another process finds.
@@ -221,12 +229,13 @@ fn a_flipped_bit_or_a_missing_end_is_harmless_or_refused_and_never_less() {
         for nth in 0..250 {
             let mut damaged = image.clone();
             let place = usize::try_from(dice.below(damaged.len() as u64)).unwrap();
-            match nth % 5 {
+            match nth % 6 {
                 0 => damaged.truncate(place),
-                // The head of the file, of which every bit means much.
+                // The heads of the log and of the tables, of which every bit means much.
                 1 => damaged[place % 512] ^= 1 << dice.below(8),
-                2 => damaged[place % 65_536] ^= 1 << dice.below(8),
-                3 => damaged[place] ^= 1 << dice.below(8),
+                2 => damaged[LOG + place % 512] ^= 1 << dice.below(8),
+                3 => damaged[LOG + place % 65_536] ^= 1 << dice.below(8),
+                4 => damaged[place] ^= 1 << dice.below(8),
                 _ => damaged[place..].iter_mut().take(4096).for_each(|byte| *byte = 0),
             }
             match found_on(directory.path(), Disk::holding(damaged)) {
@@ -261,7 +270,7 @@ fn sighting(key: u128) -> Batch {
 
 #[test]
 fn all_that_waits_meanwhile_becomes_durable_with_one_sync() {
-    let trial = Trial::new();
+    let trial = Trial::with_tables_after(1000);
     let release = hold_up(&trial.backing);
     let (before, figures) = (trial.disk.syncs(), trial.backing.figures());
     let waiting: Vec<Heard> = (0..100)

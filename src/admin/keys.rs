@@ -32,7 +32,7 @@ pub(super) fn standing(state: &AdminState, policy: &Snapshot, id: &str) -> Resul
         "id": &*key.id,
         "tenant": &*policy.tenant(key.tenant).name,
         "plan": &*policy.plan(key.plan).name,
-        "state": word(policy, key, over, now),
+        "state": word(policy, &key, over, now),
         "revoked": match (over, key.status) {
             (Some(revoked), _) => revocation(revoked),
             (None, KeyStatus::Revoked) => json!({ "by": "file" }),
@@ -118,7 +118,7 @@ pub(super) fn revoke(
     Ok(Plan::Do(Box::new(Deed {
         word: "revoke",
         to: format!("key {id}"),
-        before: word(policy, key, None, now.wall).to_owned(),
+        before: word(policy, &key, None, now.wall).to_owned(),
         after: "revoked".to_owned(),
         note: why,
         answer: json!({
@@ -142,7 +142,7 @@ pub(super) fn restore(
     given.end()?;
     let subject = SubjectKey::of(SubjectKind::Key, id);
     let key = whose::key(policy, id).map(|ix| policy.keys.at(ix));
-    let in_file = key.as_ref().ok().map(|key| word(policy, key, None, now.wall));
+    let in_file = key.as_ref().ok().map(|key| word(policy, &key, None, now.wall));
     let mut answer = object();
     answer["key"] = id.into();
     answer["state"] = in_file.unwrap_or("not_in_a_file").into();

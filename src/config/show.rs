@@ -42,10 +42,10 @@ pub fn show(loaded: &Loaded, what: &Show) -> Result<String, String> {
     match what {
         Show::All => page.all(),
         Show::Key(id) => {
-            let mut keys = (0..).map(KeyIx).zip(&loaded.snapshot.keys);
+            let mut keys = (0..).map(KeyIx).zip(loaded.snapshot.keys.iter());
             let (ix, key) =
                 keys.find(|(_, key)| *key.id == **id).ok_or_else(|| unknown("key", id, None))?;
-            page.key(ix, key);
+            page.key(ix, &key);
         }
         Show::Tenant(name) => {
             let tenants = loaded.snapshot.tenants_by_name();

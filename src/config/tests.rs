@@ -89,7 +89,7 @@ fn refused(policy: &str) -> String {
         .to_string()
 }
 
-fn found<'a>(snapshot: &'a Snapshot, id: &str) -> &'a Key {
+fn found<'a>(snapshot: &'a Snapshot, id: &str) -> Key<'a> {
     snapshot.keys.iter().find(|key| &*key.id == id).unwrap()
 }
 

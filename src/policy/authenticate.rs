@@ -1,10 +1,11 @@
 //! Step 5: whose request this is. The table of keys is asked first; a credential's form only chooses the word after a miss.
 
 use super::head::Head;
-use super::keys::{Key, KeyIx, KeyStatus, SecretDigest};
+use super::keys::{Found, KeyIx, KeyStatus, SecretDigest};
+use super::limit::SubjectKey;
 use super::overlay::Overlay;
 use super::refusal::{Refusal, Refused};
-use super::snapshot::{GrantIx, PlanIx, Snapshot, Standing, TenantIx, TermsIx};
+use super::snapshot::{AddressRule, GrantIx, PlanIx, Snapshot, Standing, TenantIx, TermsIx};
 use crate::clock::Wall;
 
 /// Who asks: a key that is good now, of a tenant that is active. Made here only.
@@ -26,6 +27,10 @@ pub struct Caller {
     pub grant: GrantIx,
     /// Its ceilings.
     pub terms: TermsIx,
+    /// The hash of the key's id, for limits `per: key`.
+    pub subject: SubjectKey,
+    /// The key's own allowlist.
+    pub allow: Option<AddressRule>,
     _made_here: (),
 }
 
@@ -62,36 +67,38 @@ pub fn by_digest(
     now: Wall,
 ) -> Option<Result<Caller, Stranger>> {
     let found = snapshot.keys.find(secret)?;
-    Some(match standing(snapshot, overlay, found.key, found.until, now) {
+    Some(match standing(snapshot, overlay, &found, now) {
         Some(refused) => Err(Stranger { refused, key: Some(found.ix) }),
         None => Ok(Caller {
             key: found.ix,
             secret: *secret,
-            tenant: found.key.tenant,
-            plan: found.key.plan,
-            grant: found.key.grant,
-            terms: found.key.terms,
+            tenant: found.entitled.tenant,
+            plan: found.entitled.plan,
+            grant: found.entitled.grant,
+            terms: found.entitled.terms,
+            subject: found.subject,
+            allow: found.entitled.allow,
             _made_here: (),
         }),
     })
 }
 
-/// Why this key is not good now, if it is not. `until` is the end of its secret's overlap.
+/// Why this key is not good now, if it is not.
 fn standing(
     snapshot: &Snapshot,
     overlay: &Overlay,
-    key: &Key,
-    until: Wall,
+    found: &Found<'_>,
     now: Wall,
 ) -> Option<Refused> {
     let because = |why, detail| Some(Refused::because(why, detail));
+    let key = found.entitled;
     if key.status == KeyStatus::Revoked {
         return because(Refusal::KeyRevoked, "the key was revoked");
     }
-    if overlay.revoked(key.subject).is_some() {
+    if overlay.revoked(found.subject).is_some() {
         return because(Refusal::KeyRevoked, "the key was revoked at run time");
     }
-    if until <= now {
+    if found.until <= now {
         return because(
             Refusal::KeyRevoked,
             "the key was rotated and this secret's overlap has ended",

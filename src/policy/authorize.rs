@@ -91,7 +91,7 @@ fn allowlists(snapshot: &Snapshot, caller: Caller) -> impl Iterator<Item = Addre
         snapshot.allow,
         snapshot.tenant(caller.tenant).allow,
         snapshot.plan(caller.plan).allow,
-        snapshot.keys.at(caller.key).allow,
+        caller.allow,
     ]
     .into_iter()
     .flatten()

@@ -18,9 +18,24 @@ pub fn asks(
     client: IpAddr,
     now: Wall,
 ) -> Asks {
+    let mut asks = Asks::new();
+    asks_into(&mut asks, snapshot, route, caller, client, now);
+    asks
+}
+
+/// As [`asks`], into an empty list of the caller's: half a kilobyte that is not handed on.
+pub fn asks_into(
+    asks: &mut Asks,
+    snapshot: &Snapshot,
+    route: RouteIx,
+    caller: Option<Caller>,
+    client: IpAddr,
+    now: Wall,
+) {
     let who = caller.map(Who::of_caller);
-    let ask = |ix: &LimitIx| ask(snapshot, *ix, Some(route), who, client, now);
-    snapshot.route(route).limits.iter().filter_map(ask).collect()
+    for ix in &snapshot.route(route).limits {
+        asks.extend(ask(snapshot, *ix, Some(route), who, client, now));
+    }
 }
 
 /// Everything that limits failed authentications from this address.
@@ -58,7 +73,8 @@ fn standing(snapshot: &Snapshot, ix: LimitIx, who: Who, now: Wall) -> Option<Ask
 /// The facts of a caller that limits count by.
 #[derive(Clone, Copy)]
 struct Who {
-    key: KeyIx,
+    /// The hash of the key's id.
+    subject: SubjectKey,
     tenant: TenantIx,
     plan: PlanIx,
     terms: TermsIx,
@@ -66,13 +82,13 @@ struct Who {
 
 impl Who {
     fn of_caller(caller: Caller) -> Who {
-        let Caller { key, tenant, plan, terms, .. } = caller;
-        Who { key, tenant, plan, terms }
+        let Caller { subject, tenant, plan, terms, .. } = caller;
+        Who { subject, tenant, plan, terms }
     }
 
     fn of_key(snapshot: &Snapshot, ix: KeyIx) -> Who {
         let key = snapshot.keys.at(ix);
-        Who { key: ix, tenant: key.tenant, plan: key.plan, terms: key.terms }
+        Who { subject: key.subject, tenant: key.tenant, plan: key.plan, terms: key.terms }
     }
 }
 
@@ -127,7 +143,7 @@ fn subject(
     if per.needs_caller() {
         let caller = caller?;
         if per.key {
-            add(snapshot.keys.at(caller.key).subject);
+            add(caller.subject);
         }
         if per.tenant {
             add(snapshot.tenant(caller.tenant).subject);

@@ -143,7 +143,7 @@ impl Holder {
 /// counted per tenant has one ceiling for all of them.
 pub fn tenant_terms(snapshot: &Snapshot) -> Vec<Option<TermsIx>> {
     let mut terms: Vec<Option<TermsIx>> = vec![None; snapshot.tenants.len()];
-    for key in &snapshot.keys {
+    for key in snapshot.keys.iter() {
         let Some(place) = terms.get_mut(key.tenant.0 as usize) else { continue };
         if place.is_none() || snapshot.tenant(key.tenant).plan == key.plan {
             *place = Some(key.terms);

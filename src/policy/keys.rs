@@ -1,6 +1,10 @@
-//! The keys, found by the digest of their secret. Built for a million: a key is one small row, what keys share is interned.
+//! The keys, found by the digest of their secret. Built for a million: a request reads one line of the directory, one of
+//! the secrets and one of what the key entitles to; what keys share is interned.
 
+use std::collections::HashMap;
 use std::fmt;
+
+use foldhash::fast::FixedState;
 
 use crate::clock::Wall;
 
@@ -22,10 +26,10 @@ impl fmt::Debug for SecretDigest {
 }
 
 /// One key, with everything that its requests are decided by.
-#[derive(Clone, Debug)]
-pub struct Key {
+#[derive(Clone, Copy, Debug)]
+pub struct Key<'a> {
     /// Its public id.
-    pub id: Box<str>,
+    pub id: &'a str,
     /// A stable hash of the id, for limits `per: key`.
     pub subject: SubjectKey,
     /// Who pays.
@@ -47,7 +51,7 @@ pub struct Key {
 }
 
 /// Whether a key was revoked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyStatus {
     /// It was not.
     Live,
@@ -55,27 +59,66 @@ pub enum KeyStatus {
     Revoked,
 }
 
-/// One secret of a key. A key that is being rotated has two.
+/// What a key is good for and when. Keys that agree in all of it share one; a cache line each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(align(64))]
+pub struct Entitlement {
+    /// Who pays.
+    pub tenant: TenantIx,
+    /// The key's plan, or its tenant's.
+    pub plan: PlanIx,
+    /// What it may do.
+    pub grant: GrantIx,
+    /// Its ceilings.
+    pub terms: TermsIx,
+    /// Its own allowlist.
+    pub allow: Option<AddressRule>,
+    /// Valid from.
+    pub not_before: Option<Wall>,
+    /// Valid until, exclusive.
+    pub expires: Option<Wall>,
+    /// Whether it was revoked.
+    pub status: KeyStatus,
+}
+
+/// One secret of a key, with what a request needs of the key: a cache line. A key that is being rotated has two.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 struct Secret {
     digest: SecretDigest,
-    key: KeyIx,
+    subject: SubjectKey,
     /// The last millisecond plus one of an old secret's overlap; `i64::MAX` for a current one.
     until: Wall,
+    key: KeyIx,
+    /// Place in [`Keys::entitlements`].
+    entitlement: u32,
+}
+
+/// What only reports and records ask of a key.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    subject: SubjectKey,
+    /// Where its id begins in [`Keys::ids`]; it ends where the next row's begins.
+    id_at: usize,
+    entitlement: u32,
 }
 
 /// All keys.
 #[derive(Debug, Default)]
 pub struct Keys {
-    rows: Vec<Key>,
+    rows: Vec<Row>,
+    /// The ids, one behind the other.
+    ids: String,
+    entitlements: Vec<Entitlement>,
+    /// Ascending by digest.
     secrets: Vec<Secret>,
-    /// Open addressing over `secrets`: 0 is empty, n is `secrets[n - 1]`. Digests are uniform, so their first bytes
-    /// are the hash, and nobody can choose them without inverting SHA-256.
-    slots: Box<[u32]>,
+    /// Where the secrets begin whose digests start with the same bits, and at the end how many there are. Digests are
+    /// uniform, so that there is one secret behind an entry on average, and nobody can choose them without inverting
+    /// SHA-256.
+    directory: Box<[u32]>,
+    /// Bits of a digest's first eight bytes that are no part of its place in the directory.
+    shift: u32,
 }
-
-/// A key with its digests, each with the end of its overlap (`None`: current).
-pub type Row = (Key, Vec<(SecretDigest, Option<Wall>)>);
 
 /// A secret that two keys claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,67 +134,178 @@ pub struct SharedSecret {
 pub struct Found<'a> {
     /// The key's place.
     pub ix: KeyIx,
-    /// The key.
-    pub key: &'a Key,
+    /// The hash of its id.
+    pub subject: SubjectKey,
+    /// What it is good for.
+    pub entitled: &'a Entitlement,
     /// When this secret of the key stops being one (rotation's overlap).
     pub until: Wall,
 }
 
-impl Keys {
-    /// Builds the table. `secrets` of a row: its digests with the end of their overlap (`None`: current).
-    pub fn build(rows: Vec<Row>) -> Result<Keys, SharedSecret> {
-        let mut keys = Keys { rows: Vec::with_capacity(rows.len()), ..Keys::default() };
-        for (ix, (key, digests)) in (0..).map(KeyIx).zip(rows) {
-            keys.rows.push(key);
-            keys.secrets.extend(digests.into_iter().map(|(digest, until)| Secret {
-                digest,
-                key: ix,
-                until: until.unwrap_or(Wall(i64::MAX)),
-            }));
+/// Keys as they are read, one by one.
+#[derive(Debug, Default)]
+pub struct KeysBuilder {
+    keys: Keys,
+    interned: HashMap<Entitlement, u32, FixedState>,
+    /// Keys that were given anew, with the number of secrets that there were before: older ones of them are gone.
+    renewed: HashMap<KeyIx, usize, FixedState>,
+}
+
+impl KeysBuilder {
+    /// Number of keys so far.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is none yet.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Takes a key in. `digests`: those of its secrets, with the end of each one's overlap (`None`: current).
+    pub fn push(
+        &mut self,
+        key: &Key<'_>,
+        digests: impl IntoIterator<Item = (SecretDigest, Option<Wall>)>,
+    ) -> KeyIx {
+        let ix = KeyIx(u32::try_from(self.len()).unwrap_or(u32::MAX));
+        let entitlement = self.intern(key);
+        self.keys.rows.push(Row { subject: key.subject, id_at: self.keys.ids.len(), entitlement });
+        self.keys.ids.push_str(key.id);
+        self.add(ix, key.subject, entitlement, digests);
+        ix
+    }
+
+    /// Puts a later entry of the same id in the place of an earlier one, whose secrets are gone.
+    pub fn replace(
+        &mut self,
+        ix: KeyIx,
+        key: &Key<'_>,
+        digests: impl IntoIterator<Item = (SecretDigest, Option<Wall>)>,
+    ) {
+        let entitlement = self.intern(key);
+        if let Some(row) = self.keys.rows.get_mut(ix.0 as usize) {
+            row.entitlement = entitlement;
+            self.renewed.insert(ix, self.keys.secrets.len());
+            self.add(ix, key.subject, entitlement, digests);
         }
+    }
+
+    fn add(
+        &mut self,
+        key: KeyIx,
+        subject: SubjectKey,
+        entitlement: u32,
+        digests: impl IntoIterator<Item = (SecretDigest, Option<Wall>)>,
+    ) {
+        self.keys.secrets.extend(digests.into_iter().map(|(digest, until)| Secret {
+            digest,
+            subject,
+            until: until.unwrap_or(Wall(i64::MAX)),
+            key,
+            entitlement,
+        }));
+    }
+
+    fn intern(&mut self, key: &Key<'_>) -> u32 {
+        let Key { tenant, plan, grant, terms, allow, not_before, expires, status, .. } = *key;
+        let one = Entitlement { tenant, plan, grant, terms, allow, not_before, expires, status };
+        let entitlements = &mut self.keys.entitlements;
+        *self.interned.entry(one).or_insert_with(|| {
+            entitlements.push(one);
+            // There are no more of them than keys.
+            u32::try_from(entitlements.len() - 1).unwrap_or(u32::MAX)
+        })
+    }
+
+    /// The table.
+    pub fn build(self) -> Result<Keys, SharedSecret> {
+        let KeysBuilder { mut keys, interned, renewed } = self;
+        drop(interned);
+        if !renewed.is_empty() {
+            let mut at = 0;
+            keys.secrets.retain(|secret| {
+                at += 1;
+                renewed.get(&secret.key).is_none_or(|from| at > *from)
+            });
+        }
+        // In place: a second table of a million secrets would be the peak of a reload.
+        keys.secrets.sort_unstable_by(|a, b| a.digest.cmp(&b.digest).then(a.key.cmp(&b.key)));
+        let shared = keys.secrets.windows(2).find(|pair| pair[0].digest == pair[1].digest);
+        if let Some(pair) = shared {
+            return Err(SharedSecret { first: pair[0].key, second: pair[1].key });
+        }
+        keys.rows.shrink_to_fit();
+        keys.ids.shrink_to_fit();
+        keys.entitlements.shrink_to_fit();
         keys.secrets.shrink_to_fit();
-        let size = (keys.secrets.len() * 2).next_power_of_two();
-        let mut slots = vec![0u32; size].into_boxed_slice();
-        for (ordinal, secret) in (1u32..).zip(&keys.secrets) {
-            let mut at = home(&secret.digest, size);
-            while slots[at] != 0 {
-                let taken = &keys.secrets[slots[at] as usize - 1];
-                if taken.digest == secret.digest {
-                    return Err(SharedSecret { first: taken.key, second: secret.key });
-                }
-                at = (at + 1) & (size - 1);
-            }
-            slots[at] = ordinal;
-        }
-        keys.slots = slots;
+        keys.direct();
         Ok(keys)
+    }
+}
+
+impl Keys {
+    /// Makes the directory of the sorted secrets.
+    fn direct(&mut self) {
+        let bits = self.secrets.len().next_power_of_two().trailing_zeros().max(1);
+        self.shift = u64::BITS - bits;
+        let mut directory = Vec::with_capacity((1 << bits) + 1);
+        let mut at = 0u32;
+        for place in 0..1usize << bits {
+            directory.push(at);
+            while self
+                .secrets
+                .get(at as usize)
+                .is_some_and(|secret| place_of(&secret.digest, self.shift) == place)
+            {
+                at += 1;
+            }
+        }
+        directory.push(at);
+        self.directory = directory.into();
     }
 
     /// The key with this secret, whatever its state.
     pub fn find(&self, digest: &SecretDigest) -> Option<Found<'_>> {
-        if self.slots.is_empty() {
-            return None;
-        }
-        let mut at = home(digest, self.slots.len());
-        while self.slots[at] != 0 {
-            let secret = &self.secrets[self.slots[at] as usize - 1];
-            if secret.digest == *digest {
-                let key = &self.rows[secret.key.0 as usize];
-                return Some(Found { ix: secret.key, key, until: secret.until });
-            }
-            at = (at + 1) & (self.slots.len() - 1);
-        }
-        None
+        let place = place_of(digest, self.shift);
+        let (from, to) = (*self.directory.get(place)?, *self.directory.get(place + 1)?);
+        let secret = self
+            .secrets
+            .get(from as usize..to as usize)?
+            .iter()
+            .find(|secret| secret.digest == *digest)?;
+        Some(Found {
+            ix: secret.key,
+            subject: secret.subject,
+            entitled: &self.entitlements[secret.entitlement as usize],
+            until: secret.until,
+        })
     }
 
     /// The key at `ix`.
-    pub fn at(&self, ix: KeyIx) -> &Key {
-        &self.rows[ix.0 as usize]
+    pub fn at(&self, ix: KeyIx) -> Key<'_> {
+        let at = ix.0 as usize;
+        let row = &self.rows[at];
+        let end = self.rows.get(at + 1).map_or(self.ids.len(), |next| next.id_at);
+        let Entitlement { tenant, plan, grant, terms, allow, not_before, expires, status } =
+            self.entitlements[row.entitlement as usize];
+        Key {
+            id: &self.ids[row.id_at..end],
+            subject: row.subject,
+            tenant,
+            plan,
+            grant,
+            terms,
+            allow,
+            not_before,
+            expires,
+            status,
+        }
     }
 
     /// All keys, in the order of their files.
-    pub fn iter(&self) -> std::slice::Iter<'_, Key> {
-        self.rows.iter()
+    pub fn iter(&self) -> impl Iterator<Item = Key<'_>> {
+        (0..).map(KeyIx).take(self.rows.len()).map(|ix| self.at(ix))
     }
 
     /// Number of keys.
@@ -165,17 +319,90 @@ impl Keys {
     }
 }
 
-impl<'a> IntoIterator for &'a Keys {
-    type Item = &'a Key;
-    type IntoIter = std::slice::Iter<'a, Key>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.iter()
-    }
-}
-
-fn home(digest: &SecretDigest, size: usize) -> usize {
+/// A digest's place in a directory.
+fn place_of(digest: &SecretDigest, shift: u32) -> usize {
     let mut eight = [0; 8];
     eight.copy_from_slice(&digest.0[..8]);
-    usize::try_from(u64::from_le_bytes(eight) & (size as u64 - 1)).unwrap_or(0)
+    usize::try_from(u64::from_be_bytes(eight).checked_shr(shift).unwrap_or(0)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str) -> Key<'_> {
+        Key {
+            id,
+            subject: SubjectKey(id.len() as u128),
+            tenant: TenantIx(0),
+            plan: PlanIx(0),
+            grant: GrantIx(0),
+            terms: TermsIx(0),
+            allow: None,
+            not_before: None,
+            expires: None,
+            status: KeyStatus::Live,
+        }
+    }
+
+    fn digest(n: u32) -> SecretDigest {
+        let mut bytes = [7; 32];
+        bytes[..4].copy_from_slice(&n.wrapping_mul(0x9e37_79b9).to_be_bytes());
+        bytes[31] = 1;
+        SecretDigest(bytes)
+    }
+
+    #[test]
+    fn every_secret_leads_to_its_key_and_no_other_digest_leads_anywhere() {
+        for many in [0u32, 1, 2, 3, 100, 1_000] {
+            let mut builder = KeysBuilder::default();
+            let ids: Vec<String> = (0..many).map(|n| format!("k{n}")).collect();
+            for (n, id) in (0..).zip(&ids) {
+                builder.push(&key(id), [(digest(n), None)]);
+            }
+            let keys = builder.build().unwrap();
+            for n in 0..many {
+                let found = keys.find(&digest(n)).unwrap();
+                assert_eq!((found.ix, keys.at(found.ix).id), (KeyIx(n), &*ids[n as usize]));
+            }
+            assert!(keys.find(&digest(many)).is_none());
+            let mut near = digest(0);
+            near.0[31] = 2;
+            assert!(keys.find(&near).is_none(), "all of a digest is compared");
+            assert!(keys.iter().map(|key| key.id).eq(ids.iter().map(String::as_str)));
+        }
+    }
+
+    #[test]
+    fn a_secret_of_two_keys_is_told_with_the_first_of_them_first() {
+        let mut builder = KeysBuilder::default();
+        builder.push(&key("a"), [(digest(1), None)]);
+        builder.push(&key("b"), [(digest(2), None), (digest(1), None)]);
+        let told = builder.build().unwrap_err();
+        assert_eq!(told, SharedSecret { first: KeyIx(0), second: KeyIx(1) });
+    }
+
+    #[test]
+    fn a_key_that_is_given_anew_has_its_new_secrets_only() {
+        let mut builder = KeysBuilder::default();
+        let a = builder.push(&key("a"), [(digest(1), None), (digest(2), None)]);
+        builder.push(&key("b"), [(digest(3), None)]);
+        let revoked = Key { status: KeyStatus::Revoked, ..key("a") };
+        builder.replace(a, &revoked, [(digest(2), Some(Wall(5)))]);
+        let keys = builder.build().unwrap();
+        assert!(keys.find(&digest(1)).is_none());
+        let found = keys.find(&digest(2)).unwrap();
+        assert_eq!((found.ix, found.until), (a, Wall(5)));
+        assert_eq!(
+            (found.entitled.status, keys.at(a).status),
+            (KeyStatus::Revoked, KeyStatus::Revoked)
+        );
+        assert!(keys.find(&digest(3)).is_some());
+    }
+
+    #[test]
+    fn what_a_request_reads_of_a_key_is_a_cache_line_a_table() {
+        assert_eq!(size_of::<Secret>(), 64);
+        assert_eq!(size_of::<Entitlement>(), 64);
+    }
 }

@@ -179,7 +179,7 @@ pub enum OnRevoke {
 }
 
 /// An allowlist with its mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AddressRule {
     /// The list.
     pub nets: NetsIx,

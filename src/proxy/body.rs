@@ -13,7 +13,8 @@ use hyper::body::Incoming;
 use super::capture::Piped;
 use super::cut::Cut;
 use super::deadline::Silence;
-use super::pool::Lease;
+use super::http1::{AnswerBody, BrokenOff, Switched};
+use super::pool::SharedStream;
 
 /// How an answer's body ended, as far as the gate saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +43,10 @@ impl OnEnd for () {
 /// Why an answer's body breaks off.
 #[derive(Debug)]
 pub enum AnswerError {
-    /// The upstream broke it off.
-    Upstream(hyper::Error),
+    /// The upstream broke it off (HTTP/1).
+    Http1(BrokenOff),
+    /// The upstream broke it off (HTTP/2).
+    Http2(hyper::Error),
     /// The upstream was silent for too long.
     Silent,
     /// It was cut from outside.
@@ -55,7 +58,7 @@ pub enum AnswerError {
 impl fmt::Display for AnswerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            AnswerError::Upstream(_) => "the upstream broke its answer off",
+            AnswerError::Http1(_) | AnswerError::Http2(_) => "the upstream broke its answer off",
             AnswerError::Silent => "the upstream was silent in the middle of its answer",
             AnswerError::Cut => "the exchange is no longer admitted",
             AnswerError::Broke => "the upstream's answer broke off",
@@ -66,7 +69,8 @@ impl fmt::Display for AnswerError {
 impl std::error::Error for AnswerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            AnswerError::Upstream(error) => Some(error),
+            AnswerError::Http1(error) => Some(error),
+            AnswerError::Http2(error) => Some(error),
             AnswerError::Silent | AnswerError::Cut | AnswerError::Broke => None,
         }
     }
@@ -74,24 +78,32 @@ impl std::error::Error for AnswerError {
 
 /// The upstream's body, holding on to the connection that it comes from.
 #[derive(Debug)]
-pub struct UpstreamBody {
-    incoming: Incoming,
-    lease: Option<Lease>,
-    silence: Silence,
+pub struct UpstreamBody(Came);
+
+#[derive(Debug)]
+enum Came {
+    Http1(AnswerBody),
+    Http2 { incoming: Incoming, stream: Option<SharedStream>, silence: Silence },
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Option<Lease>, idle: Duration) -> UpstreamBody {
-        let mut body = UpstreamBody { incoming, lease, silence: Silence::new(idle) };
-        if http_body::Body::is_end_stream(&body.incoming) {
-            body.give_back();
-        }
-        body
+    /// A body on a connection of its own.
+    pub(super) fn http1(body: AnswerBody) -> UpstreamBody {
+        UpstreamBody(Came::Http1(body))
     }
 
-    fn give_back(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
+    /// A body on a stream of a shared connection, which is given up with its end.
+    pub(super) fn http2(incoming: Incoming, stream: SharedStream, idle: Duration) -> UpstreamBody {
+        let stream = Some(stream).filter(|_| !http_body::Body::is_end_stream(&incoming));
+        UpstreamBody(Came::Http2 { incoming, stream, silence: Silence::new(idle) })
+    }
+
+    /// What follows a 101; `None` where nothing can.
+    pub fn switched(self) -> Option<Switched> {
+        match self.0 {
+            Came::Http1(body) => body.switched(),
+            // RFC 9113 §8.6: HTTP/2 knows no 101.
+            Came::Http2 { .. } => None,
         }
     }
 }
@@ -104,37 +116,51 @@ impl http_body::Body for UpstreamBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        let body = &mut *self;
-        match Pin::new(&mut body.incoming).poll_frame(cx) {
+        let (incoming, stream, silence) = match &mut self.0 {
+            Came::Http1(body) => {
+                return Pin::new(body).poll_frame(cx).map_err(|broken| match broken {
+                    BrokenOff::Silent => AnswerError::Silent,
+                    broken => AnswerError::Http1(broken),
+                });
+            }
+            Came::Http2 { incoming, stream, silence } => (incoming, stream, silence),
+        };
+        match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                body.silence.heard();
-                if http_body::Body::is_end_stream(&body.incoming) {
-                    body.give_back();
+                silence.heard();
+                if http_body::Body::is_end_stream(incoming) {
+                    *stream = None;
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(None) => {
-                body.give_back();
+                *stream = None;
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                body.lease = None;
-                Poll::Ready(Some(Err(AnswerError::Upstream(error))))
+                *stream = None;
+                Poll::Ready(Some(Err(AnswerError::Http2(error))))
             }
             Poll::Pending => {
-                ready!(body.silence.poll(cx));
-                body.lease = None;
+                ready!(silence.poll(cx));
+                *stream = None;
                 Poll::Ready(Some(Err(AnswerError::Silent)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        http_body::Body::is_end_stream(&self.incoming)
+        match &self.0 {
+            Came::Http1(body) => http_body::Body::is_end_stream(body),
+            Came::Http2 { incoming, .. } => http_body::Body::is_end_stream(incoming),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.incoming)
+        match &self.0 {
+            Came::Http1(body) => http_body::Body::size_hint(body),
+            Came::Http2 { incoming, .. } => http_body::Body::size_hint(incoming),
+        }
     }
 }
 

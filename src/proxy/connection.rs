@@ -9,19 +9,13 @@
 //! request.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderValue, Method, Request, Response, Version};
-use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -30,17 +24,17 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::body::{AnswerError, Body, OnEnd};
 use super::counters::{ConnectionCounters, up};
 use super::drain::{DrainPhase, DrainSignal};
 use super::io::{Socket, Stream};
 use super::peer::{ClientHttp, Handler, Peer, TlsFacts};
 use super::proxy_protocol::{self, Announced};
+use super::serving::Serving;
 use super::upstream::{
     BUFFER, CONNECTION_WINDOW, OnThisWorker, PING_EVERY, PING_WITHIN, STREAM_WINDOW,
 };
 use super::watch::{Over, Pieces, Watch};
-use super::wire::{ClientIo, Owed, Stage, Wire};
+use super::wire::{ClientIo, Stage, Wire};
 use super::worker::Slot;
 use crate::policy::snapshot::Bounds;
 
@@ -76,7 +70,8 @@ pub(crate) async fn drive<H: Handler>(arrival: Arrival, handler: H) {
     if let Some((driver, stream, peer)) = Box::pin(arrive(arrival, handler)).await {
         match peer.http {
             ClientHttp::Http1 => driver.http1(stream, peer).await,
-            ClientHttp::Http2 => driver.http2(stream, peer).await,
+            // Larger than HTTP/1's, and rarer: it must not set the size of every connection's task.
+            ClientHttp::Http2 => Box::pin(driver.http2(stream, peer)).await,
         }
     }
 }
@@ -224,7 +219,7 @@ impl<H: Handler> Driver<H> {
         let over = loop {
             let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire), replay));
             let serving = Rc::clone(&serving);
-            let service = service_fn(move |request| Rc::clone(&serving).answer(request));
+            let service = service_fn(move |request| serving.answer(request));
             let mut connection = builder.serve_connection(io, service).with_upgrades();
             let over = std::future::poll_fn(|cx| {
                 loop {
@@ -294,7 +289,7 @@ impl<H: Handler> Driver<H> {
             .keep_alive_timeout(PING_WITHIN);
         let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire), Bytes::new()));
         let serving = self.serving(&wire, peer);
-        let service = service_fn(move |request| Rc::clone(&serving).answer(request));
+        let service = service_fn(move |request| serving.answer(request));
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
         let _listening = self.listen().await;
         let mut timer = std::pin::pin!(sleep(self.bounds.head_timeout));
@@ -357,81 +352,6 @@ impl<H: Handler> Driver<H> {
     async fn refuse(&self, stream: Stream, status: u16) {
         up(&self.counters.unreadable_heads);
         close(stream, &self.handler.unreadable_head(status)).await;
-    }
-}
-
-/// What hyper calls for a request, once a connection.
-struct Serving<H> {
-    handler: H,
-    peer: Rc<Peer>,
-    counters: Arc<ConnectionCounters>,
-    drain: Rc<DrainSignal>,
-    wire: Arc<Wire>,
-}
-
-impl<H: Handler> Serving<H> {
-    /// The handler's answer, or the one to its panic; its end is noticed, and a drain is announced on it.
-    async fn answer(
-        self: Rc<Self>,
-        request: Request<Incoming>,
-    ) -> Result<Response<Answer<H::End>>, Infallible> {
-        let bodied = !http_body::Body::is_end_stream(request.body());
-        let head_only = self.peer.http == ClientHttp::Http2 && request.method() == Method::HEAD;
-        let owed = Owed::new(&self.wire, request.version() == Version::HTTP_10, bodied);
-        let handler = self.handler.clone();
-        let peer = Rc::clone(&self.peer);
-        let mut work = std::pin::pin!(async move { handler.handle(peer, request).await });
-        let mut response = std::future::poll_fn(|cx| {
-            // What a panicking request leaves behind is its own: shared cells are never borrowed across an await.
-            catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))).unwrap_or_else(|_| {
-                up(&self.counters.panics);
-                Poll::Ready(self.handler.panicked())
-            })
-        })
-        .await;
-        let announces = self.drain.phase() >= DrainPhase::Announcing
-            && self.peer.http == ClientHttp::Http1
-            && !response.status().is_informational();
-        if announces {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        if head_only {
-            // hyper leaves the body of an answer to HEAD out for HTTP/1 only (RFC 9110 §9.3.2).
-            let unsent = response.body_mut().take_full();
-            if !unsent.is_empty() {
-                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(unsent.len()));
-            }
-        }
-        Ok(response.map(|body| Answer { body, owed }))
-    }
-}
-
-/// An answer's body as hyper has it: when it is dropped, nothing is owed any more.
-struct Answer<E: OnEnd> {
-    body: Body<E>,
-    owed: Owed,
-}
-
-impl<E: OnEnd> http_body::Body for Answer<E> {
-    type Data = Bytes;
-    type Error = AnswerError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        self.owed.asked();
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.owed.gave();
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

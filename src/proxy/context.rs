@@ -8,13 +8,14 @@ use arc_swap::ArcSwap;
 use http::{Extensions, HeaderValue};
 
 use super::counters::ConnectionCounters;
-use super::forward::Pseudonym;
 use super::long_lived::LongLived;
 use super::pool::Pools;
 use super::refrain::LimitRefrains;
+use super::said::Pseudonym;
 use super::served_tls::ServedTls;
 use crate::clock::{Clock, Now, Steady, Wall};
 use crate::policy::keys::Key;
+use crate::policy::limit::SubjectKey;
 use crate::policy::refusal::Refusal;
 use crate::policy::revocation::RevocationRule;
 use crate::policy::snapshot::Snapshot;
@@ -148,7 +149,7 @@ impl Common {
 
 impl WorkerContext {
     /// A key that exists was refused: the rules of `auto_revoke:` may count it.
-    pub(super) fn struck(&self, policy: &Snapshot, now: Now, key: &Key, why: Refusal) {
+    pub(super) fn struck(&self, policy: &Snapshot, now: Now, key: &Key<'_>, why: Refusal) {
         if policy.auto_revoke.is_empty() {
             return;
         }
@@ -158,9 +159,9 @@ impl WorkerContext {
     }
 
     /// A key was used: rules about disuse want to know.
-    pub(super) fn used(&self, policy: &Snapshot, now: Wall, key: &Key) {
+    pub(super) fn used(&self, policy: &Snapshot, now: Wall, key: SubjectKey) {
         if policy.auto_revoke.iter().any(RevocationRule::is_about_disuse) {
-            self.ledger.saw(key.subject, now);
+            self.ledger.saw(key, now);
         }
     }
 

@@ -6,15 +6,15 @@ use http::{HeaderValue, StatusCode, request};
 
 use super::context::WorkerContext;
 use super::exchange::Exchange;
-use super::forward::{self, Hops, Passage};
+use super::forward::{self, Hops, Passage, Wish};
 use super::peer::Peer;
 use super::serve::{Admission, Facts, Stop};
 use crate::policy::authorize::Permit;
 use crate::policy::refusal::{Refusal, Refused};
-use crate::policy::snapshot::{Snapshot, Target};
+use crate::policy::snapshot::{Snapshot, Target, UpstreamProtocol};
 use crate::store::{Party, Reservation};
 
-/// Step 9's head, edited while the policy is at hand.
+/// Step 9's head, written or edited while the policy is at hand.
 pub(super) fn ready_to_leave(
     at: &WorkerContext,
     policy: &Snapshot,
@@ -47,12 +47,24 @@ pub(super) fn ready_to_leave(
         request_id: exchange.request_id(),
         readings: &facts.readings,
     };
-    let prepared = forward::request_head(head, &passage).and_then(|wish| {
+    let prepared = at.pools.of(&policy.upstream).map_err(|_| {
         let detail = "the TLS material for the upstream cannot be used";
-        let pool = at.pools.of(&policy.upstream);
-        Ok((wish, pool.map_err(|_| Refused::because(Refusal::UpstreamUnreachable, detail))?))
+        Refused::because(Refusal::UpstreamUnreachable, detail)
     });
-    let (wish, pool) = match prepared {
+    let prepared = prepared.and_then(|pool| {
+        let (written, wish) = match policy.upstream.protocol {
+            UpstreamProtocol::Http1 => {
+                let (written, wish) = forward::http1_head(head, &passage, pool.stock().text())?;
+                (Some(written), wish)
+            }
+            UpstreamProtocol::Http2 => {
+                forward::http2_head(head, &passage)?;
+                (None, Wish::Http)
+            }
+        };
+        Ok((pool, written, wish))
+    });
+    let (pool, written, wish) = match prepared {
         Ok(prepared) => prepared,
         Err(refused) => {
             // A refused request spends nothing, also when it is refused this late.
@@ -65,6 +77,7 @@ pub(super) fn ready_to_leave(
     let holds_claim = exchange.held().is_some_and(Reservation::holds_claim);
     let admission = Admission {
         wish,
+        written,
         response_timeout: route.response_timeout,
         body_idle: policy.bounds.body_idle,
         max_body: policy.body_bound(permit.route),

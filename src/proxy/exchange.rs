@@ -173,9 +173,9 @@ impl Exchange {
         self.note(refused, refused.limit.map(|ix| (policy, ix)));
     }
 
-    /// The request was admitted, and holds this.
-    pub(super) fn admitted(&mut self, reservation: Reservation) {
-        self.0.reservation = Some(reservation);
+    /// Where what the request takes is put at once.
+    pub(super) fn hold(&mut self) -> &mut Option<Reservation> {
+        &mut self.0.reservation
     }
 
     /// Sends what must be durable on its way.

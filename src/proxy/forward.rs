@@ -1,17 +1,17 @@
 //! Step 9's heads: what leaves towards the backend and what comes back. The only writer of forwarding headers; nobody
 //! else touches those names.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version, request, response};
 use smallvec::SmallVec;
 
+use super::http1::{self, BadLength, RequestHead};
 use super::peer::Peer;
+use super::said::{Pseudonym, Said};
 use super::target::{absolute, target};
-use crate::policy::address::{X_FORWARDED_FOR, write_address};
+use crate::policy::address::X_FORWARDED_FOR;
 use crate::policy::authorize::Permit;
 use crate::policy::credential::Place;
 use crate::policy::money::Money;
@@ -44,66 +44,6 @@ pub(super) struct Passage<'a> {
     pub(super) readings: &'a [Reading],
 }
 
-/// This run's name in `Via` (RFC 9110 §7.6.3), rendered for every protocol that a request can come by.
-#[derive(Debug)]
-pub(super) struct Pseudonym {
-    name: String,
-    http10: HeaderValue,
-    http11: HeaderValue,
-    http2: HeaderValue,
-}
-
-impl Pseudonym {
-    /// The pseudonym with this run's id in it, so that the gate knows itself from other gates in a chain.
-    pub(super) fn new(boot: &dyn std::fmt::Display) -> Pseudonym {
-        let name = format!("tollgate-{boot}");
-        let via = |version: &str| {
-            let text = format!("{version} {name}");
-            HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("1.1 tollgate"))
-        };
-        Pseudonym { http10: via("1.0"), http11: via("1.1"), http2: via("2"), name }
-    }
-
-    fn via(&self, received: Version) -> HeaderValue {
-        match received {
-            Version::HTTP_2 => self.http2.clone(),
-            Version::HTTP_10 => self.http10.clone(),
-            _ => self.http11.clone(),
-        }
-    }
-}
-
-/// What is said of a connection's client, rendered once: nearly always all requests of a connection are of one client.
-#[derive(Debug)]
-pub(crate) struct Said {
-    client: IpAddr,
-    proto: &'static str,
-    address: HeaderValue,
-    forwarded: HeaderValue,
-}
-
-impl Said {
-    fn of(client: IpAddr, proto: &'static str) -> Said {
-        let mut address = Vec::with_capacity(40);
-        write_address(&mut address, client);
-        let mut forwarded = Vec::with_capacity(64);
-        forwarded.extend_from_slice(if client.is_ipv4() { b"for=" } else { b"for=\"[" });
-        forwarded.extend_from_slice(&address);
-        forwarded.extend_from_slice(if client.is_ipv4() { b"" } else { b"]\"" });
-        forwarded.extend_from_slice(b";proto=");
-        forwarded.extend_from_slice(proto.as_bytes());
-        let value = |text: Vec<u8>| HeaderValue::from_maybe_shared(Bytes::from(text));
-        // Digits, dots, colons and our own words make a header value.
-        let unknown = HeaderValue::from_static("unknown");
-        Said {
-            client,
-            proto,
-            address: value(address).unwrap_or(unknown.clone()),
-            forwarded: value(forwarded).unwrap_or(unknown),
-        }
-    }
-}
-
 /// Whether the client asks to leave HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
@@ -113,153 +53,221 @@ pub(super) enum Wish {
     Upgrade,
 }
 
-/// Turns the client's head into the backend's: takes away what a client may not say, then adds what the gate says. In
-/// that order, or a client could nominate our own fields away (RFC 9110 §7.6.1).
-pub(super) fn request_head(
-    head: &mut request::Parts,
+/// Where a head for the backend goes, field by field.
+trait Fields {
+    /// One more field.
+    fn say(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), BadLength>;
+
+    /// One more field of the gate's own words. A text that is no field value is not said: the loader refuses such names.
+    fn say_text(&mut self, name: &HeaderName, text: &str);
+}
+
+impl Fields for RequestHead {
+    fn say(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), BadLength> {
+        self.field(name, value)
+    }
+
+    fn say_text(&mut self, name: &HeaderName, text: &str) {
+        self.text(name, text);
+    }
+}
+
+impl Fields for HeaderMap {
+    fn say(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), BadLength> {
+        self.append(name, value.clone());
+        Ok(())
+    }
+
+    fn say_text(&mut self, name: &HeaderName, text: &str) {
+        if let Ok(value) = HeaderValue::from_str(text) {
+            self.append(name, value);
+        }
+    }
+}
+
+/// The head for an HTTP/1 backend, written into `buffer`.
+pub(super) fn http1_head(
+    head: &request::Parts,
     passage: &Passage<'_>,
-) -> Result<Wish, Refused> {
-    let policy = passage.policy;
-    let upstream = &*policy.upstream;
-    let found = Found::in_request(&head.headers, passage);
-    if found.via {
-        refuse_loop(&head.headers, &passage.pseudonym.name)?;
-    }
-    let wish = if found.upgrade { wish(head, upstream) } else { Wish::Http };
-    let upgrade = head.headers.get(header::UPGRADE).filter(|_| wish == Wish::Upgrade).cloned();
-    let trailers = found.te && lists(&head.headers, &header::TE, "trailers");
-    let proto = said_proto(head, passage, found.proto);
-    let host = asked_host(head);
-
-    if found.connection {
-        strip_nominated(&mut head.headers);
-    }
-    for name in &found.gone {
-        head.headers.remove(name);
-    }
-    if head.version == Version::HTTP_2 {
-        join_cookies(&mut head.headers);
-    }
-
-    let headers = &mut head.headers;
-    // One growth for everything that follows.
-    headers.reserve(ADDED);
-    headers.append(header::VIA, passage.pseudonym.via(head.version));
-    set_forwarded(headers, passage, proto, host.as_ref());
-    headers.insert(&X_REQUEST_ID, passage.request_id.clone());
-    set_identity(headers, passage);
-    for name in &upstream.remove_headers {
-        headers.remove(name);
-    }
-    for (name, value) in &upstream.set_headers {
-        headers.insert(name, value.clone());
-    }
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-    match upstream.protocol {
-        UpstreamProtocol::Http1 => {
-            if let Some(protocol) = upgrade {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-                headers.insert(header::UPGRADE, protocol);
-            } else if trailers {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
-            }
-            match (&upstream.host_header, head.uri.authority(), host) {
-                // What the client sent stays where it is.
-                (HostRule::Keep, None, Some(_)) => {}
-                (HostRule::Keep, _, host) => {
-                    headers.insert(header::HOST, host.unwrap_or_else(|| own_host(upstream)));
-                }
-                (HostRule::Set(value), ..) => {
-                    headers.insert(header::HOST, value.clone());
-                }
-            }
-            head.version = Version::HTTP_11;
-            head.uri = target(&head.uri, policy)?.into();
+    buffer: Vec<u8>,
+) -> Result<(RequestHead, Wish), Refused> {
+    let upstream = &*passage.policy.upstream;
+    let target = target(&head.uri, passage.policy)?;
+    let mut written = RequestHead::begin(buffer, &head.method, &target);
+    let asked = asked_host(head);
+    // RFC 9110 §7.2: first, where it can be.
+    match (&upstream.host_header, &asked) {
+        (HostRule::Set(value), _) | (HostRule::Keep, Some(value)) => {
+            written.say(&header::HOST, value)
         }
-        UpstreamProtocol::Http2 => {
-            headers.remove(header::HOST);
-            head.version = Version::HTTP_2;
-            let authority = match &upstream.host_header {
-                HostRule::Keep => host.unwrap_or_else(|| own_host(upstream)),
-                HostRule::Set(value) => value.clone(),
-            };
-            head.uri = absolute(target(&head.uri, policy)?, upstream, &authority)?;
-        }
+        (HostRule::Keep, None) => written.say(&header::HOST, &own_host(upstream)),
     }
-    Ok(wish)
+    .map_err(no_length)?;
+    let spoken = client_fields(head, passage, &mut written)?;
+    gate_fields(head, passage, &spoken, asked.as_ref(), &mut written).map_err(no_length)?;
+    let wish = wish(head, upstream, &spoken);
+    match (wish, spoken.upgrade) {
+        (Wish::Upgrade, Some(protocol)) => {
+            written.text(&header::CONNECTION, "upgrade");
+            written.say(&header::UPGRADE, protocol).map_err(no_length)?;
+        }
+        _ if spoken.trailers => written.text(&header::CONNECTION, "te"),
+        _ => {}
+    }
+    Ok((written, wish))
+}
+
+/// Turns the client's head into one for an HTTP/2 backend. From there nothing leaves HTTP.
+pub(super) fn http2_head(head: &mut request::Parts, passage: &Passage<'_>) -> Result<(), Refused> {
+    let upstream = &*passage.policy.upstream;
+    let asked = asked_host(head);
+    let mut fields = HeaderMap::with_capacity(head.headers.len() + ADDED);
+    let spoken = client_fields(head, passage, &mut fields)?;
+    gate_fields(head, passage, &spoken, asked.as_ref(), &mut fields).map_err(no_length)?;
+    let authority = match &upstream.host_header {
+        HostRule::Keep => asked.unwrap_or_else(|| own_host(upstream)),
+        HostRule::Set(value) => value.clone(),
+    };
+    let target = target(&head.uri, passage.policy)?.into_owned();
+    head.uri = absolute(target, upstream, &authority)?;
+    head.version = Version::HTTP_2;
+    head.headers = fields;
+    Ok(())
+}
+
+fn no_length(_: BadLength) -> Refused {
+    Refused::because(Refusal::BadRequest, "a Content-Length that is no number")
 }
 
 /// The most fields that a gate adds to a request, as a reservation: more only makes the map grow once more.
 const ADDED: usize = 9;
 
-/// What one look at each name of a head finds, so that the fields nearly no head has cost no look-up of their own.
+/// What the client's fields say to the gate itself.
 #[derive(Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "a set of five named facts, made and read in this file"
-)]
-struct Found {
-    connection: bool,
-    upgrade: bool,
-    te: bool,
-    via: bool,
-    proto: bool,
-    /// What does not go further.
-    gone: SmallVec<[HeaderName; 8]>,
+struct Spoken<'a> {
+    /// `TE: trailers`.
+    trailers: bool,
+    upgrade: Option<&'a HeaderValue>,
+    proto: Option<&'a HeaderValue>,
 }
 
-impl Found {
-    fn in_request(headers: &HeaderMap, passage: &Passage<'_>) -> Found {
-        let policy = passage.policy;
-        // A public route's `Authorization` is between the client and the backend: the gate did not read it.
-        let keyed = policy.route(passage.permit.route).access == Access::Keyed;
-        let authorization = keyed && policy.credentials.reads_authorization();
-        // A header of the gate's own is its own on every route: clients send their key everywhere.
-        let places = &policy.credentials.places;
-        let credential = |name: &HeaderName| {
-            places.iter().any(|place| matches!(place, Place::Header(own) if own == name))
-        };
-        let mut found = Found::default();
-        for name in headers.keys() {
-            let gone = match name.as_str() {
-                "connection" => {
-                    found.connection = true;
-                    true
-                }
-                "upgrade" => {
-                    found.upgrade = true;
-                    true
-                }
-                "te" => {
-                    found.te = true;
-                    true
-                }
-                "via" => {
-                    found.via = true;
-                    false
-                }
-                "x-forwarded-proto" => {
-                    found.proto = true;
-                    true
-                }
-                "authorization" => authorization,
-                // The gate answers the expectation itself: hyper sends the 100 when the body is first asked for.
-                "expect"
-                | "keep-alive"
-                | "proxy-connection"
-                | "transfer-encoding"
-                | "proxy-authorization"
-                | "http2-settings" => true,
-                _ => policy.identity.forbidden.forbids(name) || credential(name),
-            };
-            if gone {
-                found.gone.push(name.clone());
+/// Says those of the client's fields that go further, and hears what the others say. Comes before anything of ours is
+/// added, or a client could nominate our own fields away (RFC 9110 §7.6.1).
+fn client_fields<'a>(
+    head: &'a request::Parts,
+    passage: &Passage<'_>,
+    to: &mut impl Fields,
+) -> Result<Spoken<'a>, Refused> {
+    let policy = passage.policy;
+    // A public route's `Authorization` is between the client and the backend: the gate did not read it.
+    let keyed = policy.route(passage.permit.route).access == Access::Keyed;
+    let authorization = keyed && policy.credentials.reads_authorization();
+    let nominated = nominated(&head.headers);
+    let goes_on = |name: &HeaderName| {
+        !policy.identity.forbidden.forbids(name)
+            // A header of the gate's own is its own on every route: clients send their key everywhere.
+            && !is_credential(name, policy)
+            && !policy.upstream.remove_headers.contains(name)
+            && !nominated.contains(name)
+    };
+    let join = head.version == Version::HTTP_2;
+    let mut spoken = Spoken::default();
+    for (name, value) in &head.headers {
+        match name.as_str() {
+            "upgrade" => {
+                spoken.upgrade.get_or_insert(value);
             }
+            "te" => spoken.trailers |= lists(value, "trailers"),
+            "x-forwarded-proto" => {
+                spoken.proto.get_or_insert(value);
+            }
+            // Of the first two the gate speaks itself. It answers the expectation too: hyper sends the 100 when the
+            // body is first asked for.
+            "host"
+            | "x-request-id"
+            | "expect"
+            | "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "proxy-authorization"
+            | "http2-settings" => {}
+            "authorization" if authorization => {}
+            "cookie" if join => {}
+            "via" => {
+                refuse_loop(value, &passage.pseudonym.name)?;
+                if goes_on(name) {
+                    to.say(name, value).map_err(no_length)?;
+                }
+            }
+            _ if goes_on(name) => to.say(name, value).map_err(no_length)?,
+            _ => {}
         }
-        found
     }
+    if join
+        && goes_on(&header::COOKIE)
+        && let Some(cookie) = joined_cookies(&head.headers)
+    {
+        to.say(&header::COOKIE, &cookie).map_err(no_length)?;
+    }
+    Ok(spoken)
+}
+
+/// Says what the gate says, whatever the client said: the policy's own words last, in place of all others.
+fn gate_fields(
+    head: &request::Parts,
+    passage: &Passage<'_>,
+    spoken: &Spoken<'_>,
+    host: Option<&HeaderValue>,
+    to: &mut impl Fields,
+) -> Result<(), BadLength> {
+    let upstream = &*passage.policy.upstream;
+    let mut to = Unless { upstream, to };
+    to.say(&header::VIA, passage.pseudonym.via(head.version))?;
+    forwarded(passage, said_proto(passage, spoken), host, &mut to)?;
+    to.say(&X_REQUEST_ID, passage.request_id)?;
+    identity(passage, &mut to);
+    let Unless { to, .. } = to;
+    for (at, (name, value)) in upstream.set_headers.iter().enumerate() {
+        // Of two the last holds.
+        if !upstream.set_headers[at + 1..].iter().any(|(later, _)| later == name) {
+            to.say(name, value)?;
+        }
+    }
+    if spoken.trailers {
+        to.say_text(&header::TE, "trailers");
+    }
+    Ok(())
+}
+
+/// Fields that are said unless the policy takes them away or has words of its own for them.
+struct Unless<'a, F> {
+    upstream: &'a Upstream,
+    to: &'a mut F,
+}
+
+impl<F> Unless<'_, F> {
+    fn allows(&self, name: &HeaderName) -> bool {
+        let Upstream { remove_headers, set_headers, .. } = self.upstream;
+        !remove_headers.contains(name) && !set_headers.iter().any(|(set, _)| set == name)
+    }
+}
+
+impl<F: Fields> Fields for Unless<'_, F> {
+    fn say(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), BadLength> {
+        if self.allows(name) { self.to.say(name, value) } else { Ok(()) }
+    }
+
+    fn say_text(&mut self, name: &HeaderName, text: &str) {
+        if self.allows(name) {
+            self.to.say_text(name, text);
+        }
+    }
+}
+
+fn is_credential(name: &HeaderName, policy: &Snapshot) -> bool {
+    let mut places = policy.credentials.places.iter();
+    places.any(|place| matches!(place, Place::Header(own) if own == name))
 }
 
 /// Takes from a request's trailers what its head may not say either (RFC 9110 §6.5.1).
@@ -270,11 +278,7 @@ pub(super) fn request_trailers(trailers: &mut HeaderMap, policy: &Snapshot) {
             policy.identity.forbidden.forbids(name)
                 || policy.upstream.remove_headers.contains(name)
                 || *name == header::AUTHORIZATION
-                || policy
-                    .credentials
-                    .places
-                    .iter()
-                    .any(|place| matches!(place, Place::Header(own) if own == *name))
+                || is_credential(name, policy)
         })
         .cloned()
         .collect();
@@ -283,38 +287,25 @@ pub(super) fn request_trailers(trailers: &mut HeaderMap, policy: &Snapshot) {
     }
 }
 
-/// Takes from the backend's head what belongs to its connection alone. A 101 keeps what it switches with.
+/// Takes from an HTTP/2 backend's head what belongs to a connection alone; it should not be there. HTTP/1 leaves it out
+/// where it reads the head.
 pub(super) fn response_head(head: &mut response::Parts) {
-    let is_hop = |name: &&HeaderName| {
-        matches!(
-            name.as_str(),
-            "connection"
-                | "keep-alive"
-                | "proxy-connection"
-                | "te"
-                | "transfer-encoding"
-                | "upgrade"
-        )
-    };
-    let gone: SmallVec<[HeaderName; 4]> = head.headers.keys().filter(is_hop).cloned().collect();
-    if gone.is_empty() {
+    if !head.headers.keys().any(http1::is_of_the_hop) {
         return;
     }
-    let upgrade = head.headers.get(header::UPGRADE).filter(|_| head.status == 101).cloned();
-    strip_nominated(&mut head.headers);
-    for name in gone {
+    for name in nominated(&head.headers) {
         head.headers.remove(name);
     }
-    if let Some(protocol) = upgrade {
-        head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(header::UPGRADE, protocol);
+    let gone: SmallVec<[HeaderName; 4]> =
+        head.headers.keys().filter(|name| http1::is_of_the_hop(name)).cloned().collect();
+    for name in gone {
+        head.headers.remove(name);
     }
 }
 
 /// RFC 9110 §7.6.3: a gate that meets its own pseudonym would forward for ever.
-fn refuse_loop(headers: &HeaderMap, pseudonym: &str) -> Result<(), Refused> {
-    let own = |line: &HeaderValue| line.to_str().is_ok_and(|line| line.contains(pseudonym));
-    if headers.get_all(header::VIA).iter().any(own) {
+fn refuse_loop(via: &HeaderValue, pseudonym: &str) -> Result<(), Refused> {
+    if via.to_str().is_ok_and(|line| line.contains(pseudonym)) {
         Err(Refused::because(Refusal::UpstreamBroken, "the upstream leads back to this gate"))
     } else {
         Ok(())
@@ -322,53 +313,44 @@ fn refuse_loop(headers: &HeaderMap, pseudonym: &str) -> Result<(), Refused> {
 }
 
 /// RFC 9110 §7.8: only with both fields, only in HTTP/1.1, never to h2c, which would be HTTP past the policy.
-fn wish(head: &request::Parts, upstream: &Upstream) -> Wish {
+fn wish(head: &request::Parts, upstream: &Upstream, spoken: &Spoken<'_>) -> Wish {
+    let Some(protocol) = spoken.upgrade else { return Wish::Http };
     let asked = head.version == Version::HTTP_11
         && upstream.protocol == UpstreamProtocol::Http1
-        && lists(&head.headers, &header::CONNECTION, "upgrade")
-        && head.headers.get(header::UPGRADE).is_some_and(|to| {
-            to.to_str()
-                .is_ok_and(|to| !to.split(',').any(|one| one.trim().eq_ignore_ascii_case("h2c")))
-        });
+        && head.headers.get_all(header::CONNECTION).iter().any(|line| lists(line, "upgrade"))
+        && protocol
+            .to_str()
+            .is_ok_and(|to| !to.split(',').any(|one| one.trim().eq_ignore_ascii_case("h2c")));
     if asked { Wish::Upgrade } else { Wish::Http }
 }
 
-fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
-    headers.get_all(name).iter().any(|line| {
-        line.to_str()
-            .is_ok_and(|line| line.split(',').any(|one| one.trim().eq_ignore_ascii_case(word)))
-    })
+fn lists(line: &HeaderValue, word: &str) -> bool {
+    line.to_str().is_ok_and(|line| line.split(',').any(|one| one.trim().eq_ignore_ascii_case(word)))
 }
 
-/// Removes what `Connection` names (RFC 9110 §7.6.1), before anything of ours is added.
-fn strip_nominated(headers: &mut HeaderMap) {
-    let mut nominated: SmallVec<[HeaderName; 4]> = SmallVec::new();
-    for line in headers.get_all(header::CONNECTION) {
-        let names = line.as_bytes().split(|byte| *byte == b',');
-        nominated.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()));
-    }
-    for name in nominated {
-        headers.remove(name);
-    }
+/// What `Connection` names (RFC 9110 §7.6.1).
+fn nominated(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
+    let lines = headers.get_all(header::CONNECTION).iter();
+    lines
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect()
 }
 
 /// RFC 9113 §8.2.3: HTTP/1.1 backends expect one `Cookie`.
-fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
-        return;
-    }
-    let crumbs: Vec<&[u8]> =
-        headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
-        headers.insert(header::COOKIE, whole);
-    }
+fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let first = crumbs.next()?;
+    let Some(second) = crumbs.next() else { return Some(first.clone()) };
+    let crumbs: SmallVec<[&[u8]; 8]> =
+        [first, second].into_iter().chain(crumbs).map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).ok()
 }
 
 /// The scheme that the client used, as far as we can know it: a trusted proxy before us may have ended its TLS.
-fn said_proto(head: &request::Parts, passage: &Passage<'_>, sent: bool) -> &'static str {
+fn said_proto(passage: &Passage<'_>, spoken: &Spoken<'_>) -> &'static str {
     let trusted = || passage.policy.client_address.trusts_fields(passage.peer.address());
-    let said = head.headers.get(&X_FORWARDED_PROTO).filter(|_| sent && trusted());
-    match said.map(HeaderValue::as_bytes) {
+    match spoken.proto.filter(|_| trusted()).map(HeaderValue::as_bytes) {
         Some(b"https") => "https",
         Some(b"http") => "http",
         _ if passage.peer.tls.is_some() => "https",
@@ -377,12 +359,12 @@ fn said_proto(head: &request::Parts, passage: &Passage<'_>, sent: bool) -> &'sta
 }
 
 /// Rebuilds `Forwarded` (RFC 7239) and the `X-Forwarded-` fields from what the gate itself decided.
-fn set_forwarded(
-    headers: &mut HeaderMap,
+fn forwarded(
     passage: &Passage<'_>,
     proto: &'static str,
     host: Option<&HeaderValue>,
-) {
+    to: &mut impl Fields,
+) -> Result<(), BadLength> {
     let mut said = passage.peer.said.borrow_mut();
     let same = |said: &Said| said.client == passage.client && said.proto == proto;
     if !said.as_ref().is_some_and(same) {
@@ -390,46 +372,41 @@ fn set_forwarded(
     }
     if let Some(said) = &*said {
         if let Some(name) = &passage.policy.identity.address {
-            headers.insert(name, said.address.clone());
+            to.say(name, &said.address)?;
         }
-        headers.insert(&X_FORWARDED_FOR, said.address.clone());
-        headers.insert(header::FORWARDED, said.forwarded.clone());
+        to.say(&X_FORWARDED_FOR, &said.address)?;
+        to.say(&header::FORWARDED, &said.forwarded)?;
     }
-    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-    if let Some(host) = host {
-        headers.insert(&X_FORWARDED_HOST, host.clone());
-    }
+    to.say_text(&X_FORWARDED_PROTO, proto);
+    host.map_or(Ok(()), |host| to.say(&X_FORWARDED_HOST, host))
 }
 
-fn set_identity(headers: &mut HeaderMap, passage: &Passage<'_>) {
+fn identity(passage: &Passage<'_>, to: &mut impl Fields) {
     let Some(caller) = passage.permit.caller else { return };
     let (policy, identity) = (passage.policy, &passage.policy.identity);
-    let mut set = |name: &Option<HeaderName>, value: &str| {
-        // The loader refuses names that are no header value.
-        if let (Some(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
-            headers.insert(name, value);
-        }
-    };
-    set(&identity.tenant, &policy.tenant(caller.tenant).name);
-    set(&identity.key, &policy.keys.at(caller.key).id);
-    set(&identity.plan, &policy.plan(caller.plan).name);
-    if identity.scopes.is_some() {
-        let scopes = match policy.grant(caller.grant) {
-            Grant::All => Cow::Borrowed("*"),
+    if let Some(name) = &identity.tenant {
+        to.say_text(name, &policy.tenant(caller.tenant).name);
+    }
+    if let Some(name) = &identity.key {
+        to.say_text(name, &policy.keys.at(caller.key).id);
+    }
+    if let Some(name) = &identity.plan {
+        to.say_text(name, &policy.plan(caller.plan).name);
+    }
+    if let Some(name) = &identity.scopes {
+        match policy.grant(caller.grant) {
+            Grant::All => to.say_text(name, "*"),
             Grant::Only(held) => {
                 let names: Vec<&str> =
                     held.iter().map(|ix| &*policy.scopes[ix.0 as usize]).collect();
-                Cow::Owned(names.join(" "))
+                to.say_text(name, &names.join(" "));
             }
-        };
-        set(&identity.scopes, &scopes);
+        }
     }
     if let Some(BalanceHeader { name, of }) = &identity.balance
         && let Some(reading) = passage.readings.iter().find(|reading| reading.limit == *of)
-        && let Ok(value) =
-            HeaderValue::from_maybe_shared(Bytes::from(Money(reading.remaining).to_string()))
     {
-        headers.insert(name, value);
+        to.say_text(name, &Money(reading.remaining).to_string());
     }
 }
 

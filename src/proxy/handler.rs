@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use super::body::Body;
 use super::context::WorkerContext;
 use super::exchange::Exchange;
-use super::peer::{Handler, Peer};
+use super::peer::{Handled, Handler, Peer};
 use super::respond::unasked;
 use super::serve::serve;
 use crate::policy::refusal::{Refusal, Refused};
@@ -62,12 +62,8 @@ async fn keep_house(at: Rc<WorkerContext>) {
 impl Handler for Gatekeeper {
     type End = Exchange;
 
-    fn handle(
-        self,
-        peer: Rc<Peer>,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body<Exchange>>> + 'static {
-        serve(self.0, peer, request)
+    fn handle(&self, peer: Rc<Peer>, request: Request<Incoming>) -> Handled<Exchange> {
+        serve(Rc::clone(&self.0), peer, request)
     }
 
     fn panicked(&self) -> Response<Body<Exchange>> {

@@ -33,7 +33,7 @@ pub(super) fn identify(
     match authenticate(policy, &at.ledger.overlay(), head, now.wall) {
         Ok(caller) => {
             (facts.key, facts.caller) = (Some(caller.key), Some(caller));
-            at.used(policy, now.wall, policy.keys.at(caller.key));
+            at.used(policy, now.wall, caller.subject);
             Ok(Some(caller))
         }
         Err(stranger) => {

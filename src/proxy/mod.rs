@@ -2,7 +2,7 @@
 //!
 //! From the outside in: [`listen`] binds, [`worker`] accepts and spreads, [`connection`] drives one client through
 //! PROXY header, TLS and HTTP, and calls a [`peer::Handler`] for every request. From there, [`pool`] sends to the
-//! upstream, [`body`] streams both ways, [`tunnel`] carries what was upgraded, [`cut`] ends what
+//! upstream, over HTTP/1 by way of [`http1`], [`body`] streams both ways, [`tunnel`] carries what was upgraded, [`cut`] ends what
 //! is no longer admitted, and [`drain`] ends it all. Everything of a
 //! worker stays on its thread. Nothing here compares a scope, an address or a counter itself.
 
@@ -17,9 +17,11 @@ mod deadline;
 mod depart;
 pub mod drain;
 mod exchange;
+mod failure;
 mod forward;
 mod handler;
 mod here;
+pub mod http1;
 mod idempotent;
 mod identify;
 mod io;
@@ -33,8 +35,10 @@ pub mod proxy_protocol;
 mod refrain;
 pub mod request_body;
 mod respond;
+mod said;
 mod serve;
 pub mod served_tls;
+mod serving;
 mod spelling;
 mod target;
 pub mod tls;

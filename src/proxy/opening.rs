@@ -8,13 +8,13 @@ use super::serve::{Facts, Stop};
 use crate::clock::Now;
 use crate::policy::authorize::Permit;
 use crate::policy::covering;
-use crate::policy::order::{Readings, longest_wait, refusing};
+use crate::policy::order::{Asks, Readings, longest_wait, refusing};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::Snapshot;
-use crate::store::{Found, Opening, Order, Reservation};
+use crate::store::{Found, Order, Reservation, Told};
 use crate::telemetry::metrics::IdempotencyOutcome;
 
-/// Takes everything that the request needs, or nothing.
+/// Takes everything that the request needs, which is then `held`, or nothing.
 pub(super) fn open(
     at: &WorkerContext,
     policy: &Snapshot,
@@ -22,32 +22,26 @@ pub(super) fn open(
     permit: &Permit,
     now: Now,
     facts: &mut Facts,
-) -> Result<Reservation, Stop> {
+    held: &mut Option<Reservation>,
+) -> Result<(), Stop> {
     let route = policy.route(permit.route);
     let claim = idempotent::claim(policy, route, permit.caller, head).inspect_err(|refused| {
         facts.idempotency = IdempotencyOutcome::of(refused.why);
     })?;
-    let asks = covering::asks(policy, permit.route, permit.caller, facts.client, now.wall);
+    let mut asks = Asks::new();
+    let Permit { route, caller, .. } = *permit;
+    covering::asks_into(&mut asks, policy, route, caller, facts.client, now.wall);
     let order = Order { asks: &asks, claim: claim.as_ref(), bounds: policy.records };
-    let (readings, stop) = match at.ledger.open(now, &order) {
-        Opening::Admitted(reservation, readings) => {
-            facts.readings = readings;
+    let stop = match at.ledger.open_into(now, &order, &mut facts.readings, held) {
+        Told::Admitted => {
             facts.idempotency = claim.map(|_| IdempotencyOutcome::Fresh);
-            return Ok(reservation);
+            return Ok(());
         }
-        Opening::Refused(readings) => {
-            let refused = limited(policy, &readings);
-            (readings, refused.into())
-        }
-        Opening::Repeated(found, readings) => (readings, repeated(found)),
-        Opening::Full(readings) => {
-            (readings, because(Refusal::IdempotencyFull, "there is no room for one more record"))
-        }
-        Opening::StoreFailed(readings) => {
-            (readings, because(Refusal::StoreUnavailable, "the store has failed"))
-        }
+        Told::Refused => limited(policy, &facts.readings).into(),
+        Told::Repeated(found) => repeated(found),
+        Told::Full => because(Refusal::IdempotencyFull, "there is no room for one more record"),
+        Told::StoreFailed => because(Refusal::StoreUnavailable, "the store has failed"),
     };
-    facts.readings = readings;
     facts.idempotency = match &stop {
         Stop::Repeated(_) => Some(IdempotencyOutcome::Replayed),
         Stop::Refused(refused) => IdempotencyOutcome::of(refused.why),

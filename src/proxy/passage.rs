@@ -13,7 +13,7 @@ use super::exchange::Exchange;
 use super::forward::{self, Wish};
 use super::idempotent;
 use super::peer::Peer;
-use super::pool::{Processed, SendFailure, Why};
+use super::pool::{Departure, Processed, SendFailure, Why};
 use super::request_body::{BodyFate, RequestBody};
 use super::respond::unasked;
 use super::serve::{Admission, Answer, late_refusal};
@@ -22,24 +22,32 @@ use crate::killpoint::{self, KillPoint};
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::outcome::Outcome;
 use crate::policy::refusal::{Refusal, Refused};
-use crate::policy::snapshot::OnRevoke;
+use crate::policy::snapshot::{OnRevoke, UpstreamProtocol};
 use crate::store::Completion;
 
 /// Sends an admitted request on, and passes the answer back. What it returns is small, because hyper moves it about: the
-/// rest is boxed, and its memory goes from request to request.
+/// request is with its connection by then.
 pub(super) fn pass(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     mut request: Request<RequestBody>,
-    admission: Admission,
+    mut admission: Admission,
     mut exchange: Exchange,
 ) -> impl Future<Output = Answer> {
     // Taken out of the request in any case: what hyper hangs on it is for this hop alone.
     let client = hyper::upgrade::on(&mut request);
     killpoint::pass(KillPoint::BeforeSend);
     exchange.sending(request.body().watch(), at.clock.steady());
-    let sending = Box::pin(admission.pool.send(request, admission.response_timeout));
+    let departure = match admission.written.take() {
+        Some(head) => {
+            let fields = std::mem::take(request.headers_mut());
+            Departure::Http1(head, std::mem::take(request.body_mut()), fields)
+        }
+        None => Departure::Http2(request),
+    };
+    let sending = admission.pool.send(departure, admission.response_timeout);
     async move {
+        let sending = std::pin::pin!(sending);
         let sent = killpoint::once_begun(KillPoint::AfterSend, sending).await;
         killpoint::pass(KillPoint::BeforeHead);
         let now = at.clock.steady();
@@ -92,22 +100,24 @@ fn deliver(
     at: &Rc<WorkerContext>,
     peer: &Rc<Peer>,
     client: OnUpgrade,
-    mut response: Response<UpstreamBody>,
+    response: Response<UpstreamBody>,
     admission: &Admission,
     mut exchange: Exchange,
 ) -> Answer {
-    let upstream = hyper::upgrade::on(&mut response);
     let (mut head, body) = response.into_parts();
-    forward::response_head(&mut head);
-    let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if switching && admission.wish == Wish::Http {
-        let refused =
-            Refused::because(Refusal::UpstreamBroken, "the upstream switched protocols unasked");
-        let answer = late_refusal(at, &exchange, &refused);
-        return exchange.failed(&refused, answer);
+    if admission.pool.upstream().protocol == UpstreamProtocol::Http2 {
+        forward::response_head(&mut head);
     }
+    let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let cut = watched(at, admission, switching, &mut exchange);
     if switching {
+        let asked = admission.wish == Wish::Upgrade;
+        let Some(upstream) = asked.then_some(body).and_then(UpstreamBody::switched) else {
+            let detail = "the upstream switched protocols unasked";
+            let refused = Refused::because(Refusal::UpstreamBroken, detail);
+            let answer = late_refusal(at, &exchange, &refused);
+            return exchange.failed(&refused, answer);
+        };
         // A tunnel is done as far as repeats go, and nothing of it can be kept.
         exchange.completed(Completion::NotReplayable);
         let mut answer = Response::from_parts(head, Body::empty());

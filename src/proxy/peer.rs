@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,8 +12,8 @@ use hyper::body::Incoming;
 use rustls::ServerConfig;
 
 use super::body::{Body, OnEnd};
-use super::forward::Said;
 use super::refrain::Refrain;
+use super::said::Said;
 use super::worker::Slot;
 use crate::policy::snapshot::Bounds;
 
@@ -67,17 +68,24 @@ impl Peer {
     }
 }
 
-/// What answers requests: one value a worker, cloned for every request (an `Rc` inside).
+/// An answer that takes time. Boxed, so that what hyper keeps and moves with every connection stays small.
+pub type Coming<E> = Pin<Box<dyn Future<Output = Response<Body<E>>>>>;
+
+/// What a handler makes of a request before it waits for anything.
+pub enum Handled<E: OnEnd> {
+    /// The answer, at hand.
+    Now(Response<Body<E>>),
+    /// The answer when it comes. Dropped unfinished when the client leaves.
+    Later(Coming<E>),
+}
+
+/// What answers requests: one value a worker, cloned for every connection (an `Rc` inside).
 pub trait Handler: Clone + 'static {
     /// What hangs on the end of an answer.
     type End: OnEnd;
 
     /// Answers one request. A panic in it becomes [`Handler::panicked`], for this request alone.
-    fn handle(
-        self,
-        peer: Rc<Peer>,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body<Self::End>>> + 'static;
+    fn handle(&self, peer: Rc<Peer>, request: Request<Incoming>) -> Handled<Self::End>;
 
     /// The answer to a request whose handling panicked.
     fn panicked(&self) -> Response<Body<Self::End>>;

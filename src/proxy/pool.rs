@@ -1,75 +1,50 @@
 //! A worker's connections to one upstream: last used, first taken, closed when idle for too long.
 //!
-//! A request is sent a second time only with proof that the upstream did not process it: hyper gave the message back
-//! untouched, or (HTTP/2, without a body) the stream was refused or lies above GOAWAY's last id. Then a fresh
-//! connection is opened, at most twice. A connection returns here only when its answer ended cleanly and its request was
-//! sent whole; hyper closes one on which bytes arrive unasked. Nothing here crosses threads.
+//! A request is sent a second time only with proof that the upstream did not process it: the system took not one byte of
+//! it (HTTP/1), or the stream was refused or lies above GOAWAY's last id (HTTP/2, without a body). Then a fresh
+//! connection is opened, at most twice. An HTTP/1 connection returns here only when its answer ended cleanly and its
+//! request was sent whole; one on which the upstream says something unasked is not used again. Nothing here crosses
+//! threads.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderMap, Request, Response};
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::body::UpstreamBody;
 use super::counters::{ConnectionCounters, down, up};
+use super::failure::{GAVE_UP, LATE, NO_TURN, broken, proves_unprocessed};
+pub use super::failure::{Processed, SendFailure, Why};
+use super::http1::{self, AnswerBody, Errand, RequestHead, Shared, Stock};
 use super::request_body::{BodyFate, BodyWatch, RequestBody};
 use super::tls::TlsProblem;
-use super::upstream::{Http1, Http2, NoConnection, Target};
-use crate::policy::snapshot::{Upstream, UpstreamProtocol};
+use super::upstream::{Http2, NoConnection, Target};
+use crate::policy::snapshot::Upstream;
 
 /// How often a request that was provably not processed is sent on a fresh connection.
 const FRESH_ATTEMPTS: u32 = 2;
 /// An idle connection's age is counted in this many steps of `pool_idle`; it closes at most one step late.
 const AGE_STEPS: u32 = 4;
-/// Whether a request's body still moves is looked at this many times in `response_timeout`.
+/// Whether a request's body still moves is looked at this many times in `response_timeout` (HTTP/2).
 const ANSWER_LOOKS: u32 = 16;
 
-/// Why an exchange with the upstream failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SendFailure {
-    /// In which of the three ways.
-    pub why: Why,
-    /// Whether the upstream may have acted on the request.
-    pub processed: Processed,
-    /// For the log; never for the client.
-    pub detail: &'static str,
-}
-
-/// The ways in which an exchange fails before its answer's head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// No connection, or none in time: 502 or 503.
-    Unreachable,
-    /// No answer in time: 504.
-    Timeout,
-    /// The connection broke, or what came was no HTTP: 502. Also when the request's body failed; ask its `BodyWatch`.
-    Broken,
-}
-
-/// Whether the upstream may have acted on a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Processed {
-    /// It is proved that it did not.
-    NotProcessed,
-    /// Nobody knows.
-    MayHaveBeen,
-}
-
-impl SendFailure {
-    fn unreachable(failure: NoConnection) -> SendFailure {
-        let NoConnection(detail) = failure;
-        SendFailure { why: Why::Unreachable, processed: Processed::NotProcessed, detail }
-    }
+/// A request that is ready to leave: everything of it is final.
+#[derive(Debug)]
+pub enum Departure {
+    /// In HTTP/1: as it is written, and a map whose memory the answer's fields may use.
+    Http1(RequestHead, RequestBody, HeaderMap),
+    /// In HTTP/2: its target is absolute.
+    Http2(Request<RequestBody>),
 }
 
 #[derive(Debug)]
 struct Idle {
-    send: Http1,
+    connection: Shared,
     parked: u32,
 }
 
@@ -84,6 +59,7 @@ pub struct Pool {
     opening: Mutex<()>,
     step: Cell<u32>,
     retired: Cell<bool>,
+    stock: Stock,
 }
 
 /// The pool of a worker: always that of the upstream in force.
@@ -130,6 +106,7 @@ impl Pool {
             opening: Mutex::new(()),
             step: Cell::new(0),
             retired: Cell::new(false),
+            stock: Stock::default(),
         });
         tokio::task::spawn_local(close_old(Rc::downgrade(&pool), every));
         Ok(pool)
@@ -140,43 +117,51 @@ impl Pool {
         &self.target.upstream
     }
 
-    /// Sends a request, of which everything is final (the target in origin form for HTTP/1, absolute for HTTP/2), and
-    /// waits for the head of the answer. `response_timeout` runs from the last byte that moved of the request.
-    ///
-    /// The request is with hyper before this returns, where a connection is at hand: what waits holds no request.
+    /// Memory for the head of a request.
+    pub(super) fn stock(&self) -> &Stock {
+        &self.stock
+    }
+
+    /// Sends a request and waits for the head of the answer. `response_timeout` runs from the last byte that moved of the
+    /// request. What waits holds no request: it is with its connection, where one is at hand.
     pub fn send(
         self: &Rc<Pool>,
-        request: Request<RequestBody>,
+        departure: Departure,
         response_timeout: Duration,
     ) -> impl Future<Output = Result<Response<UpstreamBody>, SendFailure>> + use<> {
         let pool = Rc::clone(self);
-        let rest =
-            Rest { active: Active::new(self), watch: request.body().watch(), response_timeout };
-        let begun = match self.target.upstream.protocol {
-            UpstreamProtocol::Http1 => match self.take_idle() {
-                Some(mut send) => {
-                    let answer = send.try_send_request(request);
-                    Begun::Pooled { send, answer }
+        let active = Active::new(self);
+        let begun = match departure {
+            Departure::Http1(head, body, fields) => {
+                let errand = Errand::new(head, body, fields, response_timeout);
+                match self.take_idle() {
+                    Some(connection) => {
+                        connection.borrow_mut().begin(errand, &self.stock);
+                        Begun::Pooled(connection)
+                    }
+                    None => Begun::Fresh(Box::new(errand)),
                 }
-                None => Begun::Fresh(Box::new(request)),
-            },
-            UpstreamProtocol::Http2 => Begun::Shared(Box::new(request)),
+            }
+            Departure::Http2(request) => Begun::Shared(Box::new(request)),
         };
         async move {
             match begun {
-                Begun::Pooled { send, answer } => {
-                    let answer = in_time(answer, &rest.watch, response_timeout).await;
-                    match answer.ok_or(LATE)? {
-                        Ok(answer) => Ok(pool.leased(answer, rest.lease(send))),
-                        Err(mut error) => match error.take_message() {
+                Begun::Pooled(connection) => {
+                    let answer = poll_fn(|cx| connection.borrow_mut().poll_answer(cx)).await;
+                    match answer {
+                        Ok(head) => Ok(pool.answered(head, connection, active)),
+                        Err(failure) if failure.may_be_repeated() => {
+                            let errand = Box::new(connection.borrow_mut().give_up());
                             // Boxed, as all that is rare: its future would be moved with every request.
-                            Some(untouched) => Box::pin(pool.send_fresh(untouched, rest)).await,
-                            None => Err(broken(&error.into_error())),
-                        },
+                            Box::pin(pool.send_fresh(errand, active)).await
+                        }
+                        Err(failure) => Err(failure.into()),
                     }
                 }
-                Begun::Fresh(request) => Box::pin(pool.send_fresh(*request, rest)).await,
-                Begun::Shared(request) => Box::pin(pool.send_http2(*request, rest)).await,
+                Begun::Fresh(errand) => Box::pin(pool.send_fresh(errand, active)).await,
+                Begun::Shared(request) => {
+                    Box::pin(pool.send_http2(*request, active, response_timeout)).await
+                }
             }
         }
     }
@@ -184,41 +169,52 @@ impl Pool {
     /// Sends on connections that nothing was sent on yet.
     async fn send_fresh(
         self: &Rc<Pool>,
-        mut request: Request<RequestBody>,
-        rest: Rest,
+        mut errand: Box<Errand>,
+        active: Active,
     ) -> Result<Response<UpstreamBody>, SendFailure> {
         for _ in 0..FRESH_ATTEMPTS {
-            let mut send = self.counted(self.target.http1().await)?;
-            let answer = send.try_send_request(request);
-            match in_time(answer, &rest.watch, rest.response_timeout).await.ok_or(LATE)? {
-                Ok(answer) => return Ok(self.leased(answer, rest.lease(send))),
-                Err(mut error) => match error.take_message() {
-                    Some(untouched) => request = untouched,
-                    None => return Err(broken(&error.into_error())),
-                },
+            let connection = self.counted(self.target.http1().await)?;
+            connection.borrow_mut().begin(*errand, &self.stock);
+            match poll_fn(|cx| connection.borrow_mut().poll_answer(cx)).await {
+                Ok(head) => return Ok(self.answered(head, connection, active)),
+                Err(failure) if failure.may_be_repeated() => {
+                    *errand = connection.borrow_mut().give_up();
+                }
+                Err(failure) => return Err(failure.into()),
             }
         }
         Err(GAVE_UP)
     }
 
+    fn answered(
+        &self,
+        head: http1::AnswerHead,
+        connection: Shared,
+        active: Active,
+    ) -> Response<UpstreamBody> {
+        let idle = self.target.upstream.idle_timeout;
+        AnswerBody::answer(head, connection, active, idle).map(UpstreamBody::http1)
+    }
+
     async fn send_http2(
         self: &Rc<Pool>,
         mut request: Request<RequestBody>,
-        rest: Rest,
+        active: Active,
+        response_timeout: Duration,
     ) -> Result<Response<UpstreamBody>, SendFailure> {
-        let Rest { active, watch, response_timeout } = rest;
+        let watch = request.body().watch();
+        let idle = self.target.upstream.idle_timeout;
         for attempt in 0..=FRESH_ATTEMPTS {
             let connection = self.share(attempt > 0).await?;
-            let stream = SharedStream::new(Rc::clone(&connection));
+            let stream = StreamCount::new(Rc::clone(&connection));
             // hyper keeps a message it has begun to send; without a body a copy of the head is the whole message.
             let copy = (watch.fate() == BodyFate::Complete).then(|| head_of(&request));
             let mut send = connection.send.clone();
             let answer = in_time(send.try_send_request(request), &watch, response_timeout).await;
             let mut error = match answer.ok_or(LATE)? {
                 Ok(answer) => {
-                    return Ok(
-                        self.leased(answer, Lease::Http2 { _active: active, _stream: stream })
-                    );
+                    let stream = SharedStream { _active: active, _count: stream };
+                    return Ok(answer.map(|incoming| UpstreamBody::http2(incoming, stream, idle)));
                 }
                 Err(error) => error,
             };
@@ -240,13 +236,6 @@ impl Pool {
         Err(GAVE_UP)
     }
 
-    fn leased(&self, answer: Response<Incoming>, lease: Lease) -> Response<UpstreamBody> {
-        // The bytes behind a 101 belong to whoever upgrades; that connection never comes back.
-        let lease = Some(lease).filter(|_| answer.status() != StatusCode::SWITCHING_PROTOCOLS);
-        let idle = self.target.upstream.idle_timeout;
-        answer.map(|incoming| UpstreamBody::new(incoming, lease, idle))
-    }
-
     fn counted<C>(&self, opened: Result<C, NoConnection>) -> Result<C, SendFailure> {
         match opened {
             Ok(connection) => {
@@ -260,28 +249,22 @@ impl Pool {
         }
     }
 
-    /// The connection that was used last and is ready. One whose upload still runs is left where it is.
-    fn take_idle(&self) -> Option<Http1> {
+    /// The connection that was used last, unless the upstream has done something with it meanwhile.
+    fn take_idle(&self) -> Option<Shared> {
         let mut idle = self.idle.borrow_mut();
-        let mut at = idle.len();
-        while at > 0 {
-            at -= 1;
-            if idle[at].send.is_ready() {
-                down(&self.counters.upstream_idle);
-                return Some(idle.remove(at).send);
-            }
-            if idle[at].send.is_closed() {
-                down(&self.counters.upstream_idle);
-                idle.remove(at);
+        while let Some(Idle { connection, .. }) = idle.pop() {
+            down(&self.counters.upstream_idle);
+            if connection.borrow_mut().is_quiet() {
+                return Some(connection);
             }
         }
         None
     }
 
-    fn park(&self, send: Http1) {
+    fn park(&self, connection: Shared) {
         let mut idle = self.idle.borrow_mut();
-        if !self.retired.get() && !send.is_closed() && idle.len() < self.target.upstream.pool_size {
-            idle.push(Idle { send, parked: self.step.get() });
+        if !self.retired.get() && idle.len() < self.target.upstream.pool_size {
+            idle.push(Idle { connection, parked: self.step.get() });
             up(&self.counters.upstream_idle);
         }
     }
@@ -322,7 +305,8 @@ impl Pool {
         let step = self.step.get().wrapping_add(1);
         self.step.set(step);
         self.idle.borrow_mut().retain(|idle| {
-            let stays = step.wrapping_sub(idle.parked) <= AGE_STEPS && !idle.send.is_closed();
+            let stays = step.wrapping_sub(idle.parked) <= AGE_STEPS
+                && idle.connection.borrow_mut().is_quiet();
             if !stays {
                 down(&self.counters.upstream_idle);
             }
@@ -356,60 +340,34 @@ async fn close_old(pool: Weak<Pool>, every: Duration) {
 }
 
 /// How far a request came without waiting.
-enum Begun<A> {
+enum Begun {
     /// It is with a pooled connection.
-    Pooled { send: Http1, answer: A },
+    Pooled(Shared),
     /// It needs a connection of its own.
-    Fresh(Box<Request<RequestBody>>),
+    Fresh(Box<Errand>),
     /// It needs a stream of a shared connection.
     Shared(Box<Request<RequestBody>>),
 }
 
-/// What goes with a request on its way: what it holds, and how long it may take.
-struct Rest {
-    active: Active,
-    watch: BodyWatch,
-    response_timeout: Duration,
-}
-
-impl Rest {
-    fn lease(self, send: Http1) -> Lease {
-        Lease::Http1 { active: self.active, send, watch: self.watch }
-    }
-}
-
-/// A hold on the connection that an answer comes from. Dropped, an HTTP/1 connection closes.
+/// An exchange on a shared connection, as long as it lives.
 #[derive(Debug)]
-pub(crate) enum Lease {
-    /// The whole connection: its sending half, and whether the request was sent whole.
-    Http1 { active: Active, send: Http1, watch: BodyWatch },
-    /// One stream of a shared connection.
-    Http2 { _active: Active, _stream: SharedStream },
-}
-
-impl Lease {
-    /// The answer ended cleanly: the connection may serve another request, unless its own is not sent whole yet.
-    pub(crate) fn give_back(self) {
-        if let Lease::Http1 { active, send, watch } = self
-            && watch.fate() == BodyFate::Complete
-        {
-            active.0.park(send);
-        }
-    }
+pub(crate) struct SharedStream {
+    _active: Active,
+    _count: StreamCount,
 }
 
 /// Counts a stream of a shared connection as long as it lives.
 #[derive(Debug)]
-pub(crate) struct SharedStream(Rc<Http2>);
+struct StreamCount(Rc<Http2>);
 
-impl SharedStream {
-    fn new(connection: Rc<Http2>) -> SharedStream {
+impl StreamCount {
+    fn new(connection: Rc<Http2>) -> StreamCount {
         connection.active.set(connection.active.get() + 1);
-        SharedStream(connection)
+        StreamCount(connection)
     }
 }
 
-impl Drop for SharedStream {
+impl Drop for StreamCount {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get().saturating_sub(1));
     }
@@ -424,53 +382,22 @@ impl Active {
         up(&pool.counters.upstream_active);
         Active(Rc::clone(pool))
     }
+
+    /// Where memory goes back to.
+    pub(super) fn stock(&self) -> &Stock {
+        &self.0.stock
+    }
+
+    /// Keeps the exchange's connection for another.
+    pub(super) fn park(&self, connection: Shared) {
+        self.0.park(connection);
+    }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
         down(&self.0.counters.upstream_active);
     }
-}
-
-const LATE: SendFailure = SendFailure {
-    why: Why::Timeout,
-    processed: Processed::MayHaveBeen,
-    detail: "the upstream did not answer in time",
-};
-
-const NO_TURN: SendFailure = SendFailure {
-    why: Why::Unreachable,
-    processed: Processed::NotProcessed,
-    detail: "the upstream took too long to connect",
-};
-
-const GAVE_UP: SendFailure = SendFailure {
-    why: Why::Broken,
-    processed: Processed::NotProcessed,
-    detail: "the upstream closed every connection before it took the request",
-};
-
-fn broken(error: &hyper::Error) -> SendFailure {
-    let detail = if error.is_parse() {
-        "the upstream's answer is not valid HTTP"
-    } else if error.is_user() {
-        "the request's body could not be sent to its end"
-    } else {
-        "the connection to the upstream broke before an answer"
-    };
-    SendFailure { why: Why::Broken, processed: Processed::MayHaveBeen, detail }
-}
-
-/// Whether an HTTP/2 error is the upstream's own word that it did not look at the request (RFC 9113 §8.7). A GOAWAY
-/// other than the graceful one ends streams below its last id too, so that it proves nothing.
-fn proves_unprocessed(error: &hyper::Error) -> bool {
-    let cause =
-        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.filter(|cause| cause.is_remote()).is_some_and(|cause| {
-        let reason = cause.reason();
-        (cause.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM))
-            || (cause.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
-    })
 }
 
 fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {

@@ -18,11 +18,12 @@ use super::depart::ready_to_leave;
 use super::exchange::{Decided, Exchange};
 use super::forward::{Wish, X_REQUEST_ID};
 use super::here;
+use super::http1::RequestHead;
 use super::idempotent::{Compared, Repeat};
 use super::identify::identify;
 use super::opening::{open, untaken};
 use super::passage;
-use super::peer::{ClientHttp, Peer};
+use super::peer::{ClientHttp, Coming, Handled, Peer};
 use super::pool::Pool;
 use super::request_body::RequestBody;
 use super::respond::{Reads, Refusing, refusal};
@@ -43,12 +44,13 @@ use crate::telemetry::metrics::IdempotencyOutcome;
 /// An answer on its way out; the exchange hangs on the end of its body.
 pub(super) type Answer = Response<Body<Exchange>>;
 
-/// Answers one request. Step 1, accepting, is the connection's.
-pub(super) async fn serve(
+/// Answers one request. Step 1, accepting, is the connection's. Steps 2 to 7 wait for nothing, so only what follows them
+/// is a future: what hyper moves about is small, and a refusal is none at all.
+pub(super) fn serve(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
-) -> Answer {
+) -> Handled<Exchange> {
     let now = at.clock.now();
     let (mut head, body) = request.into_parts();
     let mut exchange = Exchange::begin(&at, now);
@@ -57,28 +59,51 @@ pub(super) async fn serve(
         ClientHttp::Http1 | ClientHttp::Http2 => Follows::Nothing,
     };
     match decide(&at, &peer, &mut head, follows, now, &mut exchange) {
-        Decision::Here(answer) => exchange.answered(answer),
-        Decision::Replay(repeat, idle) => Box::pin(replay(at, exchange, repeat, idle, body)).await,
-        Decision::Pass(mut admission) => {
-            // 8 commit
-            if let Some(party) = admission.party.take() {
-                let committed = Box::pin(commit(&mut exchange, *party)).await;
-                if let Err(refused) = committed {
-                    let answer = late_refusal(&at, &exchange, &refused);
-                    return exchange.failed(&refused, answer);
-                }
-            } else {
-                exchange.committed();
-            }
-            // 9 forward; 10 settle and 11 record hang on the exchange, which travels with the answer's body
-            let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
-            let request = Request::from_parts(head, body);
-            if exchange.held().is_some_and(Reservation::holds_promise) {
-                passage::pass_in_any_case(at, peer, request, admission, exchange).await
-            } else {
-                passage::pass(at, peer, request, admission, exchange).await
-            }
+        Decision::Here(answer) => Handled::Now(exchange.answered(answer)),
+        Decision::Replay(repeat, idle) => {
+            Handled::Later(Box::pin(replay(at, exchange, repeat, idle, body)))
         }
+        Decision::Pass(mut admission) => Handled::Later(match admission.party.take() {
+            Some(party) => Box::pin(promise(at, peer, (head, body), admission, exchange, party)),
+            None => {
+                exchange.committed();
+                forward(at, peer, (head, body), admission, exchange)
+            }
+        }),
+    }
+}
+
+/// Step 8, and what follows.
+async fn promise(
+    at: Rc<WorkerContext>,
+    peer: Rc<Peer>,
+    request: (request::Parts, Incoming),
+    admission: Admission,
+    mut exchange: Exchange,
+    party: Box<Party>,
+) -> Answer {
+    let committed = Box::pin(commit(&mut exchange, *party)).await;
+    if let Err(refused) = committed {
+        let answer = late_refusal(&at, &exchange, &refused);
+        return exchange.failed(&refused, answer);
+    }
+    forward(at, peer, request, admission, exchange).await
+}
+
+/// Step 9; 10 settle and 11 record hang on the exchange, which travels with the answer's body.
+fn forward(
+    at: Rc<WorkerContext>,
+    peer: Rc<Peer>,
+    (head, body): (request::Parts, Incoming),
+    admission: Admission,
+    exchange: Exchange,
+) -> Coming<Exchange> {
+    let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
+    let request = Request::from_parts(head, body);
+    if exchange.held().is_some_and(Reservation::holds_promise) {
+        Box::pin(passage::pass_in_any_case(at, peer, request, admission, exchange))
+    } else {
+        Box::pin(passage::pass(at, peer, request, admission, exchange))
     }
 }
 
@@ -119,6 +144,8 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 pub(super) struct Admission {
     /// Whether the client asks for a tunnel.
     pub(super) wish: Wish,
+    /// The head as an HTTP/1 backend will read it; `None` for HTTP/2, whose head is edited in place.
+    pub(super) written: Option<RequestHead>,
     /// Time to the head of the upstream's answer.
     pub(super) response_timeout: Duration,
     /// Longest silence inside the request's body.
@@ -212,11 +239,8 @@ fn decide(
         made
     };
 
-    // From here on the guard has what was taken, whatever fails.
-    let judged = judge(at, &policy, peer, head, now, &mut facts).map(|admitted| {
-        exchange.admitted(admitted.reservation);
-        admitted.permit
-    });
+    // The guard has what is taken from the moment on when it is, whatever fails.
+    let judged = judge(at, &policy, peer, head, now, &mut facts, exchange);
     if judged.is_err() && facts.readings.is_empty() {
         facts.readings = untaken(at, &policy, &facts, now);
         facts.asked = Asked::Peeked;
@@ -243,7 +267,7 @@ fn decide(
         Stop::Refused(refused) => {
             exchange.refused(&policy, &refused);
             if let Some(key) = facts.key {
-                at.struck(&policy, now, policy.keys.at(key), refused.why);
+                at.struck(&policy, now, &policy.keys.at(key), refused.why);
             }
             let refusing = Refusing {
                 policy: &policy,
@@ -264,12 +288,6 @@ fn decide(
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Decision::Here(answer)
-}
-
-/// What steps 6 and 7 give.
-struct Admitted {
-    permit: Permit,
-    reservation: Reservation,
 }
 
 /// Why a request goes no further than the gate.
@@ -299,7 +317,8 @@ fn judge(
     parts: &request::Parts,
     now: Now,
     facts: &mut Facts,
-) -> Result<Admitted, Stop> {
+    exchange: &mut Exchange,
+) -> Result<Permit, Stop> {
     if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
         // RFC 9110 §9.3.7: a ping of the server itself, which must not reach the backend unauthenticated.
         return Err(Stop::Here(StatusCode::NO_CONTENT));
@@ -340,8 +359,8 @@ fn judge(
     }
     refuse_large_body(policy.body_bound(route_ix), &head)?;
     // 7 open
-    let reservation = open(at, policy, parts, &permit, now, facts)?;
-    Ok(Admitted { permit, reservation })
+    open(at, policy, parts, &permit, now, facts, exchange.hold())?;
+    Ok(permit)
 }
 
 /// A refusal after admission, in the words of the policy in force now: its decision stands, and a slow upload must not

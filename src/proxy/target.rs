@@ -1,5 +1,7 @@
 //! Step 9's target: the path that was matched, byte for byte, and the query without what a client may not say in it.
 
+use std::borrow::Cow;
+
 use http::HeaderValue;
 use http::uri::{Authority, PathAndQuery, Uri};
 
@@ -9,11 +11,16 @@ use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::{Scheme, Snapshot, Upstream};
 
 /// The path and query that the backend is asked for. The path is the one that was matched, byte for byte.
-pub(super) fn target(uri: &Uri, policy: &Snapshot) -> Result<PathAndQuery, Refused> {
+pub(super) fn target<'a>(
+    uri: &'a Uri,
+    policy: &Snapshot,
+) -> Result<Cow<'a, PathAndQuery>, Refused> {
     let upstream = &*policy.upstream;
     let query_credential =
         policy.credentials.places.iter().any(|place| matches!(place, Place::Query(_)));
-    let given = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let given = uri
+        .path_and_query()
+        .map_or_else(|| Cow::Owned(PathAndQuery::from_static("/")), Cow::Borrowed);
     let changes = !upstream.base_path.is_empty()
         || !upstream.remove_query.is_empty()
         || !upstream.set_query.is_empty()
@@ -34,6 +41,7 @@ pub(super) fn target(uri: &Uri, policy: &Snapshot) -> Result<PathAndQuery, Refus
         separator = '&';
     }
     PathAndQuery::try_from(text)
+        .map(Cow::Owned)
         .map_err(|_| Refused::because(Refusal::BadRequest, "a target that cannot be forwarded"))
 }
 

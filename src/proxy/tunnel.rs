@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 
 use super::cut::Cut;
+use super::http1::Switched;
 
 /// Bytes held a direction. A tunnel lives long: it holds little.
 const HELD: usize = 8 * 1024;
@@ -39,15 +40,13 @@ pub struct Tunnelled {
 }
 
 /// Carries bytes between two connections that were both answered with 101. To be run as a local task that also holds
-/// the client's `Rc<Peer>`, so that the connection still counts. Both futures come from `hyper::upgrade::on`: the
-/// client's of its request, the upstream's of its answer.
-pub async fn carry(client: OnUpgrade, upstream: OnUpgrade, cut: Cut) -> Tunnelled {
+/// the client's `Rc<Peer>`, so that the connection still counts. The client's side comes from `hyper::upgrade::on` its
+/// request; the upstream's has switched already.
+pub async fn carry(client: OnUpgrade, mut upstream: Switched, cut: Cut) -> Tunnelled {
     let (up, down) = (Cell::new(0), Cell::new(0));
     let both = async {
-        let upstream = upstream.await.map_err(io::Error::other)?;
         let client = client.await.map_err(io::Error::other)?;
         let mut client = Counted { stream: TokioIo::new(client), read: &up, written: &down };
-        let mut upstream = TokioIo::new(upstream);
         copy_bidirectional_with_sizes(&mut client, &mut upstream, HELD, HELD).await
     };
     let mut both = std::pin::pin!(both);

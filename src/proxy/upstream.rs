@@ -1,5 +1,5 @@
-//! One connection to the upstream: name lookup, TCP, TLS, the HTTP handshake, and the local task that drives it from
-//! then on. Never decides whether a request is sent again: that is the pool's, and rests on proof.
+//! One connection to the upstream: name lookup, TCP, TLS; for HTTP/2 also the handshake, and the local task that
+//! drives it from then on. Never decides whether a request is sent again: that is the pool's, and rests on proof.
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::http1;
 use super::io::{Socket, Stream};
 use super::listen::keepalive;
 use super::request_body::RequestBody;
@@ -69,9 +70,6 @@ pub(crate) struct NoConnection(pub(crate) &'static str);
 
 const LATE: NoConnection = NoConnection("the upstream took too long to connect");
 
-/// An HTTP/1 connection that was just opened.
-pub(crate) type Http1 = http1::SendRequest<RequestBody>;
-
 /// An HTTP/2 connection, shared by the exchanges on it.
 #[derive(Debug)]
 pub(crate) struct Http2 {
@@ -94,19 +92,8 @@ impl Target {
     }
 
     /// Opens an HTTP/1 connection.
-    pub(crate) async fn http1(&self) -> Result<Http1, NoConnection> {
-        let stream = self.connect().await?;
-        let (send, connection) = http1::Builder::new()
-            .max_buf_size(BUFFER)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| NoConnection("the HTTP/1 connection failed at once"))?;
-        let driven = connection.with_upgrades();
-        tokio::task::spawn_local(async move {
-            // Its failure reaches the exchange that it belongs to; an idle one has nobody to tell.
-            let _ = driven.await;
-        });
-        Ok(send)
+    pub(crate) async fn http1(&self) -> Result<http1::Shared, NoConnection> {
+        self.connect().await.map(http1::Connection::new)
     }
 
     /// Opens an HTTP/2 connection.

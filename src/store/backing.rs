@@ -58,14 +58,16 @@ impl Backing {
         Journal::open(directory, now, on_failure).map(OpenedBacking::from)
     }
 
-    /// The same with the data on a storage that is given, for tests that cut its power. The directory holds the rest.
+    /// The same with the data on a storage that is given, for tests that cut its power; the directory holds the rest. The
+    /// tables follow the log after `due` changes.
     pub fn open_on(
         directory: &Path,
         storage: impl redb::StorageBackend,
         now: Now,
+        due: usize,
         on_failure: OnFailure,
     ) -> Result<OpenedBacking, OpenProblem> {
-        Journal::open_on(directory, storage, now, on_failure).map(OpenedBacking::from)
+        Journal::open_on(directory, storage, now, due, on_failure).map(OpenedBacking::from)
     }
 
     /// Whether what it is told is remembered.

@@ -39,7 +39,7 @@ pub use op::{
     Batch, Charge, Charges, Doubt, KeptAnswer, MeterId, Op, Party, Pending, Progress, Record,
     ReservationId,
 };
-pub use opening::{Claim, Found, Opening, Order};
+pub use opening::{Claim, Found, Opening, Order, Told};
 pub use records::RecordOccupancy;
 pub use reservation::{Completion, Reservation};
 pub use restored::Restored;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use papaya::Guard;
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
@@ -21,6 +22,21 @@ use super::promise::{Hold, Keeping};
 use super::records::Claimed;
 use super::reservation::Reservation;
 use super::table::Seat;
+
+/// The answer to [`Ledger::open_into`].
+#[derive(Debug)]
+pub enum Told {
+    /// Every enforced limit admits, and all that admit were taken.
+    Admitted,
+    /// An enforced limit refuses; nothing was taken.
+    Refused,
+    /// A record answers; of the limits only rates were asked and taken.
+    Repeated(Found),
+    /// There is no room for one more record; nothing was taken.
+    Full,
+    /// The store has failed, and something that was asked for cannot do without it; nothing was taken.
+    StoreFailed,
+}
 
 /// The answer to [`Ledger::open`]. One reading an ask, in the order of the asks. A limit that was not asked has a reading
 /// that admits and shows how it stands.
@@ -87,16 +103,20 @@ impl<'a> Order<'a> {
     }
 }
 
-/// Where an ask's meter is: the cell's place among the request's cells, and the meter's place in the cell.
+/// What is known of an ask on its way: where it is counted, at which place its cell is among the locked ones and its
+/// meter in the cell, and what that says.
 #[derive(Clone, Copy)]
-struct Place {
+struct Line<'g> {
+    seat: Seat<'g>,
     cell: usize,
     meter: usize,
+    admits: bool,
 }
 
-/// The cells of one request, each once, ascending by subject: everybody locks in this order, so nobody waits in a ring.
-type Seats<'g> = SmallVec<[Seat<'g>; 6]>;
+/// One an ask, in their order.
+type Lines<'g> = SmallVec<[Line<'g>; 6]>;
 
+/// The cells of one request, each once, ascending by subject: everybody locks in this order, so nobody waits in a ring.
 type Locked<'g> = SmallVec<[MutexGuard<'g, Meters>; 6]>;
 
 /// Blocks that must be durable, each with the place of its ask.
@@ -115,9 +135,30 @@ impl Ledger {
     /// their meters a request without money and claim allocates nothing for up to six asks, one of them concurrent,
     /// unless a block of a quota must be made durable.
     pub fn open(&self, now: Now, order: &Order<'_>) -> Opening {
+        let (mut readings, mut held) = (Readings::new(), None);
+        match (self.open_into(now, order, &mut readings, &mut held), held) {
+            (Told::Admitted, Some(reservation)) => Opening::Admitted(reservation, readings),
+            (Told::Admitted, None) => Opening::Admitted(Reservation::new(now), readings),
+            (Told::Refused, _) => Opening::Refused(readings),
+            (Told::Repeated(found), _) => Opening::Repeated(found, readings),
+            (Told::Full, _) => Opening::Full(readings),
+            (Told::StoreFailed, _) => Opening::StoreFailed(readings),
+        }
+    }
+
+    /// As [`Ledger::open`], into what the caller has: the `readings`, one an ask, and, where it is admitted, what it
+    /// `held`. Some hundred bytes each, which is why they are not handed from hand to hand: 1 000 instructions a request.
+    pub fn open_into(
+        &self,
+        now: Now,
+        order: &Order<'_>,
+        readings: &mut Readings,
+        held: &mut Option<Reservation>,
+    ) -> Told {
+        readings.clear();
         match order.claim {
-            None => self.open_limits(now, order.asks),
-            Some(claim) => self.open_claimed(now, order, claim),
+            None => self.open_limits(now, order.asks, readings, held),
+            Some(claim) => self.open_claimed(now, order, claim, readings, held),
         }
     }
 
@@ -132,33 +173,44 @@ impl Ledger {
         read.unwrap_or_else(|| Meter::unused(ask, now))
     }
 
-    fn peek_all(&self, now: Now, asks: &Asks) -> Readings {
-        asks.iter().map(|ask| self.peek(now, ask)).collect()
+    fn peek_all(&self, now: Now, asks: &Asks, readings: &mut Readings) {
+        readings.extend(asks.iter().map(|ask| self.peek(now, ask)));
     }
 
-    fn open_claimed(&self, now: Now, order: &Order<'_>, claim: &Claim) -> Opening {
+    fn open_claimed(
+        &self,
+        now: Now,
+        order: &Order<'_>,
+        claim: &Claim,
+        readings: &mut Readings,
+        held: &mut Option<Reservation>,
+    ) -> Told {
         killpoint::pass(KillPoint::BeforeClaim);
         let waived = match self
             .records
             .claim(now, claim, order.bounds, |batch| self.backing().submit(batch, None))
         {
             Claimed::Fresh(waived) => waived,
-            Claimed::Found(found) => return self.open_repeat(now, order.asks, found),
-            Claimed::Full => return Opening::Full(self.peek_all(now, order.asks)),
+            Claimed::Found(found) => return self.open_repeat(now, order.asks, found, readings),
+            Claimed::Full => {
+                self.peek_all(now, order.asks, readings);
+                return Told::Full;
+            }
         };
         killpoint::pass(KillPoint::AfterClaim);
         // Only now: what is known of earlier requests is as true as before, and needs no store to be told.
         if self.backing().health() == Health::Failed {
             self.records.withdraw(claim.id, waived, drop);
-            return Opening::StoreFailed(self.peek_all(now, order.asks));
+            self.peek_all(now, order.asks, readings);
+            return Told::StoreFailed;
         }
-        match self.open_limits(now, order.asks) {
-            Opening::Admitted(mut reservation, readings) => {
+        match (self.open_limits(now, order.asks, readings, held), held) {
+            (Told::Admitted, Some(reservation)) => {
                 let hold = Hold { id: claim.id, waived, bytes: order.bounds.bytes, fate: None };
                 reservation.claim(self, self.keeping(), hold);
-                Opening::Admitted(reservation, readings)
+                Told::Admitted
             }
-            refused => {
+            (refused, _) => {
                 // The backing was not told yet.
                 self.records.withdraw(claim.id, waived, drop);
                 refused
@@ -167,125 +219,193 @@ impl Ledger {
     }
 
     /// A repeat is an attempt like any other, and spends nothing else.
-    fn open_repeat(&self, now: Now, asks: &Asks, found: Found) -> Opening {
+    fn open_repeat(&self, now: Now, asks: &Asks, found: Found, readings: &mut Readings) -> Told {
         let is_rate = |ask: &Ask| ask.ceiling.window.kind() == LimitKind::Rate;
-        match self.open_some(now, asks, is_rate) {
-            Opening::Admitted(_, readings) => Opening::Repeated(found, readings),
+        // What it holds of rates is dropped, and stays taken.
+        let mut held = None;
+        match self.open_some(now, asks, is_rate, readings, &mut held) {
+            Told::Admitted => Told::Repeated(found),
             refused => refused,
         }
     }
 
-    fn open_limits(&self, now: Now, asks: &Asks) -> Opening {
+    fn open_limits(
+        &self,
+        now: Now,
+        asks: &Asks,
+        readings: &mut Readings,
+        held: &mut Option<Reservation>,
+    ) -> Told {
         match self.backing().health() {
-            Health::Up => self.open_all(now, asks, self.keeping()),
+            Health::Up => self.open_all(now, asks, self.keeping(), readings, held),
             Health::Failed
                 if asks.iter().any(|ask| without_store(ask) == WithoutStore::Refused) =>
             {
-                Opening::StoreFailed(self.peek_all(now, asks))
+                self.peek_all(now, asks, readings);
+                Told::StoreFailed
             }
             Health::Failed => {
-                self.open_some(now, asks, |ask| without_store(ask) == WithoutStore::Asked)
+                let is_asked = |ask: &Ask| without_store(ask) == WithoutStore::Asked;
+                self.open_some(now, asks, is_asked, readings, held)
             }
         }
     }
 
     /// Asks some of the limits, in memory alone.
-    fn open_some(&self, now: Now, asks: &Asks, is_asked: impl Fn(&Ask) -> bool) -> Opening {
+    fn open_some(
+        &self,
+        now: Now,
+        asks: &Asks,
+        is_asked: impl Fn(&Ask) -> bool,
+        readings: &mut Readings,
+        held: &mut Option<Reservation>,
+    ) -> Told {
         let some: Asks = asks.iter().copied().filter(&is_asked).collect();
-        let woven = |readings: Readings| -> Readings {
-            let mut asked = readings.into_iter();
-            let reading = |ask: &Ask| {
-                let read = if is_asked(ask) { asked.next() } else { None };
-                read.unwrap_or_else(|| Reading {
-                    admits: true,
-                    wait: Some(0),
-                    ..self.peek(now, ask)
-                })
-            };
-            asks.iter().map(reading).collect()
-        };
-        match self.open_all(now, &some, Keeping::Memory) {
-            Opening::Admitted(reservation, readings) => {
-                Opening::Admitted(reservation, woven(readings))
-            }
-            Opening::Refused(readings) => Opening::Refused(woven(readings)),
-            other @ (Opening::Repeated(..) | Opening::Full(_) | Opening::StoreFailed(_)) => other,
-        }
+        let mut of_some = Readings::new();
+        let told = self.open_all(now, &some, Keeping::Memory, &mut of_some, held);
+        let mut asked = of_some.into_iter();
+        readings.extend(asks.iter().map(|ask| {
+            let read = if is_asked(ask) { asked.next() } else { None };
+            read.unwrap_or_else(|| Reading { admits: true, wait: Some(0), ..self.peek(now, ask) })
+        }));
+        told
     }
 
-    fn open_all(&self, now: Now, asks: &Asks, keeping: Keeping) -> Opening {
+    fn open_all(
+        &self,
+        now: Now,
+        asks: &Asks,
+        keeping: Keeping,
+        readings: &mut Readings,
+        held: &mut Option<Reservation>,
+    ) -> Told {
         if asks.is_empty() {
-            return Opening::Admitted(Reservation::new(now), Readings::new());
+            *held = Some(Reservation::new(now));
+            return Told::Admitted;
         }
         loop {
-            if let Some(opening) = self.try_open(now, asks, keeping) {
-                return opening;
+            if let Some(told) = self.try_open(now, asks, keeping, readings, held) {
+                return told;
             }
         }
     }
 
     /// One attempt; `None` when a cell was swept meanwhile, or a meter had to be made first.
-    fn try_open(&self, now: Now, asks: &Asks, keeping: Keeping) -> Option<Opening> {
+    fn try_open(
+        &self,
+        now: Now,
+        asks: &Asks,
+        keeping: Keeping,
+        readings: &mut Readings,
+        held: &mut Option<Reservation>,
+    ) -> Option<Told> {
         let guard = self.table.guard();
-        let seated: Seats<'_> = asks.iter().map(|ask| self.table.seat(ask, &guard)).collect();
-        let mut cells = seated.clone();
-        cells.sort_unstable_by_key(|seat| seat.subject);
-        cells.dedup_by_key(|seat| seat.subject);
-        let mut places: SmallVec<[Place; 6]> = SmallVec::with_capacity(asks.len());
+        let (mut lines, order) = self.seat(asks, &guard);
+        // Room for everything is made before a lock is held.
+        readings.reserve(asks.len());
         let mut blocks = Blocks::with_capacity(asks.len());
-        let mut readings = Readings::with_capacity(asks.len());
-        let mut reservation = Reservation::new(now);
-        reservation.reserve(asks);
-        let mut locked: Locked<'_> = SmallVec::with_capacity(cells.len());
-        locked.extend(cells.iter().map(|seat| seat.cell.lock()));
-
-        if let Some(swept) = locked.iter().position(|meters| meters.is_retired()) {
+        let mut locked = Locked::with_capacity(asks.len());
+        let mut latest = None;
+        for at in order {
+            let Seat { subject, cell } = lines[at].seat;
+            if latest != Some(subject) {
+                latest = Some(subject);
+                let meters = cell.lock();
+                if meters.is_retired() {
+                    drop((meters, locked));
+                    self.table.forget(subject, cell, &guard);
+                    return None;
+                }
+                locked.push(meters);
+            }
+            lines[at].cell = locked.len() - 1;
+        }
+        let mut crowded = 0;
+        let mut are_there = true;
+        let mut agreed = true;
+        // Nothing is written before everything is known.
+        for (ask, line) in asks.iter().zip(&mut lines) {
+            if ask.subject != line.seat.subject {
+                crowded += 1;
+                if self.table.has_nearer(ask, line.seat.subject, &guard) {
+                    return None;
+                }
+            }
+            let meters = &locked[line.cell];
+            let Some(place) = place_of(ask, meters) else {
+                are_there = false;
+                continue;
+            };
+            line.meter = place;
+            line.admits = meters.at(place).admits(ask, now);
+            agreed &= line.admits || ask.mode == Mode::Shadow;
+        }
+        if !are_there {
             drop(locked);
-            self.table.forget(cells[swept].subject, cells[swept].cell, &guard);
+            self.furnish(now, asks, &lines, &guard);
             return None;
         }
-        let outgrown =
-            |(ask, seat): (&Ask, &Seat<'_>)| self.table.has_nearer(ask, seat.subject, &guard);
-        if asks.iter().zip(&seated).any(outgrown) {
-            return None;
-        }
-        for (ask, seat) in asks.iter().zip(&seated) {
-            let cell = cells.iter().position(|cell| cell.subject == seat.subject)?;
-            match place_of(ask, &locked[cell]) {
-                Some(meter) => places.push(Place { cell, meter }),
-                None => break,
+        self.table.count_crowded(crowded);
+        for (at, (ask, line)) in asks.iter().zip(&lines).enumerate() {
+            let meter = locked[line.cell].at_mut(line.meter);
+            if !agreed || !line.admits {
+                meter.keep(&ask.ceiling, now);
+                readings.push(meter.read(ask, now));
+                continue;
+            }
+            readings.push(meter.charge(ask, now));
+            if keeping == Keeping::Durable
+                && let Meter::Quota(tally) = meter
+                && let Some(block) = tally.block(&ask.ceiling)
+            {
+                blocks.push((at, block));
             }
         }
-        if places.len() < asks.len() {
-            drop(locked);
-            for (ask, seat) in asks.iter().zip(&seated) {
-                let crowd = self.table.crowd_of(ask, seat.subject, &guard);
-                seat.cell.furnish(ask.id, &ask.ceiling, now, crowd.map(AsRef::as_ref));
-            }
-            return None;
-        }
-        let in_crowds = asks.iter().zip(&seated).filter(|(ask, seat)| ask.subject != seat.subject);
-        self.table.count_crowded(in_crowds.count() as u64);
-        if !decide(now, asks, &places, &mut locked, &mut readings) {
-            return Some(Opening::Refused(readings));
-        }
-        if keeping == Keeping::Durable {
-            find_blocks(asks, &places, &mut locked, &readings, &mut blocks);
+        if !agreed {
+            return Some(Told::Refused);
         }
         // A repeat takes rates in memory alone, and they are flushed like any other.
         if self.backing().remembers() {
-            cells.iter().for_each(|seat| seat.cell.note_change());
+            lines.iter().for_each(|line| line.seat.cell.note_change());
         }
         drop(locked);
-        for ((ask, seat), reading) in asks.iter().zip(&seated).zip(&readings) {
-            if reading.admits {
-                reservation.hold(self, keeping, ask, seat);
-            }
+        let reservation = held.insert(Reservation::new(now));
+        for (ask, line) in asks.iter().zip(&lines).filter(|(_, line)| line.admits) {
+            reservation.hold(self, keeping, ask, &line.seat);
         }
         for (at, block) in blocks {
-            reservation.block(self, &asks[at], &seated[at], block);
+            reservation.block(self, &asks[at], &lines[at].seat, block);
         }
-        Some(Opening::Admitted(reservation, readings))
+        Some(Told::Admitted)
+    }
+
+    /// Finds or makes the cells, and the order in which they are locked: ascending by subject.
+    fn seat<'g>(&self, asks: &Asks, guard: &'g impl Guard) -> (Lines<'g>, SmallVec<[usize; 6]>) {
+        let mut lines = Lines::with_capacity(asks.len());
+        let mut order: SmallVec<[usize; 6]> = SmallVec::with_capacity(asks.len());
+        for (at, ask) in asks.iter().enumerate() {
+            // Several limits often count one subject, whose cell is looked up once.
+            let alike = |other: &Ask| other.subject == ask.subject && other.crowded == ask.crowded;
+            let known = asks.iter().zip(&lines).find(|(other, _)| alike(other));
+            let seat = known.map_or_else(|| self.table.seat(ask, guard), |(_, line)| line.seat);
+            lines.push(Line { seat, cell: 0, meter: 0, admits: false });
+            order.push(at);
+            // Sorted as they come: they are few, and a general sort of four takes 300 instructions more.
+            let mut place = at;
+            while place > 0 && lines[order[place - 1]].seat.subject > seat.subject {
+                order.swap(place - 1, place);
+                place -= 1;
+            }
+        }
+        (lines, order)
+    }
+
+    /// Makes the meters that are missing.
+    fn furnish(&self, now: Now, asks: &Asks, lines: &Lines<'_>, guard: &impl Guard) {
+        for (ask, line) in asks.iter().zip(lines) {
+            let crowd = self.table.crowd_of(ask, line.seat.subject, guard);
+            line.seat.cell.furnish(ask.id, &ask.ceiling, now, crowd.map(AsRef::as_ref));
+        }
     }
 }
 
@@ -293,51 +413,6 @@ impl Ledger {
 fn place_of(ask: &Ask, meters: &Meters) -> Option<usize> {
     let place = meters.place(ask.id, ask.ceiling.window.kind())?;
     meters.at(place).counts(ask.ceiling.window).then_some(place)
-}
-
-/// Reads all limits, takes from all that admit if every enforced one does, and fills in the readings. Nothing is
-/// written before everything is known.
-fn decide(
-    now: Now,
-    asks: &Asks,
-    places: &[Place],
-    locked: &mut Locked<'_>,
-    readings: &mut Readings,
-) -> bool {
-    let admits = |ask: &Ask, place: &Place| locked[place.cell].at(place.meter).admits(ask, now);
-    let vetoed = asks
-        .iter()
-        .zip(places)
-        .any(|(ask, place)| ask.mode == Mode::Enforce && !admits(ask, place));
-    for (ask, place) in asks.iter().zip(places) {
-        let meter = locked[place.cell].at_mut(place.meter);
-        if vetoed || !meter.admits(ask, now) {
-            meter.keep(&ask.ceiling, now);
-            readings.push(meter.read(ask, now));
-        } else {
-            meter.take(ask, now);
-            readings.push(Reading { admits: true, wait: Some(0), ..meter.read(ask, now) });
-        }
-    }
-    !vetoed
-}
-
-/// The blocks that what was just taken of quotas waits for.
-fn find_blocks(
-    asks: &Asks,
-    places: &[Place],
-    locked: &mut Locked<'_>,
-    readings: &Readings,
-    blocks: &mut Blocks,
-) {
-    for (at, ((ask, place), reading)) in asks.iter().zip(places).zip(readings).enumerate() {
-        if let Meter::Quota(tally) = locked[place.cell].at_mut(place.meter)
-            && reading.admits
-            && let Some(block) = tally.block(&ask.ceiling)
-        {
-            blocks.push((at, block));
-        }
-    }
 }
 
 /// Slots live in memory anyway, and what costs nothing has nothing to remember. In shadow nothing is ever refused.

@@ -9,7 +9,7 @@ use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::idempotency::BodyPrint;
 use crate::policy::limit::{Ceiling, LimitId, LimitKind, SubjectKey};
 use crate::policy::meter::Block;
-use crate::policy::order::{Ask, Asks};
+use crate::policy::order::Ask;
 use crate::policy::outcome::{Charge, Settlement, Stage, Step};
 
 use super::backing::{Reply, StoreFailed};
@@ -81,11 +81,6 @@ impl Reservation {
             promise: None,
             at: now,
         }
-    }
-
-    /// Makes room for what these asks can take, so that nothing of it is lost between taking and holding.
-    pub(super) fn reserve(&mut self, asks: &Asks) {
-        self.taken.reserve(asks.len());
     }
 
     /// Holds what an ask took where it was seated.

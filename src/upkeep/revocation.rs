@@ -141,7 +141,7 @@ impl Bailiff {
                 ceiling.units,
                 strike.why.name()
             );
-            let _ = self.carry_out(parts, rule, key, &why, now);
+            let _ = self.carry_out(parts, rule, &key, &why, now);
         }
     }
 
@@ -158,7 +158,7 @@ impl Bailiff {
         let mut struck = 0;
         for rule in &policy.auto_revoke {
             let RevokeWhen::Unused(longest) = rule.when else { continue };
-            for key in &policy.keys {
+            for key in policy.keys.iter() {
                 match parts.ledger.last_seen(key.subject) {
                     None => parts.ledger.saw(key.subject, now.wall),
                     Some(at) if now.wall.0.saturating_sub(at.max(watched).0) > longest => {
@@ -169,7 +169,7 @@ impl Bailiff {
                             days => format!("{days} days"),
                         };
                         let why = format!("unused for more than {span}");
-                        if self.carry_out(parts, rule, key, &why, now) == Struck::Now {
+                        if self.carry_out(parts, rule, &key, &why, now) == Struck::Now {
                             struck += 1;
                         }
                         if struck >= A_LOOK {

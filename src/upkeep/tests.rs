@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::clock::{ManualClock, Wall};
 use crate::config::{self, Overrides, Sources};
 use crate::policy::keys::Key;
+use crate::policy::limit::SubjectKey;
 use crate::policy::overlay::RevokedBy;
 use crate::policy::refusal::Refusal;
 use crate::store::{Act, Backing, Restored};
@@ -28,6 +29,10 @@ struct House {
     strikes: Strikes,
     from: Receiver<Message>,
     wakes: Arc<AtomicUsize>,
+}
+
+fn named<'a>(policy: &'a Snapshot, id: &str) -> Key<'a> {
+    policy.keys.iter().find(|key| key.id == id).expect("it is in the file")
 }
 
 fn policy(rules: &str, now: Wall) -> Snapshot {
@@ -74,16 +79,21 @@ impl House {
         self.rounds.round(self.clock.now());
     }
 
-    fn key(&self, id: &str) -> Key {
-        let policy = self.rounds.parts.policy.load();
-        policy.keys.iter().find(|key| &*key.id == id).expect("it is in the file").clone()
+    fn policy(&self) -> Arc<Snapshot> {
+        self.rounds.parts.policy.load_full()
+    }
+
+    /// The subject of a key.
+    fn key(&self, id: &str) -> SubjectKey {
+        named(&self.policy(), id).subject
     }
 
     /// One refusal of this key, and what comes of it.
     fn refused(&mut self, id: &str, why: Refusal) {
-        let (key, now) = (self.key(id), self.clock.now());
+        let (policy, now) = (self.policy(), self.clock.now());
+        let key = named(&policy, id);
         let parts = &self.rounds.parts;
-        self.strikes.refused(&parts.policy.load(), &parts.ledger, now, &key, why);
+        self.strikes.refused(&policy, &parts.ledger, now, &key, why);
         while let Ok(Message::Strike(strike)) = self.from.try_recv() {
             self.rounds.bailiff.struck(&self.rounds.parts, strike, now);
         }
@@ -91,7 +101,7 @@ impl House {
 
     fn revoked_by(&self, id: &str) -> Option<RevokedBy> {
         let overlay = self.rounds.parts.ledger.overlay();
-        overlay.revoked(self.key(id).subject).map(|revoked| revoked.by.clone())
+        overlay.revoked(self.key(id)).map(|revoked| revoked.by.clone())
     }
 
     fn counted(&self, rule: &str, mode: &str) -> u64 {
@@ -107,7 +117,7 @@ fn a_key_counts_as_unused_from_its_first_sight_and_only_while_nobody_uses_it() {
     let mut house = House::with("  idle: { unused: 90d, mode: enforce }\n");
     house.round();
     house.clock.advance(60 * DAY);
-    house.rounds.parts.ledger.saw(house.key("ka").subject, house.clock.now().wall);
+    house.rounds.parts.ledger.saw(house.key("ka"), house.clock.now().wall);
     house.clock.advance(29 * DAY);
     house.round();
     assert_eq!(house.revoked_by("kb"), None, "a day is left");
@@ -190,7 +200,7 @@ fn a_restored_key_counts_as_used_by_the_one_who_restored_it() {
     house.round();
     house.clock.advance(2 * DAY);
     house.round();
-    let restore = Act::Restore { key: house.key("ka").subject };
+    let restore = Act::Restore { key: house.key("ka") };
     let now = house.clock.now();
     house.rounds.parts.ledger.act(now, restore, None, Box::new(|_| {})).unwrap();
     house.clock.advance(DAY / 2);
@@ -244,10 +254,10 @@ fn in_shadow_a_rule_is_counted_once_a_key_and_revokes_nobody() {
 fn a_rule_that_the_policy_has_no_more_strikes_nobody() {
     let mut house =
         House::with("  abuse: { refused: 1/hour, for: [scope_denied], mode: enforce }\n");
-    let (key, now) = (house.key("ka"), house.clock.now());
+    let (before, now) = (house.policy(), house.clock.now());
+    let key = named(&before, "ka");
     for _ in 0..2 {
-        let parts = &house.rounds.parts;
-        house.strikes.refused(&parts.policy.load(), &parts.ledger, now, &key, Refusal::ScopeDenied);
+        house.strikes.refused(&before, &house.rounds.parts.ledger, now, &key, Refusal::ScopeDenied);
     }
     let other = policy("  idle: { unused: 1d, mode: enforce }\n", now.wall);
     house.rounds.parts.policy.store(Arc::new(other));

@@ -186,9 +186,12 @@ fn an_expectation_is_met_when_the_upstream_wants_the_body() {
 fn a_panic_is_a_500_for_its_request_alone() {
     let gate = Setup::before(answering(HELLO)).start();
     let mut client = gate.client();
-    client.write_all(b"GET /panic HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    let answer = until(&mut client, "panicked");
-    assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+    for path in ["/panic", "/late-panic"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.write_all(request.as_bytes()).unwrap();
+        let answer = until(&mut client, "panicked");
+        assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+    }
     client.write_all(GET.as_bytes()).unwrap();
     assert!(until(&mut client, "hello").starts_with("HTTP/1.1 200"));
     gate.stop();

@@ -16,9 +16,10 @@ use tollgate::policy::snapshot::{
 };
 use tollgate::proxy::body::{Body, BodyEnd, OnEnd};
 use tollgate::proxy::cut::Cut;
+use tollgate::proxy::http1::RequestHead;
 use tollgate::proxy::listen::Listeners;
-use tollgate::proxy::peer::{Handler, Peer};
-use tollgate::proxy::pool::{Pools, SendFailure};
+use tollgate::proxy::peer::{Handled, Handler, Peer};
+use tollgate::proxy::pool::{Departure, Pools, SendFailure};
 use tollgate::proxy::request_body::{BodyFate, RequestBody};
 use tollgate::proxy::tunnel::{Tunnelled, carry};
 use tollgate::proxy::worker::{WorkerParts, Workers};
@@ -191,31 +192,37 @@ fn own(status: u16, text: &str) -> Response<Body<Note>> {
 impl Handler for PassOn {
     type End = Note;
 
-    async fn handle(self, peer: Rc<Peer>, request: Request<Incoming>) -> Response<Body<Note>> {
+    fn handle(&self, peer: Rc<Peer>, request: Request<Incoming>) -> Handled<Note> {
         let state = &*self.0;
         state.requests.set(state.requests.get() + 1);
         match request.uri().path() {
             "/panic" => panic!("asked to"),
-            "/refused" => return own(401, "refused"),
+            "/refused" => Handled::Now(own(401, "refused")),
             "/worker" => {
                 let _ = state.events.send(Event::Worker(state.index));
-                return own(200, "here");
+                Handled::Now(own(200, "here"))
             }
             "/peer" => {
                 let _ = state.events.send(Event::Peer(peer.announced));
-                return own(200, "here");
+                Handled::Now(own(200, "here"))
             }
             "/cut" => {
                 state.cut.cut();
-                return own(200, "cut");
+                Handled::Now(own(200, "cut"))
             }
-            "/slow" => {
+            "/late-panic" => Handled::Later(Box::pin(async {
+                tokio::task::yield_now().await;
+                panic!("asked to")
+            })),
+            "/slow" => Handled::Later(Box::pin(async {
                 tokio::time::sleep(Duration::from_millis(300)).await;
-                return own(200, "at last");
+                own(200, "at last")
+            })),
+            _ => {
+                let this = self.clone();
+                Handled::Later(Box::pin(async move { this.pass_on(peer, request).await }))
             }
-            _ => {}
         }
-        self.pass_on(peer, request).await
     }
 
     fn panicked(&self) -> Response<Body<Note>> {
@@ -270,18 +277,25 @@ impl PassOn {
         let to_other = head.uri.path() == "/other";
         let upstream = setup.other.as_ref().filter(|_| to_other).unwrap_or(&setup.upstream);
         let pool = pools.of(upstream).unwrap();
-        match pool.send(Request::from_parts(head, body), setup.response_timeout).await {
-            Ok(mut answer) => {
+        let departure = if h2 {
+            Departure::Http2(Request::from_parts(head, body))
+        } else {
+            Departure::Http1(RequestHead::of(&head).unwrap(), body, head.headers)
+        };
+        match pool.send(departure, setup.response_timeout).await {
+            Ok(answer) => {
                 if answer.status() == StatusCode::SWITCHING_PROTOCOLS
                     && let Some(client) = client
                 {
-                    let upstream = hyper::upgrade::on(&mut answer);
+                    let (head, body) = answer.into_parts();
+                    let upstream = body.switched().unwrap();
                     let (cut, events) = (cut.clone(), events.clone());
                     tokio::task::spawn_local(async move {
                         let carried = carry(client, upstream, cut).await;
                         drop(peer);
                         let _ = events.send(Event::Tunnel(carried));
                     });
+                    return Response::from_parts(head, Body::empty());
                 }
                 answer.map(|body| {
                     Body::upstream(body).on_end(Note(events.clone())).cut_by(cut.clone())

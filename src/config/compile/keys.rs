@@ -16,7 +16,7 @@ use super::limits::Limits;
 use super::overrides::{Amounts, Holder};
 use crate::clock::Wall;
 use crate::policy::address::Nets;
-use crate::policy::keys::{Key, KeyIx, KeyStatus, Keys, SecretDigest, SharedSecret};
+use crate::policy::keys::{Key, KeyIx, KeyStatus, Keys, KeysBuilder, SecretDigest, SharedSecret};
 use crate::policy::limit::{Ceiling, LimitIx, Mode, SubjectKey, Terms};
 use crate::policy::snapshot::{
     AddressRule, Grant, GrantIx, Plan, PlanIx, ScopeIx, Standing, Tenant, TenantIx, TermsIx,
@@ -48,15 +48,12 @@ pub(in crate::config) struct Entry<'a> {
     pub(in crate::config) status: KeyStatus,
 }
 
-/// A key, and its digests with the end of each one's overlap.
-type Row = (Key, Vec<(SecretDigest, Option<Wall>)>);
-
 /// Collects the keys of all files.
 pub(in crate::config) struct Collector<'d, 'a> {
     pub(in crate::config) desk: &'d mut Desk<'a>,
     limits: &'d Limits,
     callers: Callers,
-    rows: Vec<Row>,
+    rows: KeysBuilder,
     /// File and line of each row.
     places: Vec<(u16, u32)>,
     /// Rows by the hash of their id, which is needed anyway.
@@ -96,7 +93,7 @@ pub(super) fn keys(
         desk,
         limits,
         callers,
-        rows: Vec::new(),
+        rows: KeysBuilder::default(),
         places: Vec::new(),
         by_id: HashMap::new(),
         shared_terms: HashMap::new(),
@@ -208,7 +205,7 @@ impl Collector<'_, '_> {
         }
         let subject = SubjectKey::of(SubjectKind::Key, id);
         let key = Key {
-            id: id.into(),
+            id,
             subject,
             tenant,
             plan,
@@ -222,16 +219,15 @@ impl Collector<'_, '_> {
         let place = (self.file, u32::try_from(line).unwrap_or(u32::MAX));
         match self.by_id.get(&subject).copied() {
             None => {
-                let ix = KeyIx(u32::try_from(self.rows.len()).unwrap_or(u32::MAX));
+                let ix = self.rows.push(&key, digests);
                 self.by_id.insert(subject, ix);
-                self.rows.push((key, digests));
                 self.places.push(place);
             }
             Some(first) => {
                 let row = first.0 as usize;
                 let (first_file, first_line) = self.places[row];
                 if again == Again::Replaces && first_file == self.file {
-                    self.rows[row] = (key, digests);
+                    self.rows.replace(first, &key, digests);
                     self.places[row] = place;
                 } else {
                     let file = &self.desk.origins.key_files[usize::from(first_file)];
@@ -329,7 +325,7 @@ impl Collector<'_, '_> {
         for tenant in &callers.tenants {
             plan_used[tenant.plan.0 as usize] = true;
         }
-        let keys = Keys::build(rows).unwrap_or_else(|SharedSecret { first, second }| {
+        let keys = rows.build().unwrap_or_else(|SharedSecret { first, second }| {
             let place = |ix: KeyIx| places.get(ix.0 as usize).copied().unwrap_or_default();
             let ((file, line), (first_file, first_line)) = (place(second), place(first));
             let path = desk.origins.key_files[usize::from(file)].clone();

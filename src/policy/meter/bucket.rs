@@ -6,7 +6,7 @@
 use crate::clock::Steady;
 use crate::policy::limit::Ceiling;
 
-use super::{Carried, Figures};
+use super::{Carried, Figures, Standing};
 
 /// A level at an instant.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,28 +79,31 @@ impl Bucket {
     }
 
     pub(super) fn figures(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
-        let level = self.level_at(ceiling, now);
-        let period = ceiling.period.max(1);
-        let remaining = floor(scaled(ceiling.burst, ceiling).saturating_sub(level), period);
+        let Standing { used, remaining, more_in } = self.standing(ceiling, now);
         let admits = self.admits(ceiling, weight, now);
-        // Nanoseconds until `units` fit, counted from `now` even where the level is of a later instant.
-        let until_fits = |units: u64| {
-            let room_for_others = scaled(ceiling.burst.saturating_sub(units), ceiling);
-            ceil(level.saturating_sub(room_for_others), ceiling.units)
-                .saturating_add(self.at.since(now))
+        let wait = || {
+            let level = self.level_at(ceiling, now);
+            (time_helps(ceiling) && weight <= ceiling.burst)
+                .then(|| self.until_fits(weight, level, ceiling, now))
         };
-        let time_helps = ceiling.units > 0 && ceiling.burst > 0;
-        Figures {
-            used: ceil(level, period),
-            remaining,
-            admits,
-            wait: if admits {
-                Some(0)
-            } else {
-                (time_helps && weight <= ceiling.burst).then(|| until_fits(weight))
-            },
-            more_in: (time_helps && remaining < ceiling.burst).then(|| until_fits(remaining + 1)),
-        }
+        Figures { used, remaining, admits, wait: if admits { Some(0) } else { wait() }, more_in }
+    }
+
+    pub(super) fn standing(&self, ceiling: &Ceiling, now: Steady) -> Standing {
+        let level = self.level_at(ceiling, now);
+        let used = ceil(level, ceiling.period.max(1));
+        // A burst is a whole number of units, so this is what is left of it, rounded down.
+        let remaining = ceiling.burst.saturating_sub(used);
+        let more_in = (time_helps(ceiling) && remaining < ceiling.burst)
+            .then(|| self.until_fits(remaining + 1, level, ceiling, now));
+        Standing { used, remaining, more_in }
+    }
+
+    /// Nanoseconds until `units` fit, counted from `now` even where the level is of a later instant.
+    fn until_fits(&self, units: u64, level: u128, ceiling: &Ceiling, now: Steady) -> u64 {
+        let room_for_others = scaled(ceiling.burst.saturating_sub(units), ceiling);
+        ceil(level.saturating_sub(room_for_others), ceiling.units)
+            .saturating_add(self.at.since(now))
     }
 
     pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {
@@ -108,7 +111,10 @@ impl Bucket {
         self.level = Wide::new(level);
         self.period = ceiling.period.max(1);
         self.at = self.at.max(now);
-        self.keep(ceiling, now);
+        // As `keep` would, but that nothing has drained since.
+        if ceiling.units > 0 {
+            self.idle_from = self.at.plus(ceil(level, ceiling.units));
+        }
     }
 
     pub(super) fn give_back(&mut self, ceiling: &Ceiling, weight: u64, taken: Steady) {
@@ -145,6 +151,11 @@ impl Bucket {
     }
 }
 
+/// Whether anything is ever admitted.
+fn time_helps(ceiling: &Ceiling) -> bool {
+    ceiling.units > 0 && ceiling.burst > 0
+}
+
 fn scaled(units: u64, ceiling: &Ceiling) -> u128 {
     u128::from(units) * u128::from(ceiling.period.max(1))
 }
@@ -159,15 +170,7 @@ fn rescaled(level: u128, old: u64, new: u64) -> u128 {
     (level / old).saturating_mul(new).saturating_add(((level % old) * new).div_ceil(old))
 }
 
-/// `n / d` rounded down. Both fit in 64 bits for any sensible policy, and a 128-bit division costs ten times as much.
-fn floor(n: u128, d: u64) -> u64 {
-    match u64::try_from(n) {
-        Ok(small) => small / d,
-        Err(_) => u64::try_from(n / u128::from(d)).unwrap_or(u64::MAX),
-    }
-}
-
-/// `n / d` rounded up.
+/// `n / d` rounded up. Both fit in 64 bits for any sensible policy, and a 128-bit division costs ten times as much.
 fn ceil(n: u128, d: u64) -> u64 {
     match u64::try_from(n) {
         Ok(small) => small.div_ceil(d),

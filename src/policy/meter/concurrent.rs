@@ -2,7 +2,7 @@
 
 use crate::policy::limit::Ceiling;
 
-use super::Figures;
+use super::{Figures, Standing};
 
 /// The number of open requests.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,12 +16,15 @@ impl Concurrent {
     }
 
     pub(super) fn figures(self, ceiling: &Ceiling) -> Figures {
+        let Standing { used, remaining, more_in } = self.standing(ceiling);
         let admits = self.admits(ceiling);
-        Figures {
+        Figures { used, remaining, admits, wait: admits.then_some(0), more_in }
+    }
+
+    pub(super) fn standing(self, ceiling: &Ceiling) -> Standing {
+        Standing {
             used: self.open,
             remaining: ceiling.units.saturating_sub(self.open),
-            admits,
-            wait: admits.then_some(0),
             more_in: None,
         }
     }

@@ -3,7 +3,7 @@
 use crate::clock::Steady;
 use crate::policy::limit::Ceiling;
 
-use super::{Carried, Figures};
+use super::{Carried, Figures, Standing};
 
 /// The use of the window in which the latest take was.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,20 +50,25 @@ impl Fixed {
     }
 
     pub(super) fn figures(self, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
-        let used = self.used_at(ceiling, now.max(self.at));
+        let Standing { used, remaining, more_in } = self.standing(ceiling, now);
         let admits = self.admits(ceiling, weight, now);
-        let to_the_end = window_end(now.max(self.at), ceiling.period).since(now);
-        Figures {
+        let wait = || {
+            (ceiling.units > 0 && weight <= ceiling.units).then(|| self.to_the_end(ceiling, now))
+        };
+        Figures { used, remaining, admits, wait: if admits { Some(0) } else { wait() }, more_in }
+    }
+
+    pub(super) fn standing(self, ceiling: &Ceiling, now: Steady) -> Standing {
+        let used = self.used_at(ceiling, now.max(self.at));
+        Standing {
             used,
             remaining: ceiling.units.saturating_sub(used),
-            admits,
-            wait: if admits {
-                Some(0)
-            } else {
-                (ceiling.units > 0 && weight <= ceiling.units).then_some(to_the_end)
-            },
-            more_in: (ceiling.units > 0 && used > 0).then_some(to_the_end),
+            more_in: (ceiling.units > 0 && used > 0).then(|| self.to_the_end(ceiling, now)),
         }
+    }
+
+    fn to_the_end(self, ceiling: &Ceiling, now: Steady) -> u64 {
+        window_end(now.max(self.at), ceiling.period).since(now)
     }
 
     pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {

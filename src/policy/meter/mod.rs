@@ -53,6 +53,14 @@ struct Figures {
     more_in: Option<u64>,
 }
 
+/// The figures of a [`Reading`] that no ask changes.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    used: u64,
+    remaining: u64,
+    more_in: Option<u64>,
+}
+
 /// Use in the form in which one kind of meter hands it to another: all of it at the instant of the latest.
 #[derive(Clone, Copy, Debug, Default)]
 struct Carried {
@@ -185,6 +193,29 @@ impl Meter {
             }
             Meter::Credit(purse) => purse.take(ask.weight),
         }
+    }
+
+    /// Takes what was asked for, as [`Meter::take`] does, and says how the limit stands after that. As reading it again
+    /// would, but that the ask is known to be admitted: the half of a reading that says so is not worked out.
+    pub fn charge(&mut self, ask: &Ask, now: Now) -> Reading {
+        self.take(ask, now);
+        let standing = match self {
+            Meter::Bucket(bucket) => bucket.standing(&ask.ceiling, now.steady),
+            Meter::Sliding(sliding) => sliding.standing(&ask.ceiling, now.steady),
+            Meter::Fixed(fixed) => fixed.standing(&ask.ceiling, now.steady),
+            Meter::Concurrent(concurrent) => concurrent.standing(&ask.ceiling),
+            Meter::Quota(tally) | Meter::Spend(tally) => {
+                tally.standing(&ask.ceiling, ask.period, now.wall)
+            }
+            Meter::Credit(purse) => purse.standing(),
+        };
+        let Standing { used, remaining, more_in } = standing;
+        let figures = Figures { used, remaining, admits: true, wait: Some(0), more_in };
+        let mut reading = reading(ask, figures);
+        if let Meter::Credit(purse) = self {
+            reading.ceiling.units = purse.granted;
+        }
+        reading
     }
 
     /// Undoes a take of `weight` that was made at `taken` under this ceiling, as far as its units are still in use; what time has given back since,

@@ -1,6 +1,6 @@
 //! Prepaid credit: what was topped up and what of it is used, in millionths. The ceiling is its own; time does not help.
 
-use super::Figures;
+use super::{Figures, Standing};
 
 /// A balance, as the two sums that it is the difference of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,14 +22,13 @@ impl Purse {
     }
 
     pub(super) fn figures(self, cost: u64) -> Figures {
+        let Standing { used, remaining, more_in } = self.standing();
         let admits = self.admits(cost);
-        Figures {
-            used: self.used,
-            remaining: self.balance(),
-            admits,
-            wait: admits.then_some(0),
-            more_in: None,
-        }
+        Figures { used, remaining, admits, wait: admits.then_some(0), more_in }
+    }
+
+    pub(super) fn standing(self) -> Standing {
+        Standing { used: self.used, remaining: self.balance(), more_in: None }
     }
 
     /// Uses some of it.

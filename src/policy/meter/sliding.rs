@@ -8,7 +8,7 @@
 use crate::clock::Steady;
 use crate::policy::limit::Ceiling;
 
-use super::{Carried, Figures};
+use super::{Carried, Figures, Standing};
 
 /// The most groups that are kept.
 const GROUPS: usize = 32;
@@ -66,6 +66,10 @@ impl Sliding {
 
     pub(super) fn figures(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
         figures(self.used(), ceiling, weight, now)
+    }
+
+    pub(super) fn standing(&self, ceiling: &Ceiling, now: Steady) -> Standing {
+        standing(live(self.used(), ceiling, now), ceiling, now)
     }
 
     pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {
@@ -180,32 +184,44 @@ pub(super) fn figures_carrying(
 
 fn figures(groups: &[Group], ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
     let live = live(groups, ceiling, now);
-    let (used, most) = (total(live), u128::from(ceiling.units));
-    let remaining = u64::try_from(most.saturating_sub(used)).unwrap_or(u64::MAX);
+    let Standing { used, remaining, more_in } = standing(live, ceiling, now);
     let admits = ceiling.units > 0 && weight <= remaining;
-    // Nanoseconds until so many groups have left that `units` fit.
-    let until_fits = |units: u64| {
-        let mut left = used;
-        live.iter()
-            .find(|group| {
-                left = left.saturating_sub(u128::from(group.units));
-                left + u128::from(units) <= most
-            })
-            .map(|group| group.at.plus(ceiling.period).since(now))
+    let wait = if admits {
+        Some(0)
+    } else if weight <= ceiling.units && ceiling.units > 0 {
+        until_fits(weight, total(live), live, ceiling, now)
+    } else {
+        None
     };
-    Figures {
-        used: u64::try_from(used).unwrap_or(u64::MAX),
-        remaining,
-        admits,
-        wait: if admits {
-            Some(0)
-        } else if weight <= ceiling.units && ceiling.units > 0 {
-            until_fits(weight)
-        } else {
-            None
-        },
-        more_in: if remaining < ceiling.units { until_fits(remaining + 1) } else { None },
-    }
+    Figures { used, remaining, admits, wait, more_in }
+}
+
+fn standing(live: &[Group], ceiling: &Ceiling, now: Steady) -> Standing {
+    let used = total(live);
+    let remaining = u64::try_from(u128::from(ceiling.units).saturating_sub(used)).unwrap_or(0);
+    let more_in = if remaining < ceiling.units {
+        until_fits(remaining + 1, used, live, ceiling, now)
+    } else {
+        None
+    };
+    Standing { used: u64::try_from(used).unwrap_or(u64::MAX), remaining, more_in }
+}
+
+/// Nanoseconds until so many groups have left that `units` fit.
+fn until_fits(
+    units: u64,
+    used: u128,
+    live: &[Group],
+    ceiling: &Ceiling,
+    now: Steady,
+) -> Option<u64> {
+    let mut left = used;
+    live.iter()
+        .find(|group| {
+            left = left.saturating_sub(u128::from(group.units));
+            left + u128::from(units) <= u128::from(ceiling.units)
+        })
+        .map(|group| group.at.plus(ceiling.period).since(now))
 }
 
 /// The groups that count at `now`, or at the newest group's instant if that is later.

@@ -8,7 +8,7 @@ use crate::clock::Wall;
 use crate::policy::calendar::Period;
 use crate::policy::limit::Ceiling;
 
-use super::Figures;
+use super::{Figures, Standing};
 
 /// The use of one calendar period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,19 +74,21 @@ impl Tally {
         period: Period,
         now: Wall,
     ) -> Figures {
-        let stands = self.in_period(period);
+        let Standing { used, remaining, more_in } = self.standing(ceiling, period, now);
         let admits = self.admits(ceiling, weight, period);
-        let to_the_end = stands.period.left(now);
-        Figures {
+        let wait = || {
+            (ceiling.units > 0 && weight <= ceiling.units)
+                .then(|| self.in_period(period).period.left(now))
+        };
+        Figures { used, remaining, admits, wait: if admits { Some(0) } else { wait() }, more_in }
+    }
+
+    pub(super) fn standing(self, ceiling: &Ceiling, period: Period, now: Wall) -> Standing {
+        let stands = self.in_period(period);
+        Standing {
             used: stands.used,
             remaining: ceiling.units.saturating_sub(stands.used),
-            admits,
-            wait: if admits {
-                Some(0)
-            } else {
-                (ceiling.units > 0 && weight <= ceiling.units).then_some(to_the_end)
-            },
-            more_in: (ceiling.units > 0 && stands.used > 0).then_some(to_the_end),
+            more_in: (ceiling.units > 0 && stands.used > 0).then(|| stands.period.left(now)),
         }
     }
 

@@ -32,6 +32,21 @@ impl RowWriter {
         RowWriter { bytes }
     }
 
+    /// Fields that carry no version and no checksum of their own, after what is in `bytes` already.
+    pub(super) fn unchecked(bytes: Vec<u8>) -> RowWriter {
+        RowWriter { bytes }
+    }
+
+    /// What was written, as it is.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Bytes so far.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn u8(&mut self, value: u8) {
         self.bytes.push(value);
     }
@@ -102,9 +117,13 @@ impl<'a> RowReader<'a> {
         }
     }
 
-    /// Fields that carry no version and no checksum of their own: a key's.
+    /// Fields that carry no version and no checksum of their own: a key's, a frame's.
     pub(super) fn unchecked(fields: &'a [u8]) -> RowReader<'a> {
         RowReader { rest: fields }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 
     /// Everything must have been read.

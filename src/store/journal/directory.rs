@@ -1,7 +1,7 @@
 //! The state directory: who may use it, whose it is, and in which format it is. Four files:
 //!
 //! - `format`: one line, written once, after everything else is there. Its lock is the directory's lock.
-//! - `journal`: the data.
+//! - `journal`: the data, [its log](super::log) and then its tables.
 //! - `acknowledged`: see [`super::mark`].
 //! - `journal.new`: a journal in the making, of no account.
 
@@ -14,7 +14,7 @@ use super::mark::Mark;
 use super::problem::OpenProblem;
 
 /// The format that this release reads and writes.
-pub(super) const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 2;
 const FORMAT_TEXT: &str = "tollgate state, format ";
 
 const FORMAT_FILE: &str = "format";
@@ -190,8 +190,8 @@ fn standing(directory: &Path, file: &Path, text: &[u8]) -> Result<Standing, Open
         .and_then(|text| text.strip_prefix(FORMAT_TEXT)?.strip_suffix('\n')?.parse::<u64>().ok());
     match number {
         Some(FORMAT) => Ok(Standing::Established),
-        Some(found @ 2..) => {
-            Err(OpenProblem::Newer { directory: directory.to_owned(), found, known: FORMAT })
+        Some(found @ 1..) => {
+            Err(OpenProblem::OtherFormat { directory: directory.to_owned(), found, known: FORMAT })
         }
         Some(0) | None => Err(corrupt(file.to_owned(), "it names no format")),
     }

@@ -1,5 +1,8 @@
 //! Reads everything back at the start.
 
+use std::collections::HashSet;
+
+use foldhash::fast::RandomState;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use crate::clock::{Now, Wall};
@@ -7,13 +10,16 @@ use crate::policy::idempotency::RecordId;
 use crate::policy::limit::SubjectKey;
 use crate::policy::meter::Meter;
 
-use super::super::op::ReservationId;
+use super::super::op::{Op, ReservationId};
 use super::super::restored::Restored;
 use super::codec::Malformed;
+use super::directory::FORMAT;
+use super::log::Log;
 use super::places::Places;
 use super::rows::{self, MeterKey, MeterRow};
 use super::tables::{
     ACTS, META, META_FORMAT, META_SEQUENCE, METERS, PENDING, RECORDS, REVOKED, SEEN, TableProblem,
+    transact,
 };
 
 /// How long the use of a period that is over is kept, in milliseconds: refunds of it are long decided.
@@ -31,8 +37,6 @@ pub(super) struct Loaded {
     pub(super) places: Places,
     /// Number of the last commit.
     pub(super) sequence: u64,
-    /// The format that the journal itself names.
-    pub(super) format: u64,
 }
 
 /// A row that says nothing any more.
@@ -42,66 +46,120 @@ pub(super) enum Stale {
     Record(RecordId),
 }
 
-pub(super) fn load(database: &Database, now: Now) -> Result<Loaded, TableProblem> {
-    let transaction = database.begin_read()?;
-    let meta = transaction.open_table(META)?;
-    let number = |name| -> Result<u64, TableProblem> {
-        let row = meta.get(name)?;
-        row.map(|row| row.value()).ok_or(TableProblem::Row("meta", Malformed("it is missing")))
+/// Reads everything, once the tables have what only the log has: a process that was killed left it there.
+pub(super) fn load(database: &Database, log: &Log, now: Now) -> Result<Loaded, TableProblem> {
+    let mut loaded = Loaded {
+        restored: Restored { at: now, ..Restored::default() },
+        stale: Vec::new(),
+        places: Places::default(),
+        sequence: 0,
     };
-    let (format, sequence) = (number(META_FORMAT)?, number(META_SEQUENCE)?);
-    let mut restored = Restored { at: now, ..Restored::default() };
-    let mut stale = Vec::new();
+    // The log's records have places only when those of the tables are known.
+    loaded.read_records(database)?;
+    loaded.catch_up(database, log)?;
+    loaded.read_the_rest(database)?;
+    Ok(loaded)
+}
 
-    for row in transaction.open_table(METERS)?.iter()? {
-        let (key, row) = row?;
-        let key = *key.value();
-        match read_meter(&key, row.value(), now).map_err(in_table("meters"))? {
-            Standing::Counts(id, meter) => restored.meters.push((id, meter)),
-            Standing::Stale => stale.push(Stale::Meter(key)),
+impl Loaded {
+    fn read_records(&mut self, database: &Database) -> Result<(), TableProblem> {
+        let transaction = database.begin_read()?;
+        let meta = transaction.open_table(META)?;
+        let number = |name| -> Result<u64, TableProblem> {
+            let row = meta.get(name)?;
+            row.map(|row| row.value()).ok_or(TableProblem::Row("meta", Malformed("it is missing")))
+        };
+        let format = number(META_FORMAT)?;
+        if format != FORMAT {
+            return Err(TableProblem::Format(format));
         }
+        self.sequence = number(META_SEQUENCE)?;
+        let records = transaction.open_table(RECORDS)?;
+        self.restored.records.reserve_exact(usize::try_from(records.len()?).unwrap_or(0));
+        for row in records.iter()? {
+            let (place, row) = row?;
+            let name = self.read_record(place.value(), row.value())?;
+            if !self.places.found(name, place.value()) {
+                return Err(TableProblem::Row("records", Malformed("one name stands there twice")));
+            }
+        }
+        self.restored.records.shrink_to_fit();
+        Ok(())
     }
-    let records = transaction.open_table(RECORDS)?;
-    restored.records.reserve_exact(usize::try_from(records.len()?).unwrap_or(0));
-    let mut places = Places::default();
-    for row in records.iter()? {
-        let (place, row) = row?;
-        let place = place.value();
-        let (id, record) = rows::read_record(place, row.value()).map_err(in_table("records"))?;
-        if !places.found(id, place) {
-            return Err(TableProblem::Row("records", Malformed("one name stands there twice")));
-        }
-        if record.until > now.wall {
-            restored.records.push((id, record));
+
+    fn read_record(&mut self, place: u64, row: &[u8]) -> Result<RecordId, TableProblem> {
+        let (id, record) = rows::read_record(place, row).map_err(in_table("records"))?;
+        if record.until > self.restored.at.wall {
+            self.restored.records.push((id, record));
         } else {
-            stale.push(Stale::Record(id));
+            self.stale.push(Stale::Record(id));
         }
+        Ok(id)
     }
-    restored.records.shrink_to_fit();
-    for row in transaction.open_table(PENDING)?.iter()? {
-        let (id, row) = row?;
-        let pending = rows::read_pending(ReservationId(id.value()), row.value());
-        restored.pending.push(pending.map_err(in_table("pending"))?);
+
+    /// Writes what only the log has into the tables, and reads the records again of which it tells.
+    fn catch_up(&mut self, database: &Database, log: &Log) -> Result<(), TableProblem> {
+        let (ops, last) = log.read_after(self.sequence)?;
+        if last == self.sequence {
+            return Ok(());
+        }
+        transact(database, &mut self.places, last, |changes| {
+            ops.iter().try_for_each(|op| changes.apply(op))
+        })?;
+        self.sequence = last;
+        let told = ops.iter().filter_map(|op| match op {
+            Op::Record(id, _) | Op::Forget(id) => Some(*id),
+            _ => None,
+        });
+        let told: HashSet<RecordId, RandomState> = told.collect();
+        self.restored.records.retain(|(id, _)| !told.contains(id));
+        self.stale.retain(|row| !matches!(row, Stale::Record(id) if told.contains(id)));
+        let transaction = database.begin_read()?;
+        let records = transaction.open_table(RECORDS)?;
+        for place in told.iter().filter_map(|id| self.places.known(*id)).collect::<Vec<_>>() {
+            if let Some(row) = records.get(place)? {
+                self.read_record(place, row.value())?;
+            }
+        }
+        Ok(())
     }
-    for row in transaction.open_table(REVOKED)?.iter()? {
-        let (key, row) = row?;
-        let key = SubjectKey(key.value());
-        let revoked = rows::read_revoked(key, row.value()).map_err(in_table("revoked"))?;
-        restored.revoked.push((key, revoked));
+
+    fn read_the_rest(&mut self, database: &Database) -> Result<(), TableProblem> {
+        let Loaded { restored, stale, .. } = self;
+        let transaction = database.begin_read()?;
+        for row in transaction.open_table(METERS)?.iter()? {
+            let (key, row) = row?;
+            let key = *key.value();
+            match read_meter(&key, row.value(), restored.at).map_err(in_table("meters"))? {
+                Standing::Counts(id, meter) => restored.meters.push((id, meter)),
+                Standing::Stale => stale.push(Stale::Meter(key)),
+            }
+        }
+        for row in transaction.open_table(PENDING)?.iter()? {
+            let (id, row) = row?;
+            let pending = rows::read_pending(ReservationId(id.value()), row.value());
+            restored.pending.push(pending.map_err(in_table("pending"))?);
+        }
+        for row in transaction.open_table(REVOKED)?.iter()? {
+            let (key, row) = row?;
+            let key = SubjectKey(key.value());
+            let revoked = rows::read_revoked(key, row.value()).map_err(in_table("revoked"))?;
+            restored.revoked.push((key, revoked));
+        }
+        for row in transaction.open_table(SEEN)?.iter()? {
+            let (key, row) = row?;
+            let key = SubjectKey(key.value());
+            let at = rows::read_seen(key, row.value()).map_err(in_table("seen"))?;
+            restored.seen.push((key, at));
+        }
+        for row in transaction.open_table(ACTS)?.iter()? {
+            let (key, row) = row?;
+            let (at, id) = key.value();
+            let answer = rows::read_act(Wall(at), id, row.value()).map_err(in_table("acts"))?;
+            restored.acts.push((id.into(), Wall(at), answer));
+        }
+        Ok(())
     }
-    for row in transaction.open_table(SEEN)?.iter()? {
-        let (key, row) = row?;
-        let key = SubjectKey(key.value());
-        let at = rows::read_seen(key, row.value()).map_err(in_table("seen"))?;
-        restored.seen.push((key, at));
-    }
-    for row in transaction.open_table(ACTS)?.iter()? {
-        let (key, row) = row?;
-        let (at, id) = key.value();
-        let answer = rows::read_act(Wall(at), id, row.value()).map_err(in_table("acts"))?;
-        restored.acts.push((id.into(), Wall(at), answer));
-    }
-    Ok(Loaded { restored, stale, places, sequence, format })
 }
 
 /// Whether a record's life was over at `now`.

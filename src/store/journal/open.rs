@@ -11,6 +11,7 @@ use crate::clock::Now;
 
 use super::directory::{Directory, FORMAT, Standing};
 use super::load::{self, Loaded};
+use super::log::{self, Log, Storage, TablesPart};
 use super::mark::Mark;
 use super::places::Places;
 use super::problem::OpenProblem;
@@ -24,6 +25,7 @@ const CACHE: usize = 4 << 20;
 pub(super) struct Opened {
     pub(super) directory: Directory,
     pub(super) database: Database,
+    pub(super) log: Log,
     pub(super) mark: Mark,
     pub(super) loaded: Loaded,
 }
@@ -33,11 +35,11 @@ pub(super) fn in_file(path: &Path, now: Now) -> Result<Opened, OpenProblem> {
     let mut directory = Directory::take(path)?;
     let journal = directory.journal_path();
     let file = directory.journal(|file| {
-        let database = library(&journal, storage_of(&journal, file)?)?;
-        establish(&journal, &database)?;
+        let storage = Storage::new(storage_of(&journal, file)?);
+        let database = make(&journal, &storage)?;
         guarded(&journal, || database.close().map_err(TableProblem::from))
     })?;
-    let storage = storage_of(&journal, file)?;
+    let storage = Storage::new(storage_of(&journal, file)?);
     open(directory, storage, now)
 }
 
@@ -48,28 +50,23 @@ pub(super) fn on_storage(
     now: Now,
 ) -> Result<Opened, OpenProblem> {
     let directory = Directory::take(path)?;
-    open(directory, storage, now)
+    open(directory, Storage::new(storage), now)
 }
 
-fn open(
-    mut directory: Directory,
-    storage: impl StorageBackend,
-    now: Now,
-) -> Result<Opened, OpenProblem> {
+fn open(mut directory: Directory, storage: Storage, now: Now) -> Result<Opened, OpenProblem> {
     let journal = directory.journal_path();
     let corrupt = |what: String| OpenProblem::Corrupt { file: journal.clone(), what };
-    let empty = storage.len().is_ok_and(|length| length == 0);
-    if empty && directory.standing() == Standing::Established {
-        return Err(corrupt("it is empty".to_owned()));
-    }
-    let database = library(&journal, storage)?;
-    if empty {
-        establish(&journal, &database)?;
-    }
-    let loaded = guarded(&journal, || load::load(&database, now))?;
-    if loaded.format != FORMAT {
-        return Err(corrupt(format!("it says of itself that it has format {}", loaded.format)));
-    }
+    let length = storage.length().map_err(|error| system_problem(&journal, &error))?;
+    let database = match directory.standing() {
+        Standing::New if length <= log::LENGTH => make(&journal, &storage)?,
+        Standing::Established if length == 0 => return Err(corrupt("it is empty".to_owned())),
+        Standing::Established if length <= log::LENGTH => {
+            return Err(corrupt("it ends too early".to_owned()));
+        }
+        Standing::New | Standing::Established => library(&journal, &storage)?,
+    };
+    let log = Log::new(storage);
+    let loaded = guarded(&journal, || load::load(&database, &log, now))?;
     let (mark, acknowledged) = directory.mark()?;
     if loaded.sequence < acknowledged {
         return Err(corrupt(format!(
@@ -84,26 +81,29 @@ fn open(
         });
     }
     directory.establish()?;
-    Ok(Opened { directory, database, mark, loaded })
+    Ok(Opened { directory, database, log, mark, loaded })
 }
 
 fn storage_of(journal: &Path, file: File) -> Result<FileBackend, OpenProblem> {
     FileBackend::new(file).map_err(|error| library_problem(journal, error))
 }
 
-/// Opens the storage, and verifies every page of it.
-fn library(journal: &Path, storage: impl StorageBackend) -> Result<Database, OpenProblem> {
+/// Opens the tables, and verifies every page of them.
+fn library(journal: &Path, storage: &Storage) -> Result<Database, OpenProblem> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
-    match catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(storage))) {
+    let tables = TablesPart(storage.clone());
+    match catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(tables))) {
         Ok(Ok(database)) => Ok(database),
         Ok(Err(error)) => Err(library_problem(journal, error)),
         Err(_) => Err(unreadable(journal)),
     }
 }
 
-/// Makes the tables of an empty journal.
-fn establish(journal: &Path, database: &Database) -> Result<(), OpenProblem> {
+/// Makes an empty journal: its log, and its tables.
+fn make(journal: &Path, storage: &Storage) -> Result<Database, OpenProblem> {
+    storage.clear_log().map_err(|error| system_problem(journal, &error))?;
+    let database = library(journal, storage)?;
     guarded(journal, || {
         let transaction = database.begin_write()?;
         Changes::new(&transaction, &mut Places::default())?.finish()?;
@@ -114,7 +114,8 @@ fn establish(journal: &Path, database: &Database) -> Result<(), OpenProblem> {
         }
         transaction.commit()?;
         Ok(())
-    })
+    })?;
+    Ok(database)
 }
 
 /// Whatever the library meets in a damaged file, a panic too, is a problem of the file.

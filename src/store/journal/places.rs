@@ -33,6 +33,11 @@ impl Places {
         place
     }
 
+    /// Where a record stands, if it does.
+    pub(super) fn known(&self, id: RecordId) -> Option<u64> {
+        self.by_name.get(&id).copied()
+    }
+
     /// Where a record stood that is forgotten now.
     pub(super) fn leave(&mut self, id: RecordId) -> Option<u64> {
         self.by_name.remove(&id)

@@ -11,8 +11,8 @@ pub enum OpenProblem {
         /// The directory.
         directory: PathBuf,
     },
-    /// A later release wrote it.
-    Newer {
+    /// Another release wrote it, in a format that this one does not read.
+    OtherFormat {
         /// The directory.
         directory: PathBuf,
         /// Its format.
@@ -45,10 +45,10 @@ impl fmt::Display for OpenProblem {
                  Stop the other one, or give this one a directory of its own (`state:` in the policy, or --state).",
                 directory.display()
             ),
-            OpenProblem::Newer { directory, found, known } => write!(
+            OpenProblem::OtherFormat { directory, found, known } => write!(
                 f,
                 "the state directory {} has format {found}; this release knows format {known}.\nStart the release that \
-                 wrote it, or restore a backup of before the upgrade, or give this one a directory of its own \
+                 wrote it, or restore a backup that this release wrote, or give this one a directory of its own \
                  (`state:` in the policy, or --state).",
                 directory.display()
             ),

@@ -12,7 +12,7 @@ use crate::policy::meter::{Bucket, BucketParts, Fixed, FixedParts, Meter, Purse,
 use crate::policy::overlay::{Revoked, RevokedBy};
 
 use super::super::op::{
-    Charge, Doubt, KeptAnswer, MeterId, Party, Pending, Progress, Record, ReservationId,
+    Charge, Charges, Doubt, KeptAnswer, MeterId, Party, Pending, Progress, Record, ReservationId,
 };
 use super::codec::{Malformed, RowReader, RowWriter};
 
@@ -45,10 +45,19 @@ pub(super) fn read_meter_key(key: &MeterKey) -> Result<MeterId, Malformed> {
 
 /// `None` for what is open: that ends with the process.
 pub(super) fn write_meter(key: &MeterKey, row: &MeterRow) -> Option<Vec<u8>> {
+    if matches!(row.meter, Meter::Concurrent(_)) {
+        return None;
+    }
     let mut writer = RowWriter::new();
-    writer.u64(row.now.steady.0);
-    writer.i64(row.now.wall.0);
-    match &row.meter {
+    write_image(&mut writer, row.now, &row.meter);
+    Some(writer.finish(key))
+}
+
+/// How a meter stands. Nothing of what is open is written.
+pub(super) fn write_image(writer: &mut RowWriter, now: Now, meter: &Meter) {
+    writer.u64(now.steady.0);
+    writer.i64(now.wall.0);
+    match meter {
         Meter::Bucket(bucket) => {
             let BucketParts { level, period, at, idle_from } = bucket.parts();
             writer.u8(1);
@@ -77,7 +86,7 @@ pub(super) fn write_meter(key: &MeterKey, row: &MeterRow) -> Option<Vec<u8>> {
         Meter::Quota(tally) | Meter::Spend(tally) => {
             let (period, at, used) = tally.remembers();
             writer.u8(4);
-            write_period(&mut writer, period);
+            write_period(writer, period);
             writer.i64(at.0);
             writer.u64(used);
         }
@@ -86,9 +95,8 @@ pub(super) fn write_meter(key: &MeterKey, row: &MeterRow) -> Option<Vec<u8>> {
             writer.u64(purse.granted);
             writer.u64(purse.used);
         }
-        Meter::Concurrent(_) => return None,
+        Meter::Concurrent(_) => {}
     }
-    Some(writer.finish(key))
 }
 
 /// A meter, with every instant of the steady clock moved by what `moved` says of the instant at which it was saved.
@@ -99,31 +107,42 @@ pub(super) fn read_meter(
     moved: impl Fn(Now) -> i128,
 ) -> Result<MeterRow, Malformed> {
     let mut reader = RowReader::new(row, key)?;
+    let row = read_image(&mut reader, id.kind, moved)?;
+    reader.finish()?;
+    Ok(row)
+}
+
+/// The same from the fields of a row.
+pub(super) fn read_image(
+    reader: &mut RowReader<'_>,
+    kind: LimitKind,
+    moved: impl Fn(Now) -> i128,
+) -> Result<MeterRow, Malformed> {
     let now = Now { steady: Steady(reader.u64()?), wall: Wall(reader.i64()?) };
     let by = moved(now);
     let steady = |reader: &mut RowReader<'_>| reader.u64().map(|at| shifted(Steady(at), by));
-    let meter = match (reader.u8()?, id.kind) {
+    let meter = match (reader.u8()?, kind) {
         (1, LimitKind::Rate) => Meter::Bucket(Bucket::from_parts(BucketParts {
             level: reader.u128()?,
             period: reader.u64()?,
-            at: steady(&mut reader)?,
-            idle_from: steady(&mut reader)?,
+            at: steady(reader)?,
+            idle_from: steady(reader)?,
         })),
         (2, LimitKind::Rate) => {
-            let idle_from = steady(&mut reader)?;
+            let idle_from = steady(reader)?;
             let groups: Vec<(Steady, u64)> = (0..reader.count()?)
-                .map(|_| Ok((steady(&mut reader)?, reader.u64()?)))
+                .map(|_| Ok((steady(reader)?, reader.u64()?)))
                 .collect::<Result<_, Malformed>>()?;
             let sliding = Sliding::from_groups(groups.into_iter(), idle_from);
             Meter::Sliding(sliding.ok_or(Malformed("its instants do not ascend"))?)
         }
         (3, LimitKind::Rate) => Meter::Fixed(Fixed::from_parts(FixedParts {
-            at: steady(&mut reader)?,
+            at: steady(reader)?,
             used: reader.u64()?,
-            idle_from: steady(&mut reader)?,
+            idle_from: steady(reader)?,
         })),
         (4, kind @ (LimitKind::Quota | LimitKind::Spend)) => {
-            let period = read_period(&mut reader)?;
+            let period = read_period(reader)?;
             let tally = Tally::remembered(period, Wall(reader.i64()?), reader.u64()?);
             if kind == LimitKind::Quota { Meter::Quota(tally) } else { Meter::Spend(tally) }
         }
@@ -132,21 +151,20 @@ pub(super) fn read_meter(
         }
         _ => return Err(Malformed("its meter is not of its limit's kind")),
     };
-    reader.finish()?;
     Ok(MeterRow { now: Now { steady: shifted(now.steady, by), ..now }, meter })
 }
 
 pub(super) fn write_pending(pending: &Pending, doubt: Option<Doubt>) -> Vec<u8> {
     let mut writer = RowWriter::new();
     writer.u8(doubt.map_or(0, doubt_code));
+    write_reservation(&mut writer, pending);
+    writer.finish(&pending.id.0.to_le_bytes())
+}
+
+/// What a reservation holds, and who asked.
+pub(super) fn write_reservation(writer: &mut RowWriter, pending: &Pending) {
     writer.i64(pending.at.0);
-    writer.count(pending.charges.len());
-    for charge in &pending.charges {
-        writer.array(&meter_key(charge.meter));
-        write_period(&mut writer, charge.period);
-        writer.i64(charge.at.0);
-        writer.u64(charge.amount);
-    }
+    write_charges(writer, &pending.charges);
     match pending.record {
         Some(RecordId(record)) => {
             writer.u8(1);
@@ -154,8 +172,7 @@ pub(super) fn write_pending(pending: &Pending, doubt: Option<Doubt>) -> Vec<u8> 
         }
         None => writer.u8(0),
     }
-    write_party(&mut writer, &pending.party);
-    writer.finish(&pending.id.0.to_le_bytes())
+    write_party(writer, &pending.party);
 }
 
 pub(super) fn read_pending(
@@ -167,36 +184,65 @@ pub(super) fn read_pending(
         0 => None,
         code => Some(read_doubt(code)?),
     };
+    let pending = read_reservation(&mut reader, id)?;
+    reader.finish()?;
+    Ok((pending, doubt))
+}
+
+/// The same from the fields of a row.
+pub(super) fn read_reservation(
+    reader: &mut RowReader<'_>,
+    id: ReservationId,
+) -> Result<Pending, Malformed> {
     let at = Wall(reader.i64()?);
-    let charges = (0..reader.count()?)
-        .map(|_| {
-            Ok(Charge {
-                meter: read_meter_key(&reader.array()?)?,
-                period: read_period(&mut reader)?,
-                at: Wall(reader.i64()?),
-                amount: reader.u64()?,
-            })
-        })
-        .collect::<Result<_, Malformed>>()?;
+    let charges = read_charges(reader)?;
     let record = match reader.u8()? {
         0 => None,
         1 => Some(RecordId(reader.u128()?)),
         _ => return Err(Malformed("it neither has a record nor has none")),
     };
-    let party = read_party(&mut reader)?;
-    reader.finish()?;
-    Ok((Pending { id, at, charges, record, party }, doubt))
+    let party = read_party(reader)?;
+    Ok(Pending { id, at, charges, record, party })
+}
+
+pub(super) fn write_charges(writer: &mut RowWriter, charges: &Charges) {
+    writer.count(charges.len());
+    for charge in charges {
+        writer.array(&meter_key(charge.meter));
+        write_period(writer, charge.period);
+        writer.i64(charge.at.0);
+        writer.u64(charge.amount);
+    }
+}
+
+pub(super) fn read_charges(reader: &mut RowReader<'_>) -> Result<Charges, Malformed> {
+    (0..reader.count()?)
+        .map(|_| {
+            Ok(Charge {
+                meter: read_meter_key(&reader.array()?)?,
+                period: read_period(reader)?,
+                at: Wall(reader.i64()?),
+                amount: reader.u64()?,
+            })
+        })
+        .collect()
 }
 
 pub(super) fn write_record(place: u64, id: RecordId, record: &Record) -> Vec<u8> {
     let mut writer = RowWriter::new();
+    write_claim(&mut writer, id, record);
+    writer.finish(&place.to_le_bytes())
+}
+
+/// A record, its name with it.
+pub(super) fn write_claim(writer: &mut RowWriter, id: RecordId, record: &Record) {
     // First, so that the end of its life is read without the rest.
     writer.i64(record.until.0);
     writer.u128(id.0);
     writer.i64(record.at.0);
     writer.u128(record.tenant.0);
     writer.array(&record.head.0);
-    write_party(&mut writer, &record.party);
+    write_party(writer, &record.party);
     match &record.progress {
         Progress::InFlight => writer.u8(1),
         Progress::Answered(answer, print) => {
@@ -217,7 +263,6 @@ pub(super) fn write_record(place: u64, id: RecordId, record: &Record) -> Vec<u8>
             writer.u8(doubt_code(*doubt));
         }
     }
-    writer.finish(&place.to_le_bytes())
 }
 
 /// The first millisecond of no longer being remembered.
@@ -227,23 +272,29 @@ pub(super) fn record_until(place: u64, row: &[u8]) -> Result<Wall, Malformed> {
 
 pub(super) fn read_record(place: u64, row: &[u8]) -> Result<(RecordId, Record), Malformed> {
     let mut reader = RowReader::new(row, &place.to_le_bytes())?;
+    let record = read_claim(&mut reader)?;
+    reader.finish()?;
+    Ok(record)
+}
+
+/// The same from the fields of a row.
+pub(super) fn read_claim(reader: &mut RowReader<'_>) -> Result<(RecordId, Record), Malformed> {
     let until = Wall(reader.i64()?);
     let id = RecordId(reader.u128()?);
     let at = Wall(reader.i64()?);
     let tenant = SubjectKey(reader.u128()?);
     let head = HeadPrint(reader.array()?);
-    let party = read_party(&mut reader)?;
+    let party = read_party(reader)?;
     let progress = match reader.u8()? {
         1 => Progress::InFlight,
         2 => {
             let print = BodyPrint { bytes: reader.u64()?, digest: reader.array()? };
-            Progress::Answered(Arc::new(read_answer(&mut reader)?), print)
+            Progress::Answered(Arc::new(read_answer(reader)?), print)
         }
         3 => Progress::NotReplayable,
         4 => Progress::Unknown(read_doubt(reader.u8()?)?),
         _ => return Err(Malformed("its progress is none that this release knows")),
     };
-    reader.finish()?;
     Ok((id, Record { tenant, head, at, until, party, progress }))
 }
 
@@ -257,6 +308,12 @@ fn read_answer(reader: &mut RowReader<'_>) -> Result<KeptAnswer, Malformed> {
 
 pub(super) fn write_revoked(subject: SubjectKey, revoked: &Revoked) -> Vec<u8> {
     let mut writer = RowWriter::new();
+    write_revocation(&mut writer, revoked);
+    writer.finish(&subject.0.to_le_bytes())
+}
+
+/// Which key is revoked, when, by whom and why.
+pub(super) fn write_revocation(writer: &mut RowWriter, revoked: &Revoked) {
     writer.text(&revoked.key);
     writer.i64(revoked.at.0);
     match &revoked.by {
@@ -267,11 +324,17 @@ pub(super) fn write_revoked(subject: SubjectKey, revoked: &Revoked) -> Vec<u8> {
         }
     }
     writer.text(&revoked.why);
-    writer.finish(&subject.0.to_le_bytes())
 }
 
 pub(super) fn read_revoked(subject: SubjectKey, row: &[u8]) -> Result<Revoked, Malformed> {
     let mut reader = RowReader::new(row, &subject.0.to_le_bytes())?;
+    let revoked = read_revocation(&mut reader)?;
+    reader.finish()?;
+    Ok(revoked)
+}
+
+/// The same from the fields of a row.
+pub(super) fn read_revocation(reader: &mut RowReader<'_>) -> Result<Revoked, Malformed> {
     let key = reader.text()?.into();
     let at = Wall(reader.i64()?);
     let by = match reader.u8()? {
@@ -280,7 +343,6 @@ pub(super) fn read_revoked(subject: SubjectKey, row: &[u8]) -> Result<Revoked, M
         _ => return Err(Malformed("nobody that this release knows revoked it")),
     };
     let why = reader.text()?.into();
-    reader.finish()?;
     Ok(Revoked { key, at, by, why })
 }
 
@@ -317,12 +379,12 @@ fn act_place(at: Wall, id: &str) -> Vec<u8> {
     place
 }
 
-fn write_period(writer: &mut RowWriter, period: Period) {
+pub(super) fn write_period(writer: &mut RowWriter, period: Period) {
     writer.i64(period.from.0);
     writer.i64(period.until.0);
 }
 
-fn read_period(reader: &mut RowReader<'_>) -> Result<Period, Malformed> {
+pub(super) fn read_period(reader: &mut RowReader<'_>) -> Result<Period, Malformed> {
     Ok(Period { from: Wall(reader.i64()?), until: Wall(reader.i64()?) })
 }
 
@@ -363,14 +425,14 @@ fn read_kind(code: u8) -> Result<LimitKind, Malformed> {
     })
 }
 
-fn doubt_code(doubt: Doubt) -> u8 {
+pub(super) fn doubt_code(doubt: Doubt) -> u8 {
     match doubt {
         Doubt::Crash => 1,
         Doubt::NoAnswer => 2,
     }
 }
 
-fn read_doubt(code: u8) -> Result<Doubt, Malformed> {
+pub(super) fn read_doubt(code: u8) -> Result<Doubt, Malformed> {
     match code {
         1 => Ok(Doubt::Crash),
         2 => Ok(Doubt::NoAnswer),

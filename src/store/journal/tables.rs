@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+};
 
 use crate::clock::Now;
 use crate::policy::idempotency::RecordId;
@@ -12,8 +14,9 @@ use crate::policy::meter::{Meter, Purse, Tally};
 
 use super::super::acts::Adjustment;
 use super::super::office::MOST_ACTS;
-use super::super::op::{Charge, MeterId, Op, Pending, ReservationId};
+use super::super::op::{Charge, Doubt, MeterId, Op, Pending, Record, ReservationId};
 use super::codec::Malformed;
+use super::log::LogProblem;
 use super::places::Places;
 use super::rows::{self, MeterKey, MeterRow};
 
@@ -34,16 +37,20 @@ pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta")
 
 /// The format, as in the file beside the journal.
 pub(super) const META_FORMAT: &str = "format";
-/// Counts the commits.
+/// Number of the last commit that the tables have.
 pub(super) const META_SEQUENCE: &str = "sequence";
 
-/// Why a change cannot be written, or the tables not be read.
+/// Why a change cannot be written, or the state not be read.
 #[derive(Debug)]
 pub(super) enum TableProblem {
     /// The library, or the system below it.
     Library(redb::Error),
     /// A row is not what was written.
     Row(&'static str, Malformed),
+    /// The log is not what was written.
+    Log(Malformed),
+    /// The tables say that they have this format.
+    Format(u64),
 }
 
 impl fmt::Display for TableProblem {
@@ -51,6 +58,10 @@ impl fmt::Display for TableProblem {
         match self {
             TableProblem::Library(error) => error.fmt(f),
             TableProblem::Row(table, malformed) => write!(f, "a row of `{table}`: {malformed}"),
+            TableProblem::Log(malformed) => write!(f, "its log: {malformed}"),
+            TableProblem::Format(format) => {
+                write!(f, "it says of itself that it has format {format}")
+            }
         }
     }
 }
@@ -66,6 +77,7 @@ macro_rules! from_the_library {
 }
 
 from_the_library!(
+    redb::Error,
     redb::StorageError,
     redb::TableError,
     redb::TransactionError,
@@ -73,8 +85,33 @@ from_the_library!(
     redb::DatabaseError
 );
 
-/// The tables inside one transaction.
-pub(super) struct Changes<'t> {
+impl From<LogProblem> for TableProblem {
+    fn from(problem: LogProblem) -> TableProblem {
+        match problem {
+            LogProblem::Io(error) => TableProblem::Library(redb::Error::Io(error)),
+            LogProblem::Malformed(malformed) => TableProblem::Log(malformed),
+        }
+    }
+}
+
+/// One transaction, after which the tables have every commit up to `sequence`.
+pub(super) fn transact<'o>(
+    database: &Database,
+    places: &mut Places,
+    sequence: u64,
+    with: impl FnOnce(&mut Changes<'_, 'o>) -> Result<(), TableProblem>,
+) -> Result<(), TableProblem> {
+    let transaction = database.begin_write()?;
+    let mut changes = Changes::new(&transaction, places)?;
+    with(&mut changes)?;
+    changes.finish()?;
+    transaction.open_table(META)?.insert(META_SEQUENCE, sequence)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// The tables inside one transaction. What many changes of a transaction come to is written once, at its end.
+pub(super) struct Changes<'t, 'o> {
     meters: Table<'t, &'static MeterKey, &'static [u8]>,
     pending: Table<'t, u128, &'static [u8]>,
     records: Table<'t, u64, &'static [u8]>,
@@ -82,15 +119,19 @@ pub(super) struct Changes<'t> {
     revoked: Table<'t, u128, &'static [u8]>,
     seen: Table<'t, u128, &'static [u8]>,
     acts: Table<'t, (i64, &'static str), &'static [u8]>,
-    /// Meters that were changed, written once at the end: many requests of a commit charge the same ones.
+    /// Meters that were changed: many requests charge the same ones.
     changed: BTreeMap<MeterKey, Option<MeterRow>>,
+    /// Reservations that were made: most are settled before the end, and never written.
+    reserved: BTreeMap<ReservationId, (&'o Pending, Option<Doubt>)>,
+    /// Records that came further: most are claimed and answered before the end.
+    told: BTreeMap<u64, (RecordId, &'o Record)>,
 }
 
-impl<'t> Changes<'t> {
+impl<'t, 'o> Changes<'t, 'o> {
     pub(super) fn new(
         transaction: &'t WriteTransaction,
         places: &'t mut Places,
-    ) -> Result<Changes<'t>, TableProblem> {
+    ) -> Result<Changes<'t, 'o>, TableProblem> {
         Ok(Changes {
             meters: transaction.open_table(METERS)?,
             pending: transaction.open_table(PENDING)?,
@@ -100,10 +141,12 @@ impl<'t> Changes<'t> {
             seen: transaction.open_table(SEEN)?,
             acts: transaction.open_table(ACTS)?,
             changed: BTreeMap::new(),
+            reserved: BTreeMap::new(),
+            told: BTreeMap::new(),
         })
     }
 
-    pub(super) fn apply(&mut self, op: &Op) -> Result<(), TableProblem> {
+    pub(super) fn apply(&mut self, op: &'o Op) -> Result<(), TableProblem> {
         match op {
             Op::Block(meter, block) => self.change(*meter, |meter| match meter {
                 Meter::Quota(tally) | Meter::Spend(tally) => tally.reserve(block),
@@ -116,6 +159,10 @@ impl<'t> Changes<'t> {
             Op::Reserve(pending) => self.reserve(pending),
             Op::Settle { id, back } => self.settle(*id, back),
             Op::Doubt(id, doubt) => {
+                if let Some((_, known)) = self.reserved.get_mut(id) {
+                    *known = Some(*doubt);
+                    return Ok(());
+                }
                 let Some((pending, _)) = self.pending_row(*id)? else { return Ok(()) };
                 let row = rows::write_pending(&pending, Some(*doubt));
                 self.pending.insert(id.0, row.as_slice())?;
@@ -123,11 +170,12 @@ impl<'t> Changes<'t> {
             }
             Op::Record(id, record) => {
                 let place = self.places.of(*id);
-                self.records.insert(place, rows::write_record(place, *id, record).as_slice())?;
+                self.told.insert(place, (*id, record));
                 Ok(())
             }
             Op::Forget(id) => {
                 if let Some(place) = self.places.leave(*id) {
+                    self.told.remove(&place);
                     self.records.remove(place)?;
                 }
                 Ok(())
@@ -185,8 +233,14 @@ impl<'t> Changes<'t> {
         }
     }
 
-    /// Writes what was changed in place.
+    /// Writes what all changes came to.
     pub(super) fn finish(mut self) -> Result<(), TableProblem> {
+        for (id, (pending, doubt)) in &self.reserved {
+            self.pending.insert(id.0, rows::write_pending(pending, *doubt).as_slice())?;
+        }
+        for (place, (id, record)) in &self.told {
+            self.records.insert(place, rows::write_record(*place, *id, record).as_slice())?;
+        }
         for (key, row) in &self.changed {
             match row.as_ref().and_then(|row| rows::write_meter(key, row)) {
                 Some(row) => drop(self.meters.insert(key, row.as_slice())?),
@@ -203,7 +257,9 @@ impl<'t> Changes<'t> {
         stale: impl FnOnce(u64, &[u8]) -> bool,
     ) -> Result<(), TableProblem> {
         let Some(place) = self.places.leave(id) else { return Ok(()) };
-        if self.records.get(place)?.is_some_and(|row| stale(place, row.value())) {
+        if !self.told.contains_key(&place)
+            && self.records.get(place)?.is_some_and(|row| stale(place, row.value()))
+        {
             self.records.remove(place)?;
         } else {
             self.places.found(id, place);
@@ -217,15 +273,16 @@ impl<'t> Changes<'t> {
         key: &MeterKey,
         stale: impl FnOnce(&[u8]) -> bool,
     ) -> Result<(), TableProblem> {
-        if self.meters.get(key)?.is_some_and(|row| stale(row.value())) {
+        if !self.changed.contains_key(key)
+            && self.meters.get(key)?.is_some_and(|row| stale(row.value()))
+        {
             self.meters.remove(key)?;
         }
         Ok(())
     }
 
-    fn reserve(&mut self, pending: &Pending) -> Result<(), TableProblem> {
-        let row = rows::write_pending(pending, None);
-        self.pending.insert(pending.id.0, row.as_slice())?;
+    fn reserve(&mut self, pending: &'o Pending) -> Result<(), TableProblem> {
+        self.reserved.insert(pending.id, (pending, None));
         for Charge { meter, period, at, amount } in &pending.charges {
             self.change(*meter, |meter| match meter {
                 Meter::Quota(tally) | Meter::Spend(tally) => tally.take(*amount, *period, *at),
@@ -238,7 +295,7 @@ impl<'t> Changes<'t> {
 
     /// What is not open was settled before, and nothing goes back twice.
     fn settle(&mut self, id: ReservationId, back: &[Charge]) -> Result<(), TableProblem> {
-        if self.pending.remove(id.0)?.is_none() {
+        if self.reserved.remove(&id).is_none() && self.pending.remove(id.0)?.is_none() {
             return Ok(());
         }
         for Charge { meter, at, amount, .. } in back {
@@ -294,7 +351,7 @@ impl<'t> Changes<'t> {
     fn pending_row(
         &self,
         id: ReservationId,
-    ) -> Result<Option<(Pending, Option<super::super::op::Doubt>)>, TableProblem> {
+    ) -> Result<Option<(Pending, Option<Doubt>)>, TableProblem> {
         let Some(row) = self.pending.get(id.0)? else { return Ok(None) };
         rows::read_pending(id, row.value())
             .map(Some)

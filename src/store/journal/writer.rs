@@ -1,4 +1,5 @@
-//! The journal's thread: takes what is waiting, writes all of it in one transaction with one sync, then tells everybody.
+//! The journal's thread: takes what is waiting, writes all of it into the log with one sync, then tells everybody. The
+//! tables get it later, many commits at a time.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,9 +18,10 @@ use super::super::backing::{Reply, StoreFailed};
 use super::super::op::Batch;
 use super::directory::Directory;
 use super::load::{self, Stale};
+use super::log::{Appended, Log};
 use super::mark::Mark;
 use super::places::Places;
-use super::tables::{Changes, META, META_SEQUENCE, TableProblem};
+use super::tables::{TableProblem, transact};
 
 /// The most batches of one commit.
 const MOST_BATCHES: usize = 1024;
@@ -28,6 +30,16 @@ const MOST_CHANGES: usize = 8192;
 /// How long changes that nobody waits for wait for company. Short: what a crash loses of them is an answer that a client
 /// has and the next start calls unknown.
 const COMPANY: Duration = Duration::from_millis(1);
+/// So many that are waited for in one commit come only where many clients come at once. There a commit waits while more
+/// keep coming, since the worker that feeds them has other work meanwhile and more share a sync: for so many that are
+/// waited for, and so often for so long.
+const CROWD: usize = 4;
+const CROWD_ENOUGH: usize = 16;
+const MOST_WAITS: usize = 6;
+const CROWD_COMPANY: Duration = Duration::from_micros(150);
+/// Changes in the log that are due in the tables: enough that most of what they reserve and claim is settled and answered
+/// within them, and so few that writing them keeps nobody waiting for long.
+pub(super) const DUE: usize = 1024;
 /// Stale rows that one idle moment removes.
 const STALE_ROWS: usize = 512;
 /// How long nothing must come before a moment is idle.
@@ -47,12 +59,21 @@ pub(super) struct Work {
     pub(super) reply: Option<Reply>,
 }
 
+/// When the tables are brought up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// Others may be waiting.
+    Busy,
+    /// Nothing came for a while.
+    Idle,
+}
+
 /// What the thread and its owner share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     /// Nothing more is promised.
     pub(super) failed: AtomicBool,
-    /// Commits since the start.
+    /// Commits since the start, to the log and to the tables.
     pub(super) commits: AtomicU64,
     /// Batches in them.
     pub(super) batches: AtomicU64,
@@ -64,9 +85,15 @@ pub type OnFailure = Box<dyn Fn(&str) + Send>;
 /// The thread's own.
 pub(super) struct Writer {
     pub(super) database: Database,
+    pub(super) log: Log,
     pub(super) mark: Mark,
     /// Number of the last commit.
     pub(super) sequence: u64,
+    /// What the log has and the tables have not, and how many changes that is.
+    pub(super) ahead: Vec<Batch>,
+    pub(super) changes_ahead: usize,
+    /// Changes of the log that are due in the tables.
+    pub(super) due: usize,
     pub(super) stale: Vec<Stale>,
     pub(super) places: Places,
     /// When the journal was opened: what was stale then.
@@ -83,13 +110,17 @@ impl Writer {
     /// Runs until it is told to end, or nobody can tell it anything any more.
     pub(super) fn run(mut self) {
         let mut works = Vec::new();
+        let mut crowd = 0;
         loop {
-            let more = self.gather(&mut works);
+            let more = self.gather(&mut works, &mut crowd);
             if !works.is_empty() {
-                let result = self.write(&works);
+                let result = self.write(&mut works);
                 answer(works.drain(..), result);
+                if self.changes_ahead >= self.due {
+                    self.bring_up(Moment::Busy);
+                }
             } else if more.is_continue() {
-                self.drop_stale();
+                self.bring_up(Moment::Idle);
             }
             if more.is_break() {
                 break;
@@ -98,9 +129,10 @@ impl Writer {
         self.end();
     }
 
-    /// Waits for work and takes all that is there. Nothing, if nothing came and stale rows can be removed.
-    fn gather(&self, works: &mut Vec<Work>) -> ControlFlow<()> {
-        let first = if self.stale.is_empty() {
+    /// Waits for work and takes all that is there. Nothing, if nothing came and there is something to tidy up. `crowd` is
+    /// how many were waited for in the last commit that anybody waited for.
+    fn gather(&self, works: &mut Vec<Work>, crowd: &mut usize) -> ControlFlow<()> {
+        let first = if self.stale.is_empty() && self.ahead.is_empty() {
             self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
             self.messages.recv_timeout(IDLE)
@@ -110,12 +142,16 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
             Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
         };
-        let (mut changes, mut awaited, mut waited) = (0, false, false);
+        let mut waits = if *crowd >= CROWD { MOST_WAITS } else { 0 };
+        let (mut changes, mut awaited, mut waited) = (0, 0, false);
         loop {
             match next {
                 Message::Write(work) => {
                     changes += work.batch.len();
-                    awaited |= work.reply.is_some();
+                    if work.reply.is_some() {
+                        awaited += 1;
+                        *crowd = awaited;
+                    }
                     works.push(*work);
                 }
                 Message::End => return ControlFlow::Break(()),
@@ -123,10 +159,18 @@ impl Writer {
             if works.len() >= MOST_BATCHES || changes >= MOST_CHANGES {
                 return ControlFlow::Continue(());
             }
-            next = match self.messages.try_recv() {
+            let mut came = self.messages.try_recv();
+            if matches!(came, Err(TryRecvError::Empty)) && waits > 0 && awaited < CROWD_ENOUGH {
+                waits -= 1;
+                waited = true;
+                // Asleep, not listening: whoever hands a batch on has nobody to wake.
+                std::thread::sleep(CROWD_COMPANY);
+                came = self.messages.try_recv();
+            }
+            next = match came {
                 Ok(message) => message,
                 Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
-                Err(TryRecvError::Empty) if awaited || waited => {
+                Err(TryRecvError::Empty) if awaited > 0 || waited => {
                     return ControlFlow::Continue(());
                 }
                 Err(TryRecvError::Empty) => {
@@ -141,57 +185,96 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, works: &[Work]) -> Result<(), StoreFailed> {
-        self.commit(|changes| {
-            works.iter().flat_map(|work| &work.batch).try_for_each(|op| changes.apply(op))
+    /// One commit of all of these.
+    fn write(&mut self, works: &mut [Work]) -> Result<(), StoreFailed> {
+        let sequence = self.sequence + 1;
+        self.guarded(|it| {
+            let ops = works.iter().flat_map(|work| &work.batch);
+            match it.log.append(sequence, ops).map_err(redb::Error::Io)? {
+                Appended::Written => {
+                    killpoint::pass(KillPoint::BeforeSync);
+                    it.log.sync().map_err(redb::Error::Io)?;
+                    killpoint::pass(KillPoint::AfterSync);
+                    for work in works.iter_mut() {
+                        it.changes_ahead += work.batch.len();
+                        it.ahead.push(std::mem::take(&mut work.batch));
+                    }
+                }
+                Appended::NoRoom => {
+                    let ahead = std::mem::take(&mut it.ahead);
+                    let batches = ahead.iter().chain(works.iter().map(|work| &work.batch));
+                    it.write_tables(sequence, batches, &[])?;
+                }
+            }
+            it.sequence = sequence;
+            it.mark.acknowledge(sequence).map_err(redb::Error::Io)?;
+            Ok(())
         })?;
         let batches = u64::try_from(works.len()).unwrap_or(u64::MAX);
         self.shared.batches.fetch_add(batches, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Removes some rows that said nothing any more when the journal was opened, and still do not.
-    fn drop_stale(&mut self) {
-        let rows = self.stale.split_off(self.stale.len().saturating_sub(STALE_ROWS));
-        if rows.is_empty() {
+    /// Brings the tables up to the log. In an idle moment some rows go that said nothing any more when the journal was
+    /// opened, and still do not.
+    fn bring_up(&mut self, moment: Moment) {
+        let stale = match moment {
+            Moment::Busy => Vec::new(),
+            Moment::Idle => self.stale.split_off(self.stale.len().saturating_sub(STALE_ROWS)),
+        };
+        if stale.is_empty() && self.ahead.is_empty() {
             return;
         }
-        let now = self.opened;
-        // A failure is said by `commit`.
-        let _ = self.commit(|changes| {
-            rows.iter().try_for_each(|row| match row {
-                Stale::Record(id) => {
-                    changes.drop_record(*id, |place, row| load::record_is_stale(place, row, now))
-                }
-                Stale::Meter(key) => {
-                    changes.drop_meter(key, |row| load::meter_is_stale(key, row, now))
-                }
-            })
-        });
+        let ahead = std::mem::take(&mut self.ahead);
+        // A failure is said by `guarded`.
+        let _ = self.guarded(|it| it.write_tables(it.sequence, ahead.iter(), &stale));
     }
 
-    /// One transaction, one sync. After the first failure nothing is written again: what a failed sync left behind is
-    /// unknown, and a second one may report a success that it has not earned.
-    fn commit(
+    /// One transaction, after which the log has nothing that the tables have not.
+    fn write_tables<'o>(
         &mut self,
-        with: impl FnOnce(&mut Changes<'_>) -> Result<(), TableProblem>,
+        sequence: u64,
+        batches: impl Iterator<Item = &'o Batch>,
+        stale: &[Stale],
+    ) -> Result<(), TableProblem> {
+        let now = self.opened;
+        transact(&self.database, &mut self.places, sequence, |changes| {
+            for op in batches.flatten() {
+                changes.apply(op)?;
+            }
+            for row in stale {
+                match row {
+                    Stale::Record(id) => changes
+                        .drop_record(*id, |place, row| load::record_is_stale(place, row, now))?,
+                    Stale::Meter(key) => {
+                        changes.drop_meter(key, |row| load::meter_is_stale(key, row, now))?;
+                    }
+                }
+            }
+            killpoint::pass(KillPoint::BeforeSync);
+            Ok(())
+        })?;
+        killpoint::pass(KillPoint::AfterSync);
+        self.log.begin_anew();
+        self.changes_ahead = 0;
+        Ok(())
+    }
+
+    /// After the first failure nothing is written again: what a failed sync left behind is unknown, and a second one may
+    /// report a success that it has not earned.
+    fn guarded(
+        &mut self,
+        write: impl FnOnce(&mut Writer) -> Result<(), TableProblem>,
     ) -> Result<(), StoreFailed> {
         if self.shared.failed.load(Ordering::Relaxed) {
             return Err(StoreFailed);
         }
-        let sequence = self.sequence + 1;
-        let Writer { database, mark, places, .. } = &mut *self;
-        let committed = catch_unwind(AssertUnwindSafe(|| -> Result<(), String> {
-            transact(database, places, sequence, with).map_err(|problem| problem.to_string())?;
-            mark.acknowledge(sequence).map_err(|error| error.to_string())
-        }));
-        let why = match committed {
+        let why = match catch_unwind(AssertUnwindSafe(|| write(self))) {
             Ok(Ok(())) => {
-                self.sequence = sequence;
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             }
-            Ok(Err(why)) => why,
+            Ok(Err(why)) => why.to_string(),
             Err(_) => "its structure leads nowhere".to_owned(),
         };
         self.fail(&why);
@@ -201,10 +284,12 @@ impl Writer {
     fn fail(&mut self, why: &str) {
         self.shared.failed.store(true, Ordering::Relaxed);
         self.stale.clear();
+        self.ahead.clear();
         (self.on_failure)(&format!("{}: {why}", self.path.display()));
     }
 
-    fn end(self) {
+    fn end(mut self) {
+        self.bring_up(Moment::Busy);
         let Writer { database, messages, directory, shared, on_failure, path, .. } = self;
         let failed = shared.failed.swap(true, Ordering::Relaxed);
         // Whoever came too late is told.
@@ -220,23 +305,6 @@ impl Writer {
         }
         drop(directory);
     }
-}
-
-fn transact(
-    database: &Database,
-    places: &mut Places,
-    sequence: u64,
-    with: impl FnOnce(&mut Changes<'_>) -> Result<(), TableProblem>,
-) -> Result<(), TableProblem> {
-    let transaction = database.begin_write()?;
-    let mut changes = Changes::new(&transaction, places)?;
-    with(&mut changes)?;
-    changes.finish()?;
-    transaction.open_table(META)?.insert(META_SEQUENCE, sequence)?;
-    killpoint::pass(KillPoint::BeforeSync);
-    transaction.commit()?;
-    killpoint::pass(KillPoint::AfterSync);
-    Ok(())
 }
 
 fn answer(works: impl Iterator<Item = Work>, result: Result<(), StoreFailed>) {

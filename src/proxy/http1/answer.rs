@@ -1,0 +1,332 @@
+//! An answer's body, read from its connection frame by frame as it is asked for (RFC 9112 §6, §7), and what becomes of the
+//! connection at its end.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::Response;
+use http_body::{Frame, SizeHint};
+use hyper::ext::ReasonPhrase;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::AbortHandle;
+
+use super::chunked::{BadChunk, Chunks, Piece};
+use super::connection::Shared;
+use super::framing::BodyLength;
+use super::head_in::{After, AnswerHead};
+use crate::proxy::deadline::Silence;
+use crate::proxy::io::Stream;
+use crate::proxy::pool::Active;
+
+/// Why an answer breaks off in the middle.
+#[derive(Debug)]
+pub enum BrokenOff {
+    /// The connection ended before the answer did.
+    Early,
+    /// The connection failed.
+    Io(io::Error),
+    /// Its framing is wrong. Says how.
+    Framing(&'static str),
+    /// Its request broke off.
+    Request,
+    /// The upstream was silent for too long.
+    Silent,
+}
+
+impl fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BrokenOff::Early => f.write_str("the connection ended before the answer did"),
+            BrokenOff::Io(error) => error.fmt(f),
+            BrokenOff::Framing(how) => f.write_str(how),
+            BrokenOff::Request => f.write_str("the request broke off"),
+            BrokenOff::Silent => f.write_str("the upstream was silent"),
+        }
+    }
+}
+
+impl std::error::Error for BrokenOff {}
+
+/// What is left of a body.
+#[derive(Debug)]
+enum Left {
+    Nothing,
+    Bytes(u64),
+    Chunks(Chunks),
+    UntilClose,
+}
+
+/// An answer's body, and the connection that it comes from. Dropped before its end, it closes the connection.
+#[derive(Debug)]
+pub(crate) struct AnswerBody {
+    left: Left,
+    /// `None`: given back, or closed.
+    connection: Option<Shared>,
+    after: After,
+    /// Counts the exchange, and knows where the connection goes back to. `None`: the exchange is over.
+    active: Option<Active>,
+    silence: Silence,
+    /// Who sends the rest of the request.
+    uploading: Option<AbortHandle>,
+    /// Why the body breaks off, once that is known.
+    broken: Option<BrokenOff>,
+}
+
+impl AnswerBody {
+    /// The answer with this head on `connection`. What is not sent of the request yet goes on in a task of its own: a
+    /// client may read its answer only after it has sent everything.
+    pub(crate) fn answer(
+        head: AnswerHead,
+        connection: Shared,
+        active: Active,
+        idle: Duration,
+    ) -> Response<AnswerBody> {
+        let AnswerHead { status, reason, fields, length, after } = head;
+        let left = match length {
+            BodyLength::Nothing | BodyLength::Exactly(0) => Left::Nothing,
+            BodyLength::Exactly(bytes) => Left::Bytes(bytes),
+            BodyLength::Chunked => Left::Chunks(Chunks::new()),
+            BodyLength::UntilClose => Left::UntilClose,
+        };
+        let uploading = (!connection.borrow().is_upload_over()).then(|| {
+            let connection = Rc::clone(&connection);
+            let rest = async move { poll_fn(|cx| connection.borrow_mut().poll_upload(cx)).await };
+            tokio::task::spawn_local(rest).abort_handle()
+        });
+        let connection = Some(connection);
+        let silence = Silence::new(idle);
+        // The bytes behind a 101 belong to whoever upgrades; that connection never comes back.
+        let switching = status == http::StatusCode::SWITCHING_PROTOCOLS;
+        let active = Some(active).filter(|_| !switching);
+        let mut body =
+            AnswerBody { left, connection, after, active, silence, uploading, broken: None };
+        if body.is_over() && !switching {
+            body.end();
+        }
+        let mut answer = Response::new(body);
+        *answer.status_mut() = status;
+        *answer.headers_mut() = fields;
+        if let Some(reason) = reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
+            answer.extensions_mut().insert(reason);
+        }
+        answer
+    }
+
+    /// What follows a 101. `None` where the connection is not the upstream's to switch: its request is not sent whole.
+    pub(crate) fn switched(mut self) -> Option<Switched> {
+        if let Some(uploading) = self.uploading.take() {
+            uploading.abort();
+            return None;
+        }
+        let connection = Rc::into_inner(self.connection.take()?)?.into_inner();
+        let (stream, unread) = connection.leave_http()?;
+        Some(Switched { stream, unread })
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.left, Left::Nothing)
+    }
+
+    /// The body ended as it should: the connection may serve another request.
+    fn end(&mut self) {
+        self.left = Left::Nothing;
+        let (Some(connection), Some(active)) = (self.connection.take(), self.active.take()) else {
+            return;
+        };
+        let uploading = self.uploading.take().filter(|uploading| !uploading.is_finished());
+        let fit = connection.borrow_mut().end(active.stock());
+        if let Some(uploading) = uploading {
+            uploading.abort();
+            if self.after == After::Reuse {
+                // The upstream has answered and still takes the request: the client may be in the middle of sending it.
+                let rest = poll_fn(move |cx| connection.borrow_mut().poll_rest_of_upload(cx));
+                tokio::task::spawn_local(rest);
+            }
+        } else if fit && self.after == After::Reuse {
+            active.park(connection);
+        }
+    }
+
+    /// The body did not end as it should: nobody reads or writes on this connection any more.
+    fn close(&mut self) {
+        self.left = Left::Nothing;
+        (self.connection, self.active) = (None, None);
+        if let Some(uploading) = self.uploading.take() {
+            uploading.abort();
+        }
+    }
+
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let AnswerBody { left, connection: Some(connection), silence, .. } = self else {
+            return Poll::Ready(None);
+        };
+        let connection = &mut *connection.borrow_mut();
+        loop {
+            match left.next(connection.unread()) {
+                Ok(Piece::Data(data)) => {
+                    silence.heard();
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Ok(Piece::Trailers(trailers)) => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                Ok(Piece::End) => return Poll::Ready(None),
+                Ok(Piece::Hungry) => {}
+                Err(BadChunk(how)) => return Poll::Ready(Some(Err(BrokenOff::Framing(how)))),
+            }
+            let room = connection.room_for(left.bytes());
+            let broken = match connection.poll_read(cx, room) {
+                Poll::Ready(Ok(1..)) => continue,
+                Poll::Ready(_) if !connection.is_sound() => BrokenOff::Request,
+                Poll::Ready(Ok(0)) if matches!(left, Left::UntilClose) => {
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Ok(0)) => BrokenOff::Early,
+                Poll::Ready(Err(error)) => BrokenOff::Io(error),
+                Poll::Pending => {
+                    ready!(silence.poll(cx));
+                    BrokenOff::Silent
+                }
+            };
+            return Poll::Ready(Some(Err(broken)));
+        }
+    }
+
+    /// Whether the body is over although nobody has asked for its end yet: then its last frame is known to be the last.
+    fn ends_here(&mut self) -> bool {
+        match (&mut self.left, &self.connection) {
+            (Left::Bytes(0) | Left::Nothing, _) => true,
+            (Left::Chunks(chunks), Some(connection)) => {
+                chunks.is_over(connection.borrow_mut().unread())
+            }
+            (Left::Bytes(_) | Left::Chunks(_) | Left::UntilClose, _) => false,
+        }
+    }
+}
+
+impl Left {
+    /// Takes the next piece off what is unread.
+    fn next(&mut self, unread: &mut BytesMut) -> Result<Piece, BadChunk> {
+        let here = match self {
+            Left::Nothing | Left::Bytes(0) => return Ok(Piece::End),
+            Left::Chunks(chunks) => return chunks.next(unread),
+            Left::Bytes(_) | Left::UntilClose if unread.is_empty() => return Ok(Piece::Hungry),
+            Left::UntilClose => unread.len(),
+            Left::Bytes(left) => {
+                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(unread.len());
+                *left -= here as u64;
+                here
+            }
+        };
+        Ok(Piece::Data(unread.split_to(here).freeze()))
+    }
+
+    /// How many bytes are to come, where that is known.
+    fn bytes(&self) -> Option<u64> {
+        match self {
+            Left::Nothing => Some(0),
+            Left::Bytes(left) => Some(*left),
+            Left::Chunks(_) | Left::UntilClose => None,
+        }
+    }
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if let Some(broken) = self.broken.take() {
+            self.close();
+            return Poll::Ready(Some(Err(broken)));
+        }
+        match ready!(self.poll_piece(cx)) {
+            Some(Ok(frame)) => {
+                if self.ends_here() {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(broken)) => {
+                // A turn later: hyper throws away what it has not written when a body breaks off.
+                self.broken = Some(broken);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None => {
+                self.end();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.bytes().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        // The rest of a request whose answer was read to its end goes on.
+        if !self.is_over() {
+            self.close();
+        }
+    }
+}
+
+/// The upstream's side of a connection that has left HTTP.
+#[derive(Debug)]
+pub struct Switched {
+    stream: Stream,
+    /// What came behind the 101.
+    unread: BytesMut,
+}
+
+impl AsyncRead for Switched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, into);
+        }
+        let some = self.unread.len().min(into.remaining());
+        into.put_slice(&self.unread.split_to(some));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Switched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,273 @@
+//! One HTTP/1 connection to the upstream, and the exchange on it: sends a request, reads the head of its answer, and
+//! gives the bytes of the body to whoever asks for them. Has no task of its own: who waits for it drives it.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::HeaderMap;
+use socket2::SockRef;
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
+
+use super::head_in::{AnswerHead, BadHead, HeadReader};
+use super::head_out::RequestHead;
+use super::patience::Patience;
+use super::stock::{ROOM, Stock};
+use super::upload::{Accepted, Upload, UploadFailure};
+use crate::proxy::io::Stream;
+use crate::proxy::request_body::{BodyWatch, RequestBody};
+use crate::proxy::upstream::BUFFER;
+
+/// A request and what goes with it, until its answer's head is there.
+#[derive(Debug)]
+pub(crate) struct Errand {
+    upload: Upload,
+    reader: HeadReader,
+    watch: BodyWatch,
+    longest: Duration,
+}
+
+impl Errand {
+    /// A request of which nothing is sent. The head of its answer may take `longest` from its last byte; `fields` is a
+    /// map that nobody needs any more, whose memory the answer's fields will use.
+    pub(crate) fn new(
+        head: RequestHead,
+        body: RequestBody,
+        mut fields: HeaderMap,
+        longest: Duration,
+    ) -> Errand {
+        fields.clear();
+        let watch = body.watch();
+        let reader = HeadReader::new(head.asked(), fields);
+        Errand { upload: Upload::new(head, body), reader, watch, longest }
+    }
+
+    fn none() -> Errand {
+        let reader = HeadReader::new(super::framing::Asked::Whole, HeaderMap::new());
+        let (upload, watch) = (Upload::none(), BodyWatch::default());
+        Errand { upload, reader, watch, longest: Duration::ZERO }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What went wrong.
+    pub(crate) why: Wrong,
+    /// Whether the upstream can have seen anything of the request.
+    pub(crate) seen: Seen,
+}
+
+impl Failure {
+    /// Whether another connection may be tried: this one took nothing, and the request itself is sound.
+    pub(crate) fn may_be_repeated(self) -> bool {
+        self.seen == Seen::Nothing && self.why == Wrong::Broke
+    }
+}
+
+/// What went wrong before an answer's head was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// The connection broke, or ended.
+    Broke,
+    /// What came is no answer.
+    NoAnswer,
+    /// The request's own body failed.
+    Body,
+    /// Nothing came in time.
+    Late,
+}
+
+/// Whether the upstream can have seen anything of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// The system took not one byte: that is proved, and the request is as it was.
+    Nothing,
+    /// It can.
+    Perhaps,
+}
+
+/// What a connection is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Sound,
+    /// The request broke off in the middle of its answer: nothing on it is believed any more.
+    Broken,
+}
+
+/// A connection to the upstream. Shared by who reads the answer and who sends the rest of the request.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: Stream,
+    unread: BytesMut,
+    /// How much is read at once, in bytes: more when an answer proves to be large.
+    room: usize,
+    errand: Errand,
+    patience: Patience,
+    health: Health,
+}
+
+/// A connection as its holders have it. Dropped by all of them, it closes.
+pub(crate) type Shared = Rc<RefCell<Connection>>;
+
+impl Connection {
+    /// A connection that was just opened.
+    pub(crate) fn new(stream: Stream) -> Shared {
+        Rc::new(RefCell::new(Connection {
+            stream,
+            unread: BytesMut::new(),
+            room: ROOM,
+            errand: Errand::none(),
+            patience: Patience::default(),
+            health: Health::Sound,
+        }))
+    }
+
+    /// Whether the upstream has neither closed it nor said anything unasked. Costs no system call unless something
+    /// happened.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        match &mut self.stream {
+            Stream::Plain(socket) => {
+                let read = socket.tcp().try_read(&mut byte);
+                read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            }
+            // A session ticket is nothing unasked: the session reads it by itself.
+            stream @ Stream::Tls(_) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+            }
+        }
+    }
+
+    /// Takes up a request; [`Connection::poll_answer`] sends it.
+    pub(crate) fn begin(&mut self, errand: Errand, stock: &Stock) {
+        self.patience.begin(errand.longest, &errand.watch);
+        self.errand = errand;
+        self.room = ROOM;
+        self.unread = stock.room();
+    }
+
+    /// Gives back a request of which nothing was accepted.
+    pub(crate) fn give_up(&mut self) -> Errand {
+        std::mem::replace(&mut self.errand, Errand::none())
+    }
+
+    /// Sends, and reads until the head of the answer is there.
+    pub(crate) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<AnswerHead, Failure>> {
+        match self.errand.upload.poll(&mut self.stream, cx) {
+            Poll::Pending | Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(UploadFailure::NothingAccepted)) => return self.fails(Wrong::Broke),
+            Poll::Ready(Err(UploadFailure::Body)) => return self.fails(Wrong::Body),
+        }
+        loop {
+            match self.poll_read(cx, self.room) {
+                Poll::Ready(Ok(0) | Err(_)) => return self.fails(Wrong::Broke),
+                Poll::Ready(Ok(_)) => match self.errand.reader.read(&mut self.unread) {
+                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                    Ok(None) => {}
+                    Err(BadHead) => return self.fails(Wrong::NoAnswer),
+                },
+                Poll::Pending => break,
+            }
+        }
+        match self.patience.poll(&self.errand.watch, cx) {
+            Poll::Ready(()) => self.fails(Wrong::Late),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn fails<T>(&self, why: Wrong) -> Poll<Result<T, Failure>> {
+        // Of a failed write under TLS nobody knows whether some of its records went out.
+        let seen = match (self.errand.upload.accepted(), &self.stream) {
+            (Accepted::Nothing, Stream::Plain(_)) => Seen::Nothing,
+            (Accepted::Nothing, Stream::Tls(_)) if why == Wrong::Body => Seen::Nothing,
+            _ => Seen::Perhaps,
+        };
+        Poll::Ready(Err(Failure { why, seen }))
+    }
+
+    /// Reads once behind what is unread, at most about `room` bytes; 0 is the end.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        let Connection { stream, unread, .. } = self;
+        let spare = unread.capacity() - unread.len();
+        if spare < room / 2 {
+            unread.reserve(room);
+        }
+        let spare = unread.capacity() - unread.len();
+        let read = pin!(stream.read_buf(unread)).poll(cx);
+        if let Poll::Ready(Ok(read)) = read
+            && read == spare
+        {
+            self.room = BUFFER;
+        }
+        read
+    }
+
+    /// How much is read at once for a body of which `left` bytes are to come, as far as that is known.
+    pub(super) fn room_for(&self, left: Option<u64>) -> usize {
+        let known = left.map(|left| usize::try_from(left).unwrap_or(BUFFER).min(BUFFER));
+        known.unwrap_or(self.room)
+    }
+
+    /// What was read and belongs to nobody yet.
+    pub(super) fn unread(&mut self) -> &mut BytesMut {
+        &mut self.unread
+    }
+
+    /// Whether what comes on it is still to be believed.
+    pub(super) fn is_sound(&self) -> bool {
+        self.health == Health::Sound
+    }
+
+    /// Whether there is nothing left to send, for whichever reason.
+    pub(super) fn is_upload_over(&self) -> bool {
+        self.errand.upload.is_over()
+    }
+
+    /// Sends the rest of the request while somebody else reads the answer. A body that fails takes the answer with it:
+    /// the upstream must not take the part for the whole.
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.errand.upload.poll(&mut self.stream, cx).map(|ended| {
+            if ended.is_err() {
+                self.health = Health::Broken;
+                // Wakes who reads. It fails where the connection is gone already.
+                let _ = SockRef::from(self.stream.tcp()).shutdown(std::net::Shutdown::Both);
+            }
+        })
+    }
+
+    /// As [`Connection::poll_upload`], when nobody reads any more: an upstream that closes, or says more, wants no rest.
+    pub(super) fn poll_rest_of_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.poll_read(cx, ROOM).is_ready() { Poll::Ready(()) } else { self.poll_upload(cx) }
+    }
+
+    /// The exchange is over as it should be. `true` if the connection is fit for another: the request was sent whole,
+    /// and nothing was said beyond the answer.
+    pub(super) fn end(&mut self, stock: &Stock) -> bool {
+        let upload = &mut self.errand.upload;
+        let fit = upload.is_sent() && self.unread.is_empty() && self.is_sound();
+        if fit {
+            stock.put_text(self.errand.upload.take_text());
+            stock.put_room(std::mem::take(&mut self.unread));
+        }
+        fit
+    }
+
+    /// Takes the connection out of HTTP: the stream, and what was read of it too far. `None` while the request is not
+    /// sent.
+    pub(super) fn leave_http(self) -> Option<(Stream, BytesMut)> {
+        self.errand.upload.is_sent().then_some((self.stream, self.unread))
+    }
+}

@@ -1,0 +1,252 @@
+//! The head of a request, written straight as bytes (RFC 9112 §3, §5). It says what it is told to say, in that order; the
+//! fields that frame the body are its own, and come last, when the body is at hand (§6).
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, request};
+use http_body::Body as _;
+
+use super::framing::{Asked, BodyLength, content_length};
+use crate::proxy::request_body::RequestBody;
+
+/// What stands behind every field.
+const LINE_END: &[u8] = b"\r\n";
+
+/// A request's head on its way, but for what frames its body.
+#[derive(Debug)]
+pub struct RequestHead {
+    bytes: Vec<u8>,
+    asked: Asked,
+    length: Length,
+    /// The fields that the client announced behind its body: only these are passed on from there.
+    announced: Announced,
+}
+
+/// What the client said of its body's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Length {
+    Unsaid,
+    Said(u64),
+}
+
+/// Names in `Trailer` fields; nearly no request has one.
+pub(super) type Announced = Option<Box<Vec<HeaderName>>>;
+
+/// A `Content-Length` that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadLength;
+
+impl RequestHead {
+    /// Begins with the request line, in origin form (RFC 9112 §3.2.1). `buffer` is empty, and its memory is used.
+    pub(crate) fn begin(
+        mut buffer: Vec<u8>,
+        method: &Method,
+        target: &PathAndQuery,
+    ) -> RequestHead {
+        buffer.extend_from_slice(method.as_str().as_bytes());
+        buffer.push(b' ');
+        // By its parts: of `?a` the path is `/`.
+        buffer.extend_from_slice(target.path().as_bytes());
+        if let Some(query) = target.query() {
+            buffer.push(b'?');
+            buffer.extend_from_slice(query.as_bytes());
+        }
+        buffer.extend_from_slice(b" HTTP/1.1\r\n");
+        let asked = if method == Method::HEAD { Asked::FieldsAlone } else { Asked::Whole };
+        RequestHead { bytes: buffer, asked, length: Length::Unsaid, announced: None }
+    }
+
+    /// A head of which everything is final but the framing, as it is.
+    pub fn of(head: &request::Parts) -> Result<RequestHead, BadLength> {
+        let root = PathAndQuery::from_static("/");
+        let target = head.uri.path_and_query().unwrap_or(&root);
+        let mut written = RequestHead::begin(Vec::new(), &head.method, target);
+        for (name, value) in &head.headers {
+            written.field(name, value)?;
+        }
+        Ok(written)
+    }
+
+    /// Says a field. Of those that frame the body it takes notice only.
+    pub(crate) fn field(
+        &mut self,
+        name: &HeaderName,
+        value: &HeaderValue,
+    ) -> Result<(), BadLength> {
+        match *name {
+            header::TRANSFER_ENCODING => return Ok(()),
+            header::CONTENT_LENGTH => {
+                let length = content_length(value.as_bytes()).ok_or(BadLength)?;
+                self.length = Length::Said(length);
+                return Ok(());
+            }
+            header::TRAILER => self.announce(value),
+            _ => {}
+        }
+        self.line(name, value.as_bytes());
+        Ok(())
+    }
+
+    /// Says a field that frames nothing. A text that is no field value is not said at all.
+    pub(crate) fn text(&mut self, name: &HeaderName, text: &str) {
+        if text.bytes().all(|byte| matches!(byte, b'\t' | 0x20..0x7f)) {
+            self.line(name, text.as_bytes());
+        }
+    }
+
+    fn line(&mut self, name: &HeaderName, value: &[u8]) {
+        let name = name.as_str().as_bytes();
+        self.bytes.reserve(name.len() + value.len() + 4);
+        self.bytes.extend_from_slice(name);
+        self.bytes.extend_from_slice(b": ");
+        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(LINE_END);
+    }
+
+    fn announce(&mut self, value: &HeaderValue) {
+        let names = value.as_bytes().split(|byte| *byte == b',');
+        let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+        self.announced.get_or_insert_default().extend(names);
+    }
+
+    /// Whether the answer will have a body.
+    pub(super) fn asked(&self) -> Asked {
+        self.asked
+    }
+
+    /// Ends the head with what frames `body`: the length that the client said, else chunks; nothing where there is no
+    /// body (RFC 9112 §6.3, rule 7).
+    pub(super) fn end(mut self, body: &RequestBody) -> (Vec<u8>, BodyLength, Announced) {
+        let length = match self.length {
+            Length::Said(length) => {
+                self.bytes.extend_from_slice(b"content-length: ");
+                self.bytes.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+                self.bytes.extend_from_slice(LINE_END);
+                BodyLength::Exactly(length)
+            }
+            Length::Unsaid if body.is_end_stream() => BodyLength::Nothing,
+            Length::Unsaid => {
+                self.bytes.extend_from_slice(b"transfer-encoding: chunked\r\n");
+                BodyLength::Chunked
+            }
+        };
+        self.bytes.extend_from_slice(LINE_END);
+        (self.bytes, length, self.announced)
+    }
+}
+
+/// Writes one chunk's size (RFC 9112 §7.1).
+pub(super) fn chunk_size(out: &mut Vec<u8>, data: &Bytes) {
+    let mut digits = [0; 16];
+    let (mut left, mut at) = (data.len(), digits.len());
+    while left > 0 {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[left % 16];
+        left /= 16;
+    }
+    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(LINE_END);
+}
+
+/// Whether a field may stand behind a body (RFC 9110 §6.5.1): none that frames, routes, authenticates or describes it.
+fn may_trail(name: &HeaderName) -> bool {
+    !super::head_in::is_of_the_hop(name)
+        && !matches!(
+            *name,
+            header::AUTHORIZATION
+                | header::CACHE_CONTROL
+                | header::CONTENT_ENCODING
+                | header::CONTENT_LENGTH
+                | header::CONTENT_RANGE
+                | header::CONTENT_TYPE
+                | header::HOST
+                | header::MAX_FORWARDS
+                | header::SET_COOKIE
+                | header::TRAILER
+        )
+}
+
+/// Writes the end of a chunked body: the last chunk and those trailers that were announced and may stand there.
+pub(super) fn last_chunk(
+    out: &mut Vec<u8>,
+    trailers: Option<&header::HeaderMap>,
+    announced: &Announced,
+) {
+    out.extend_from_slice(b"0\r\n");
+    let announced = announced.as_ref().map_or(&[][..], |names| names);
+    for (name, value) in trailers.into_iter().flatten() {
+        if announced.contains(name) && may_trail(name) {
+            out.extend_from_slice(name.as_str().as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(LINE_END);
+        }
+    }
+    out.extend_from_slice(LINE_END);
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn written(request: http::request::Builder) -> String {
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let (bytes, _, _) = RequestHead::of(&parts).unwrap().end(&RequestBody::empty());
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn the_target_is_in_origin_form_byte_for_byte() {
+        for (uri, target) in [
+            ("/", "/"),
+            ("/a%20b/?c=d&e", "/a%20b/?c=d&e"),
+            ("/a?", "/a?"),
+            ("http://host", "/"),
+            ("http://host/x?y", "/x?y"),
+            ("http://host?y", "/?y"),
+        ] {
+            let head = written(Request::get(uri));
+            assert_eq!(head, format!("GET {target} HTTP/1.1\r\n\r\n"), "{uri}");
+        }
+    }
+
+    #[test]
+    fn framing_is_said_once_and_by_the_writer_alone() {
+        let head = written(
+            Request::post("/")
+                .header("host", "a")
+                .header("transfer-encoding", "gzip")
+                .header("content-length", "0")
+                .header("x", "y"),
+        );
+        assert_eq!(head, "POST / HTTP/1.1\r\nhost: a\r\nx: y\r\ncontent-length: 0\r\n\r\n");
+        let (parts, ()) =
+            Request::post("/").header("content-length", "+1").body(()).unwrap().into_parts();
+        assert_eq!(RequestHead::of(&parts).err(), Some(BadLength));
+    }
+
+    #[test]
+    fn a_text_that_is_no_value_is_not_said() {
+        let mut head =
+            RequestHead::begin(Vec::new(), &Method::GET, &PathAndQuery::from_static("/"));
+        let name = HeaderName::from_static("x");
+        for text in ["a\r\nb: c", "\0", "\u{7f}", "ä"] {
+            head.text(&name, text);
+        }
+        head.text(&name, "a\tb");
+        let (bytes, _, _) = head.end(&RequestBody::empty());
+        assert_eq!(bytes, b"GET / HTTP/1.1\r\nx: a\tb\r\n\r\n");
+    }
+
+    #[test]
+    fn sizes_of_chunks_are_hexadecimal() {
+        for (length, size) in [(1, "1\r\n"), (10, "a\r\n"), (16, "10\r\n"), (65_535, "ffff\r\n")] {
+            let mut out = Vec::new();
+            chunk_size(&mut out, &vec![0; length].into());
+            assert_eq!(out, size.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! HTTP/1 towards the upstream (RFC 9112), spoken by ourselves: no task, no channel and no copy stands between a request's
+//! future and its connection. A head is written where it is decided and sent as it stands; an answer's fields are read
+//! straight into the map that the client's connection will write. Strict in what it takes: what two readers could read
+//! two ways ends the connection. Never decides what is said, nor whether a request is sent again.
+
+mod answer;
+mod chunked;
+mod connection;
+mod framing;
+mod head_in;
+mod head_out;
+mod patience;
+mod stock;
+mod upload;
+
+pub(super) use answer::AnswerBody;
+pub use answer::{BrokenOff, Switched};
+pub(super) use connection::{Connection, Errand, Failure, Seen, Shared, Wrong};
+pub(super) use head_in::{AnswerHead, is_of_the_hop};
+pub use head_out::{BadLength, RequestHead};
+pub(super) use stock::Stock;
