@@ -64,19 +64,18 @@ pub(crate) struct Arrival {
     pub(crate) counters: Arc<ConnectionCounters>,
 }
 
-/// Drives a connection to its end.
-pub(crate) async fn drive<H: Handler>(arrival: Arrival, handler: H) {
-    // What comes before HTTP needs three times the room of what follows, for a moment: it gets a place of its own.
-    if let Some((driver, stream, peer)) = Box::pin(arrive(arrival, handler)).await {
+/// Takes a connection to where HTTP begins, and starts the task that drives it to its end: what comes before HTTP needs
+/// room for a moment that a connection would hold all its life.
+pub(crate) async fn begin<H: Handler>(arrival: Arrival, handler: H) {
+    if let Some((driver, stream, peer)) = arrive(arrival, handler).await {
         match peer.http {
-            ClientHttp::Http1 => driver.http1(stream, peer).await,
-            // Larger than HTTP/1's, and rarer: it must not set the size of every connection's task.
-            ClientHttp::Http2 => Box::pin(driver.http2(stream, peer)).await,
+            ClientHttp::Http1 => drop(tokio::task::spawn_local(driver.http1(stream, peer))),
+            ClientHttp::Http2 => drop(tokio::task::spawn_local(driver.http2(stream, peer))),
         }
     }
 }
 
-/// Takes a connection to where HTTP begins; `None` if it does not get there.
+/// `None` if a connection does not get to where HTTP begins.
 async fn arrive<H: Handler>(arrival: Arrival, handler: H) -> Option<(Driver<H>, Stream, Rc<Peer>)> {
     let Arrival { tcp, peer: socket, listener, slot, tls, proxy_protocol, drain, counters } =
         arrival;
