@@ -202,14 +202,6 @@ impl<H: Handler> Driver<H> {
 
     async fn http1(self, mut stream: Stream, peer: Rc<Peer>) {
         let wire = Arc::new(Wire::default());
-        let mut builder = http1::Builder::new();
-        builder
-            .header_read_timeout(None)
-            .max_buf_size(self.bounds.head.max(BUFFER))
-            .max_header_size(self.bounds.head);
-        if self.bounds.fields != FIELDS_FOR_FREE {
-            builder.max_headers(self.bounds.fields);
-        }
         let serving = self.serving(&wire, peer);
         let _listening = self.listen().await;
         let mut timer = std::pin::pin!(sleep(self.bounds.head_timeout));
@@ -219,7 +211,8 @@ impl<H: Handler> Driver<H> {
             let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire), replay));
             let serving = Rc::clone(&serving);
             let service = service_fn(move |request| serving.answer(request));
-            let mut connection = builder.serve_connection(io, service).with_upgrades();
+            let mut connection =
+                http1_within(&self.bounds).serve_connection(io, service).with_upgrades();
             let over = std::future::poll_fn(|cx| {
                 loop {
                     if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
@@ -352,6 +345,18 @@ impl<H: Handler> Driver<H> {
         up(&self.counters.unreadable_heads);
         close(stream, &self.handler.unreadable_head(status)).await;
     }
+}
+
+fn http1_within(bounds: &Bounds) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_buf_size(bounds.head.max(BUFFER))
+        .max_header_size(bounds.head);
+    if bounds.fields != FIELDS_FOR_FREE {
+        builder.max_headers(bounds.fields);
+    }
+    builder
 }
 
 /// Sends the last bytes, if any, half-closes, and reads what the client still sends, within bounds. Without that, bytes
