@@ -174,7 +174,7 @@ def tell(gate, *words):
     """A word to valgrind, which runs the gate."""
     done = subprocess.run(["vgdb", f"--pid={gate.pid}", "--wait=10", *words], capture_output=True, text=True, timeout=60)
     if done.returncode:
-        raise SystemExit(f"valgrind does not listen ({' '.join(words)}): {done.stdout}{done.stderr}")
+        raise SystemExit(f"valgrind does not listen; may processes be traced here? ({' '.join(words)}): {done.stdout}{done.stderr}")
 
 
 def connected(gate, port, log):

@@ -92,7 +92,7 @@ class Flood:
     """What goes on beside the tenant's requests, in the place of a candidate."""
 
     def __init__(self, name, gate, *words):
-        self.name, self.gate, self.words, self.pid = name, gate, words, gate.pid
+        self.name, self.gate, self.words, self.pid, self.site = name, gate, words, gate.pid, gate.site
 
     def beside(self, rate, flood_rate, seconds):
         if not self.words:

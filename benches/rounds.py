@@ -1,4 +1,5 @@
 """Interleaved rounds and their tables: candidates take turns, and what is told of two of them is the median of the rounds' own ratios."""
+import glob
 import json
 import os
 import resource
@@ -101,6 +102,12 @@ class Failures:
             raise SystemExit(1)
 
 
+def empty_logs(work):
+    """Access logs grow by gigabytes in a long run, and nobody reads these."""
+    for log in glob.glob(f"{work}/*.access.log"):
+        os.truncate(log, 0)
+
+
 def interleaved(candidates, rounds, measure, failures, what):
     """`measure(candidate)` gives what a generator told. By candidate's name, a list with an outcome a round, to which are added the
     candidate's CPU time in µs a request (`cpu`), and the most MiB it was resident in (`peak`)."""
@@ -114,6 +121,7 @@ def interleaved(candidates, rounds, measure, failures, what):
             outcome["cpu"] = outcome["total_cpu"] / max(outcome["requests"], 1)
             outcome["peak"] = peak_rss(candidate.pid)
             failures.count(f"{candidate.name} ({what})", outcome)
+            empty_logs(candidate.site.work)
             # The first round warms up: connections, caches, lazily made state.
             if at:
                 figures[candidate.name].append(outcome)
