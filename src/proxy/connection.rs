@@ -119,8 +119,8 @@ async fn arrive<H: Handler>(arrival: Arrival, handler: H) -> Option<(Driver<H>, 
         }
     };
     let slot = Some(slot);
-    let said = RefCell::default();
-    let peer = Peer { socket, announced, local, tls, listener, http, said, slot };
+    let (said, refrain) = (RefCell::default(), RefCell::default());
+    let peer = Peer { socket, announced, local, tls, listener, http, said, refrain, slot };
     Some((driver, stream, Rc::new(peer)))
 }
 
