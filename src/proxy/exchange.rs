@@ -152,7 +152,7 @@ impl Exchange {
             path: head.parts.uri.path(),
             host: asked_host(head.parts),
             route: route.map(|route| &*route.name),
-            key: key.map(|key| &*key.id),
+            key: key.map(|key| key.id),
             tenant: key.map(|key| &*policy.tenant(key.tenant).name),
             plan: key.map(|key| &*policy.plan(key.plan).name),
             scope: super::respond::demanded_scope(policy, facts.route),

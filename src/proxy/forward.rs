@@ -388,7 +388,7 @@ fn identity(passage: &Passage<'_>, to: &mut impl Fields) {
         to.say_text(name, &policy.tenant(caller.tenant).name);
     }
     if let Some(name) = &identity.key {
-        to.say_text(name, &policy.keys.at(caller.key).id);
+        to.say_text(name, policy.keys.at(caller.key).id);
     }
     if let Some(name) = &identity.plan {
         to.say_text(name, &policy.plan(caller.plan).name);
