@@ -31,7 +31,7 @@ use crate::clock::Now;
 use crate::policy::authenticate::Caller;
 use crate::policy::authorize::{Permit, authorize};
 use crate::policy::charge::ChargeRule;
-use crate::policy::head::{Head, is_grpc};
+use crate::policy::head::{Head, Lines, is_grpc};
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::LimitIx;
 use crate::policy::order::Readings;
@@ -137,7 +137,11 @@ fn outgrows_draining(headers: &HeaderMap) -> bool {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers.get(CONTENT_LENGTH).and_then(length)
+}
+
+fn length(line: &HeaderValue) -> Option<u64> {
+    line.to_str().ok()?.parse().ok()
 }
 
 /// What lives on of a decision when the policy it was made under is let go.
@@ -383,7 +387,11 @@ pub(super) fn late_refusal(at: &WorkerContext, exchange: &Exchange, refused: &Re
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.
 fn refuse_large_body(most: Option<u64>, head: &Head<'_>) -> Result<(), Refused> {
-    match (content_length(head.headers), most) {
+    let stated = match head.seen.content_length {
+        Lines::One(line) => length(line),
+        Lines::None | Lines::Several => None,
+    };
+    match (stated, most) {
         (Some(length), Some(most)) if length > most => {
             Err(Refused::because(Refusal::BodyTooLarge, "Content-Length is over the route's bound"))
         }
