@@ -63,13 +63,14 @@ pub(super) fn serve(
         Decision::Replay(repeat, idle) => {
             Handled::Later(Box::pin(replay(at, exchange, repeat, idle, body)))
         }
-        Decision::Pass(mut admission) => Handled::Later(match admission.party.take() {
-            Some(party) => Box::pin(promise(at, peer, (head, body), admission, exchange, party)),
-            None => {
+        Decision::Pass(mut admission) => {
+            Handled::Later(if let Some(party) = admission.party.take() {
+                Box::pin(promise(at, peer, (head, body), admission, exchange, party))
+            } else {
                 exchange.committed();
                 forward(at, peer, (head, body), admission, exchange)
-            }
-        }),
+            })
+        }
     }
 }
 
