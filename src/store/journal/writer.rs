@@ -83,6 +83,7 @@ pub(super) struct Shared {
 pub type OnFailure = Box<dyn Fn(&str) + Send>;
 
 /// The thread's own.
+#[expect(clippy::vec_box, reason = "a batch is six hundred bytes, and is handed from list to list")]
 pub(super) struct Writer {
     pub(super) database: Database,
     pub(super) log: Log,
@@ -139,6 +140,7 @@ impl Writer {
 
     /// Waits for work and takes all that is there. Nothing, if nothing came and there are rows to remove. `crowd` is
     /// how many were waited for in the last commit that anybody waited for.
+    #[expect(clippy::vec_box, reason = "as in the writer itself")]
     fn gather(&self, works: &mut Vec<Box<Work>>, crowd: &mut usize) -> ControlFlow<()> {
         let first = if self.stale.is_empty() {
             self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
