@@ -106,7 +106,7 @@ fn party(policy: &Snapshot, permit: &Permit, request_id: &HeaderValue) -> Party 
     let id = request_id.to_str().unwrap_or("");
     Party {
         tenant: caller.map_or("", |caller| &policy.tenant(caller.tenant).name).into(),
-        key: caller.map_or("", |caller| &policy.keys.at(caller.key).id).into(),
+        key: caller.map_or("", |caller| policy.keys.at(caller.key).id).into(),
         route: (&*policy.route(permit.route).name).into(),
         request: id.get(..LONGEST_ID).unwrap_or(id).into(),
     }

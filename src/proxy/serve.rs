@@ -354,7 +354,9 @@ fn judge(
     };
     // 6 authorise
     let permit = authorize(policy, route_ix, caller, facts.client, &head)?;
-    facts.shadowed.clone_from(&permit.shadowed);
+    if !permit.shadowed.is_empty() {
+        facts.shadowed.clone_from(&permit.shadowed);
+    }
     refuse_large_body(policy.body_bound(route_ix), &head)?;
     // 7 open
     open(at, policy, parts, &permit, now, facts, exchange.hold())?;
