@@ -52,7 +52,7 @@ listen: 127.0.0.1:%(port)d
 upstream: http://127.0.0.1:%(upstream)d
 admin: 127.0.0.1:0
 workers: 1
-record: { to: records.jsonl }
+record: { to: logs/records.jsonl }
 """
 
 ON = """
@@ -259,6 +259,8 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         digest = hashlib.sha256(b"bench-secret").hexdigest()
         write(f"{work}/bench.keys.yaml", f"- {{ id: bench, tenant: acme, digest: {{ sha256: {digest} }}, scopes: [read] }}\n")
+        # Not beside the policy, whose directory the gate watches for changes.
+        os.mkdir(f"{work}/logs")
         upstream = backend()
         print("instructions a request")
         for policy, cases in RUNS:

@@ -39,6 +39,8 @@ class Site:
 
     def __init__(self, work, http, h2c=0, https=0):
         self.work, self.http, self.h2c, self.https = work, http, h2c, https
+        # Not beside the policy, whose directory the gate watches for changes.
+        os.mkdir(f"{work}/logs")
         rng = random.Random(42)
         alphabet = "0123456789abcdefghijklmnopqrstuvwxyz"
         self.keys = ["ak_" + "".join(rng.choice(alphabet) for _ in range(40)) for _ in range(10_000)]
@@ -109,7 +111,7 @@ def nginx(site, name, front="http", back="http", log=False, streaming=False):
     upstream = {"http": site.http, "h2c": site.h2c, "tls": site.https}[back]
     listen = {"http": "", "h2c": " http2", "tls": " ssl"}[front]
     tls = f"ssl_certificate {work}/tls.crt; ssl_certificate_key {work}/tls.key; ssl_protocols TLSv1.3; ssl_session_cache off; ssl_session_tickets off;" if front == "tls" else ""
-    logged = f"access_log {work}/{tag}.access.log combined buffer=64k flush=1s;" if log else ""
+    logged = f"access_log {work}/logs/{tag}.log combined buffer=64k flush=1s;" if log else ""
     told = f"server {{ listen 127.0.0.1:{status}; location /status {{ stub_status; access_log off; }} }}" if log else ""
     if back == "h2c":
         forward = "grpc_set_header X-Key-Id $key; grpc_set_header X-Forwarded-For $remote_addr; grpc_pass grpc://be;"
@@ -211,7 +213,7 @@ def envoy(site, name, front="http", back="http", log=False):
         "upgrade_configs": [{"upgrade_type": "websocket"}], "http_filters": filters,
     }
     if log:
-        manager["access_log"] = [typed("envoy.access_loggers.file", "access_loggers.file.v3.FileAccessLog", path=f"{work}/{tag}.access.log")]
+        manager["access_log"] = [typed("envoy.access_loggers.file", "access_loggers.file.v3.FileAccessLog", path=f"{work}/logs/{tag}.log")]
     chain = {"filters": [typed("envoy.filters.network.http_connection_manager", "filters.network.http_connection_manager.v3.HttpConnectionManager", **manager)]}
     if front == "tls":
         chain["transport_socket"] = typed("envoy.transport_sockets.tls", "transport_sockets.tls.v3.DownstreamTlsContext", common_tls_context={
@@ -243,7 +245,7 @@ def pingora(site, name, log=False):
     """`benches/pingora`, with a log of its own if told."""
     port, work = free_port(), site.work
     command = [PINGORA, f"127.0.0.1:{port}", f"127.0.0.1:{site.http}", f"{work}/keys.txt", f"{work}/networks.txt"]
-    return Candidate(name, "pingora", command + ([f"{work}/pingora.access.log"] if log else []), port, site)
+    return Candidate(name, "pingora", command + ([f"{work}/logs/pingora.log"] if log else []), port, site)
 
 
 def gate(site, name, policy="all", front="http", back="http", workers=1):
@@ -263,7 +265,7 @@ upstream: {{ url: "{upstream}", pool: {{ size: 1024 }}{more} }}
 state: {f"{work}/{tag}.state" if policy == "kept" else "memory"}
 workers: {workers}
 admin: {"none" if policy == "same" else f"127.0.0.1:{free_port()}"}
-record: {{ to: {"none" if policy == "same" else f"{work}/{tag}.access.log"} }}
+record: {{ to: {"none" if policy == "same" else f"{work}/logs/{tag}.log"} }}
 """
     if policy == "off":
         text += "routes:\n  - { name: items, match: GET /api/v1/items, public: true }\n  - { name: rest, match: ANY /**, public: true }\n"

@@ -5,7 +5,7 @@
 
 State is idempotency records with answers of `--body` bytes, written through the gate's own store until the journal has so many
 MiB; then its writer is killed. Each round starts a gate on a copy of that (after a kill), ends it in order, and starts it once
-more. Ready is the moment at which /readyz says so. Resident memory is that of the gate when it is ready: answers are kept in
+more. Ready is the moment at which /readyz says so; CPU is what all threads took until then. Resident memory is that of the gate when it is ready: answers are kept in
 memory as well. Traffic stays on loopback. Needs twice the size on the disk of `--disk`, and as much memory.
 """
 import argparse
@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 
-from processes import ROOT, TOLLGATE, free_port, write
+from processes import ROOT, TOLLGATE, cpu_us, free_port, write
 
 FILL = os.path.join(ROOT, "target", "release", "examples", "fill_state")
 MOST_MIB = 8192
@@ -67,6 +67,7 @@ class Gate:
                 raise SystemExit(f"the gate did not get ready:\n{open(log.name).read()[-2000:]}")
             time.sleep(0.002)
         self.seconds = time.perf_counter() - since
+        self.cpu = cpu_us(self.process.pid) / 1000
         self.resident = status(self.process.pid, "VmRSS")
 
     def end(self):
@@ -112,14 +113,14 @@ def main():
                     shutil.rmtree(f"{work}/state")
                     shutil.copytree(f"{work}/filled", f"{work}/state")
                 gate = Gate(work)
-                rows[name].append((gate.seconds * 1000, gate.resident / (1 << 20)))
+                rows[name].append((gate.seconds * 1000, gate.cpu, gate.resident / (1 << 20)))
                 gate.end()
         size = os.path.getsize(f"{work}/filled/journal") / (1 << 20)
     print(f"{records} records, a journal of {size:.0f} MiB, medians of {options.rounds} starts")
-    print(f"{'state':22}{'ready after ms':>16}{'resident MiB':>14}")
+    print(f"{'state':22}{'ready after ms':>16}{'CPU ms':>9}{'resident MiB':>14}")
     for name, row in rows.items():
-        took, resident = (statistics.median(column) for column in zip(*row))
-        print(f"{name:22}{took:16.0f}{resident:14.0f}")
+        took, cpu, resident = (statistics.median(column) for column in zip(*row))
+        print(f"{name:22}{took:16.0f}{cpu:9.0f}{resident:14.0f}")
 
 
 main()

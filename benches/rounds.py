@@ -104,7 +104,7 @@ class Failures:
 
 def empty_logs(work):
     """Access logs grow by gigabytes in a long run, and nobody reads these."""
-    for log in glob.glob(f"{work}/*.access.log"):
+    for log in glob.glob(f"{work}/logs/*.log"):
         os.truncate(log, 0)
 
 

@@ -29,7 +29,7 @@ pub(super) fn standing(state: &AdminState, policy: &Snapshot, id: &str) -> Resul
     let over = overlay.revoked(key.subject);
     let now = state.clock.now().wall;
     let mut told = json!({
-        "id": &*key.id,
+        "id": key.id,
         "tenant": &*policy.tenant(key.tenant).name,
         "plan": &*policy.plan(key.plan).name,
         "state": word(policy, &key, over, now),
@@ -142,7 +142,7 @@ pub(super) fn restore(
     given.end()?;
     let subject = SubjectKey::of(SubjectKind::Key, id);
     let key = whose::key(policy, id).map(|ix| policy.keys.at(ix));
-    let in_file = key.as_ref().ok().map(|key| word(policy, &key, None, now.wall));
+    let in_file = key.as_ref().ok().map(|key| word(policy, key, None, now.wall));
     let mut answer = object();
     answer["key"] = id.into();
     answer["state"] = in_file.unwrap_or("not_in_a_file").into();

@@ -162,7 +162,7 @@ impl<'p> Reader<'p> {
     fn holders(&self, limit: &Limit, after: &str) -> (Vec<Holder>, Option<String>) {
         let policy = self.policy;
         if limit.per.key {
-            let names = policy.keys.iter().map(|key| &*key.id);
+            let names = policy.keys.iter().map(|key| key.id);
             let (places, next) = first_after(names, after);
             let holders = places.into_iter().map(|at| Holder::of_key(policy, KeyIx(at))).collect();
             (holders, next)

@@ -27,7 +27,7 @@ pub(super) fn limit(policy: &Snapshot, name: &str) -> Result<LimitIx, Problem> {
 
 /// The key with this id. Walks the keys: few ask.
 pub(super) fn key(policy: &Snapshot, id: &str) -> Result<KeyIx, Problem> {
-    let found = (0..).map(KeyIx).zip(policy.keys.iter()).find(|(_, key)| &*key.id == id);
+    let found = (0..).map(KeyIx).zip(policy.keys.iter()).find(|(_, key)| key.id == id);
     found
         .map(|(ix, _)| ix)
         .ok_or_else(|| Problem::unknown("key_unknown", "No key file has a key with this id."))

@@ -48,11 +48,8 @@ pub(super) fn read(
         match String::from_utf8(part) {
             Ok(text) => lines.read(text, collector),
             Err(error) => {
-                let line = lines.first
-                    + error.as_bytes()[..error.utf8_error().valid_up_to()]
-                        .iter()
-                        .filter(|byte| **byte == b'\n')
-                        .count();
+                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = lines.first + valid.split(|byte| *byte == b'\n').skip(1).count();
                 let message = format!("no UTF-8 in line {line}");
                 collector.desk.findings.file_error(path, message, None);
                 break;

@@ -264,7 +264,7 @@ impl Page<'_> {
             self.line(1, &format!("{}: {ceiling}, per {per}{mode}", limit.name), place.as_ref());
         }
         let keys: Vec<&str> =
-            snapshot.keys.iter().filter(|key| key.tenant == ix).map(|key| &*key.id).collect();
+            snapshot.keys.iter().filter(|key| key.tenant == ix).map(|key| key.id).collect();
         self.line(0, &format!("keys: [{}]", keys.join(", ")), None);
     }
 

@@ -90,7 +90,7 @@ fn refused(policy: &str) -> String {
 }
 
 fn found<'a>(snapshot: &'a Snapshot, id: &str) -> Key<'a> {
-    snapshot.keys.iter().find(|key| &*key.id == id).unwrap()
+    snapshot.keys.iter().find(|key| key.id == id).unwrap()
 }
 
 fn ceiling(snapshot: &Snapshot, id: &str, limit: &str) -> Option<Ceiling> {

@@ -52,7 +52,8 @@ pub fn authenticate(
 ) -> Result<Caller, Stranger> {
     let credentials = &snapshot.credentials;
     let nobody = |refused| Stranger { refused, key: None };
-    let presented = credentials.present(head.headers, head.query).map_err(nobody)?;
+    let presented =
+        credentials.present(head.headers, head.seen.authorization, head.query).map_err(nobody)?;
     let mut digests = credentials.digests(&presented);
     digests
         .find_map(|digest| by_digest(snapshot, overlay, &digest, now))

@@ -34,7 +34,9 @@ pub fn asks_into(
 ) {
     let who = caller.map(Who::of_caller);
     for ix in &snapshot.route(route).limits {
-        asks.extend(ask(snapshot, *ix, Some(route), who, client, now));
+        if let Some(ask) = ask(snapshot, *ix, Some(route), who, client, now) {
+            asks.push(ask);
+        }
     }
 }
 

@@ -4,12 +4,11 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use hmac::{Hmac, KeyInit, Mac};
-use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 
 use super::Name;
-use super::head::query_parameters;
+use super::head::{Lines, query_parameters};
 use super::keys::SecretDigest;
 use super::refusal::{Refusal, Refused};
 
@@ -70,6 +69,7 @@ impl Credentials {
     pub fn present<'a>(
         &self,
         headers: &'a HeaderMap,
+        authorization: Lines<'a>,
         query: Option<&str>,
     ) -> Result<Presented<'a>, Refused> {
         let mut found: Option<Cow<'a, [u8]>> = None;
@@ -83,7 +83,7 @@ impl Credentials {
             }
         };
         if self.reads_authorization()
-            && let Some(value) = self.authorization(headers)?
+            && let Some(value) = self.authorization(authorization)?
         {
             offer(value)?;
         }
@@ -125,12 +125,14 @@ impl Credentials {
             .any(|place| matches!(place, Place::Bearer | Place::Authorization | Place::Basic))
     }
 
-    fn authorization<'a>(&self, headers: &'a HeaderMap) -> Result<Option<Cow<'a, [u8]>>, Refused> {
-        let mut lines = headers.get_all(AUTHORIZATION).iter();
-        let Some(line) = lines.next() else { return Ok(None) };
-        if lines.next().is_some() {
-            return Err(Refused::because(Refusal::BadRequest, "more than one Authorization"));
-        }
+    fn authorization<'a>(&self, lines: Lines<'a>) -> Result<Option<Cow<'a, [u8]>>, Refused> {
+        let line = match lines {
+            Lines::None => return Ok(None),
+            Lines::One(line) => line,
+            Lines::Several => {
+                return Err(Refused::because(Refusal::BadRequest, "more than one Authorization"));
+            }
+        };
         let line = line.as_bytes().trim_ascii();
         let accepts = |place| self.places.contains(&place);
         // A scheme is looked for first, so that `Bearer abc` is never taken for the raw key "Bearer abc".
@@ -241,6 +243,7 @@ pub fn has_checksum(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::head::Seen;
     use super::*;
 
     fn accepting(places: &[Place]) -> Credentials {
@@ -265,7 +268,7 @@ mod tests {
         lines: &[(&'static str, &'static str)],
     ) -> Result<String, Refusal> {
         let headers = headers(lines);
-        let got = accepting(places).present(&headers, None);
+        let got = accepting(places).present(&headers, Seen::of(&headers).authorization, None);
         got.map(|p| String::from_utf8(p.0.to_vec()).unwrap()).map_err(|refused| refused.why)
     }
 
@@ -321,10 +324,10 @@ mod tests {
     fn a_query_credential_is_decoded_and_found_by_its_exact_name() {
         let headers = HeaderMap::new();
         let credentials = accepting(&[Place::Query("api_key".into())]);
-        let got = credentials.present(&headers, Some("x=1&api%5fkey=a%2Bb"));
+        let got = credentials.present(&headers, Lines::None, Some("x=1&api%5fkey=a%2Bb"));
         assert_eq!(got.unwrap().0.as_ref(), b"a+b");
         assert_eq!(
-            credentials.present(&headers, Some("API_KEY=a")).unwrap_err().why,
+            credentials.present(&headers, Lines::None, Some("API_KEY=a")).unwrap_err().why,
             Refusal::KeyMissing
         );
     }

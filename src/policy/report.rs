@@ -1,5 +1,7 @@
 //! What limits say about themselves on answers: `X-RateLimit-*`, the IETF fields, `Retry-After`.
 
+use std::cmp::Ordering;
+
 use super::calendar::Period;
 use super::decimal::write_count;
 use super::limit::{Ceiling, Limit, LimitIx, LimitKind, Mode, Window};
@@ -73,7 +75,7 @@ impl Report {
         });
         let shown = match self.of {
             Some(of) => readings.iter().find(|reading| reading.limit == of),
-            None => rates.min_by(|a, b| share(a).cmp(&share(b))),
+            None => rates.min_by(|a, b| by_share(a, b)),
         }?;
         let nanos = until_reset(shown);
         let reset = match self.x_ratelimit {
@@ -154,9 +156,12 @@ pub fn retry_after_seconds(wait: u64) -> u64 {
     wait.div_ceil(SECOND).max(1)
 }
 
-/// What is left of the whole, in parts per billion.
-fn share(reading: &Reading) -> u128 {
-    u128::from(reading.remaining) * 1_000_000_000 / u128::from(reading.ceiling.burst.max(1))
+/// Orders by what is left of the whole. Multiplied crosswise: exact, and no division of 128 bits for each.
+fn by_share(a: &Reading, b: &Reading) -> Ordering {
+    let left = |one: &Reading, other: &Reading| {
+        u128::from(one.remaining) * u128::from(other.ceiling.burst.max(1))
+    };
+    left(a, b).cmp(&left(b, a))
 }
 
 fn until_reset(reading: &Reading) -> u64 {

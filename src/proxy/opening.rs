@@ -14,7 +14,7 @@ use crate::policy::snapshot::Snapshot;
 use crate::store::{Found, Order, Reservation, Told};
 use crate::telemetry::metrics::IdempotencyOutcome;
 
-/// Takes everything that the request needs, which is then `held`, or nothing.
+/// Takes everything that the request needs, which is then `taken`, or nothing.
 pub(super) fn open(
     at: &WorkerContext,
     policy: &Snapshot,
@@ -22,7 +22,7 @@ pub(super) fn open(
     permit: &Permit,
     now: Now,
     facts: &mut Facts,
-    held: &mut Option<Reservation>,
+    taken: &mut Option<Reservation>,
 ) -> Result<(), Stop> {
     let route = policy.route(permit.route);
     let claim = idempotent::claim(policy, route, permit.caller, head).inspect_err(|refused| {
@@ -32,7 +32,7 @@ pub(super) fn open(
     let Permit { route, caller, .. } = *permit;
     covering::asks_into(&mut asks, policy, route, caller, facts.client, now.wall);
     let order = Order { asks: &asks, claim: claim.as_ref(), bounds: policy.records };
-    let stop = match at.ledger.open_into(now, &order, &mut facts.readings, held) {
+    let stop = match at.ledger.open_into(now, &order, &mut facts.readings, taken) {
         Told::Admitted => {
             facts.idempotency = claim.map(|_| IdempotencyOutcome::Fresh);
             return Ok(());

@@ -31,7 +31,7 @@ use crate::clock::Now;
 use crate::policy::authenticate::Caller;
 use crate::policy::authorize::{Permit, authorize};
 use crate::policy::charge::ChargeRule;
-use crate::policy::head::{Head, is_grpc};
+use crate::policy::head::{Head, Lines, is_grpc};
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::LimitIx;
 use crate::policy::order::Readings;
@@ -63,13 +63,14 @@ pub(super) fn serve(
         Decision::Replay(repeat, idle) => {
             Handled::Later(Box::pin(replay(at, exchange, repeat, idle, body)))
         }
-        Decision::Pass(mut admission) => Handled::Later(match admission.party.take() {
-            Some(party) => Box::pin(promise(at, peer, (head, body), admission, exchange, party)),
-            None => {
+        Decision::Pass(mut admission) => {
+            Handled::Later(if let Some(party) = admission.party.take() {
+                Box::pin(promise(at, peer, (head, body), admission, exchange, party))
+            } else {
                 exchange.committed();
                 forward(at, peer, (head, body), admission, exchange)
-            }
-        }),
+            })
+        }
     }
 }
 
@@ -137,7 +138,11 @@ fn outgrows_draining(headers: &HeaderMap) -> bool {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers.get(CONTENT_LENGTH).and_then(length)
+}
+
+fn length(line: &HeaderValue) -> Option<u64> {
+    line.to_str().ok()?.parse().ok()
 }
 
 /// What lives on of a decision when the policy it was made under is let go.
@@ -354,7 +359,9 @@ fn judge(
     };
     // 6 authorise
     let permit = authorize(policy, route_ix, caller, facts.client, &head)?;
-    facts.shadowed.clone_from(&permit.shadowed);
+    if !permit.shadowed.is_empty() {
+        facts.shadowed.clone_from(&permit.shadowed);
+    }
     refuse_large_body(policy.body_bound(route_ix), &head)?;
     // 7 open
     open(at, policy, parts, &permit, now, facts, exchange.hold())?;
@@ -381,7 +388,11 @@ pub(super) fn late_refusal(at: &WorkerContext, exchange: &Exchange, refused: &Re
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.
 fn refuse_large_body(most: Option<u64>, head: &Head<'_>) -> Result<(), Refused> {
-    match (content_length(head.headers), most) {
+    let stated = match head.seen.content_length {
+        Lines::One(line) => length(line),
+        Lines::None | Lines::Several => None,
+    };
+    match (stated, most) {
         (Some(length), Some(most)) if length > most => {
             Err(Refused::because(Refusal::BodyTooLarge, "Content-Length is over the route's bound"))
         }

@@ -37,7 +37,7 @@ pub(crate) enum Pieces {
 const LOOKS: u32 = 4;
 /// The longest time between two looks at an HTTP/1 connection. One without a request from one look to the next gives
 /// hyper's buffers back.
-const LONGEST_STEP: Duration = Duration::from_secs(2);
+const LONGEST_STEP: Duration = Duration::from_secs(4);
 
 /// The deadlines of a connection, on one timer.
 pub(crate) struct Watch {

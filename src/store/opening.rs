@@ -135,8 +135,8 @@ impl Ledger {
     /// their meters a request without money and claim allocates nothing for up to six asks, one of them concurrent,
     /// unless a block of a quota must be made durable.
     pub fn open(&self, now: Now, order: &Order<'_>) -> Opening {
-        let (mut readings, mut held) = (Readings::new(), None);
-        match (self.open_into(now, order, &mut readings, &mut held), held) {
+        let (mut readings, mut taken) = (Readings::new(), None);
+        match (self.open_into(now, order, &mut readings, &mut taken), taken) {
             (Told::Admitted, Some(reservation)) => Opening::Admitted(reservation, readings),
             (Told::Admitted, None) => Opening::Admitted(Reservation::new(now), readings),
             (Told::Refused, _) => Opening::Refused(readings),
@@ -146,19 +146,19 @@ impl Ledger {
         }
     }
 
-    /// As [`Ledger::open`], into what the caller has: the `readings`, one an ask, and, where it is admitted, what it
-    /// `held`. Some hundred bytes each, which is why they are not handed from hand to hand: 1 000 instructions a request.
+    /// As [`Ledger::open`], into what the caller has: the `readings`, one an ask, and, where it is admitted, what was
+    /// `taken`. Some hundred bytes each, which is why they are not handed from hand to hand: 1 000 instructions a request.
     pub fn open_into(
         &self,
         now: Now,
         order: &Order<'_>,
         readings: &mut Readings,
-        held: &mut Option<Reservation>,
+        taken: &mut Option<Reservation>,
     ) -> Told {
         readings.clear();
         match order.claim {
-            None => self.open_limits(now, order.asks, readings, held),
-            Some(claim) => self.open_claimed(now, order, claim, readings, held),
+            None => self.open_limits(now, order.asks, readings, taken),
+            Some(claim) => self.open_claimed(now, order, claim, readings, taken),
         }
     }
 
@@ -183,7 +183,7 @@ impl Ledger {
         order: &Order<'_>,
         claim: &Claim,
         readings: &mut Readings,
-        held: &mut Option<Reservation>,
+        taken: &mut Option<Reservation>,
     ) -> Told {
         killpoint::pass(KillPoint::BeforeClaim);
         let waived = match self
@@ -204,7 +204,7 @@ impl Ledger {
             self.peek_all(now, order.asks, readings);
             return Told::StoreFailed;
         }
-        match (self.open_limits(now, order.asks, readings, held), held) {
+        match (self.open_limits(now, order.asks, readings, taken), taken) {
             (Told::Admitted, Some(reservation)) => {
                 let hold = Hold { id: claim.id, waived, bytes: order.bounds.bytes, fate: None };
                 reservation.claim(self, self.keeping(), hold);
@@ -222,8 +222,8 @@ impl Ledger {
     fn open_repeat(&self, now: Now, asks: &Asks, found: Found, readings: &mut Readings) -> Told {
         let is_rate = |ask: &Ask| ask.ceiling.window.kind() == LimitKind::Rate;
         // What it holds of rates is dropped, and stays taken.
-        let mut held = None;
-        match self.open_some(now, asks, is_rate, readings, &mut held) {
+        let mut taken = None;
+        match self.open_some(now, asks, is_rate, readings, &mut taken) {
             Told::Admitted => Told::Repeated(found),
             refused => refused,
         }
@@ -234,10 +234,10 @@ impl Ledger {
         now: Now,
         asks: &Asks,
         readings: &mut Readings,
-        held: &mut Option<Reservation>,
+        taken: &mut Option<Reservation>,
     ) -> Told {
         match self.backing().health() {
-            Health::Up => self.open_all(now, asks, self.keeping(), readings, held),
+            Health::Up => self.open_all(now, asks, self.keeping(), readings, taken),
             Health::Failed
                 if asks.iter().any(|ask| without_store(ask) == WithoutStore::Refused) =>
             {
@@ -246,7 +246,7 @@ impl Ledger {
             }
             Health::Failed => {
                 let is_asked = |ask: &Ask| without_store(ask) == WithoutStore::Asked;
-                self.open_some(now, asks, is_asked, readings, held)
+                self.open_some(now, asks, is_asked, readings, taken)
             }
         }
     }
@@ -258,11 +258,11 @@ impl Ledger {
         asks: &Asks,
         is_asked: impl Fn(&Ask) -> bool,
         readings: &mut Readings,
-        held: &mut Option<Reservation>,
+        taken: &mut Option<Reservation>,
     ) -> Told {
         let some: Asks = asks.iter().copied().filter(&is_asked).collect();
         let mut of_some = Readings::new();
-        let told = self.open_all(now, &some, Keeping::Memory, &mut of_some, held);
+        let told = self.open_all(now, &some, Keeping::Memory, &mut of_some, taken);
         let mut asked = of_some.into_iter();
         readings.extend(asks.iter().map(|ask| {
             let read = if is_asked(ask) { asked.next() } else { None };
@@ -277,14 +277,14 @@ impl Ledger {
         asks: &Asks,
         keeping: Keeping,
         readings: &mut Readings,
-        held: &mut Option<Reservation>,
+        taken: &mut Option<Reservation>,
     ) -> Told {
         if asks.is_empty() {
-            *held = Some(Reservation::new(now));
+            *taken = Some(Reservation::new(now));
             return Told::Admitted;
         }
         loop {
-            if let Some(told) = self.try_open(now, asks, keeping, readings, held) {
+            if let Some(told) = self.try_open(now, asks, keeping, readings, taken) {
                 return told;
             }
         }
@@ -297,10 +297,12 @@ impl Ledger {
         asks: &Asks,
         keeping: Keeping,
         readings: &mut Readings,
-        held: &mut Option<Reservation>,
+        taken: &mut Option<Reservation>,
     ) -> Option<Told> {
         let guard = self.table.guard();
-        let (mut lines, order) = self.seat(asks, &guard);
+        let (mut lines, mut order) = (Lines::new(), SmallVec::new());
+        self.seat(asks, &guard, &mut lines, &mut order);
+        let (asks, lines) = (asks.as_slice(), lines.as_mut_slice());
         // Room for everything is made before a lock is held.
         readings.reserve(asks.len());
         let mut blocks = Blocks::with_capacity(asks.len());
@@ -324,7 +326,7 @@ impl Ledger {
         let mut are_there = true;
         let mut agreed = true;
         // Nothing is written before everything is known.
-        for (ask, line) in asks.iter().zip(&mut lines) {
+        for (ask, line) in asks.iter().zip(lines.iter_mut()) {
             if ask.subject != line.seat.subject {
                 crowded += 1;
                 if self.table.has_nearer(ask, line.seat.subject, &guard) {
@@ -342,12 +344,13 @@ impl Ledger {
         }
         if !are_there {
             drop(locked);
-            self.furnish(now, asks, &lines, &guard);
+            self.furnish(now, asks, lines, &guard);
             return None;
         }
         self.table.count_crowded(crowded);
-        for (at, (ask, line)) in asks.iter().zip(&lines).enumerate() {
-            let meter = locked[line.cell].at_mut(line.meter);
+        let cells = locked.as_mut_slice();
+        for (at, (ask, line)) in asks.iter().zip(lines.iter()).enumerate() {
+            let meter = cells[line.cell].at_mut(line.meter);
             if !agreed || !line.admits {
                 meter.keep(&ask.ceiling, now);
                 readings.push(meter.read(ask, now));
@@ -366,11 +369,13 @@ impl Ledger {
         }
         // A repeat takes rates in memory alone, and they are flushed like any other.
         if self.backing().remembers() {
-            lines.iter().for_each(|line| line.seat.cell.note_change());
+            for line in lines.iter() {
+                line.seat.cell.note_change();
+            }
         }
         drop(locked);
-        let reservation = held.insert(Reservation::new(now));
-        for (ask, line) in asks.iter().zip(&lines).filter(|(_, line)| line.admits) {
+        let reservation = taken.insert(Reservation::new(now));
+        for (ask, line) in asks.iter().zip(lines.iter()).filter(|(_, line)| line.admits) {
             reservation.hold(self, keeping, ask, &line.seat);
         }
         for (at, block) in blocks {
@@ -380,13 +385,19 @@ impl Ledger {
     }
 
     /// Finds or makes the cells, and the order in which they are locked: ascending by subject.
-    fn seat<'g>(&self, asks: &Asks, guard: &'g impl Guard) -> (Lines<'g>, SmallVec<[usize; 6]>) {
-        let mut lines = Lines::with_capacity(asks.len());
-        let mut order: SmallVec<[usize; 6]> = SmallVec::with_capacity(asks.len());
+    fn seat<'g>(
+        &self,
+        asks: &[Ask],
+        guard: &'g impl Guard,
+        lines: &mut Lines<'g>,
+        order: &mut SmallVec<[usize; 6]>,
+    ) {
+        lines.reserve(asks.len());
+        order.reserve(asks.len());
         for (at, ask) in asks.iter().enumerate() {
             // Several limits often count one subject, whose cell is looked up once.
             let alike = |other: &Ask| other.subject == ask.subject && other.crowded == ask.crowded;
-            let known = asks.iter().zip(&lines).find(|(other, _)| alike(other));
+            let known = asks.iter().zip(lines.iter()).find(|(other, _)| alike(other));
             let seat = known.map_or_else(|| self.table.seat(ask, guard), |(_, line)| line.seat);
             lines.push(Line { seat, cell: 0, meter: 0, admits: false });
             order.push(at);
@@ -397,11 +408,10 @@ impl Ledger {
                 place -= 1;
             }
         }
-        (lines, order)
     }
 
     /// Makes the meters that are missing.
-    fn furnish(&self, now: Now, asks: &Asks, lines: &Lines<'_>, guard: &impl Guard) {
+    fn furnish(&self, now: Now, asks: &[Ask], lines: &[Line<'_>], guard: &impl Guard) {
         for (ask, line) in asks.iter().zip(lines) {
             let crowd = self.table.crowd_of(ask, line.seat.subject, guard);
             line.seat.cell.furnish(ask.id, &ask.ceiling, now, crowd.map(AsRef::as_ref));

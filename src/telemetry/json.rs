@@ -18,15 +18,6 @@ impl<'b> Object<'b> {
         Object { out, empty: true }
     }
 
-    /// Goes on with an object that has members already and was not closed.
-    pub(super) fn resume(out: &'b mut Vec<u8>) -> Object<'b> {
-        let empty = out.is_empty();
-        if empty {
-            out.push(b'{');
-        }
-        Object { out, empty }
-    }
-
     /// Closes it.
     pub(super) fn end(self) {
         self.out.push(b'}');
@@ -59,13 +50,6 @@ impl<'b> Object<'b> {
     /// A string of anyone's.
     pub(super) fn text(&mut self, name: &str, value: &str) {
         string(self.member(name), value.as_bytes());
-    }
-
-    /// A string of anyone's, if there is one.
-    pub(super) fn text_if(&mut self, name: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.text(name, value);
-        }
     }
 
     /// A number.

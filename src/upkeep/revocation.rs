@@ -201,7 +201,7 @@ impl Bailiff {
             }
             Mode::Enforce => {
                 let revoked = Revoked {
-                    key: Name::from(&*key.id),
+                    key: Name::from(key.id),
                     at: now.wall,
                     by: RevokedBy::Rule(Name::clone(&rule.name)),
                     why: why.into(),
@@ -216,7 +216,7 @@ impl Bailiff {
         }
         parts.metrics.auto_revocation(&rule.name, rule.mode);
         let mode = mode_name(rule.mode);
-        let event = Event::AutoRevoked { key: &key.id, rule: &rule.name, mode, why };
+        let event = Event::AutoRevoked { key: key.id, rule: &rule.name, mode, why };
         parts.log.say(now.wall, &event);
         Struck::Now
     }

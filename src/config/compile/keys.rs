@@ -153,7 +153,7 @@ impl Collector<'_, '_> {
     /// Makes room for the keys of a file of so many bytes, of which this is the beginning. What is not needed is never
     /// touched.
     pub(in crate::config) fn expect(&mut self, bytes: u64, beginning: &[u8]) {
-        let lines = beginning.iter().filter(|byte| **byte == b'\n').count().max(1) as u64;
+        let lines = beginning.split(|byte| *byte == b'\n').skip(1).count().max(1) as u64;
         let keys = bytes.saturating_mul(lines) / (beginning.len() as u64).max(1);
         let keys = usize::try_from(keys + keys / 16).unwrap_or(0).min(MOST_EXPECTED);
         self.rows.expect(keys);

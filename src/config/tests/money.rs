@@ -179,7 +179,7 @@ fn what_counts_a_key_wherever_it_goes_is_asked_without_taking() {
     let keys = key("of-tenant", "acme", ", limits: { chosen: 1000/day }") + &key("b", "globex", "");
     let snapshot = loaded(&policy, &keys, "").snapshot;
     let asked = |id: &str| {
-        let ix = snapshot.keys.iter().position(|key| &*key.id == id).unwrap();
+        let ix = snapshot.keys.iter().position(|key| key.id == id).unwrap();
         asks_of_key(&snapshot, KeyIx(u32::try_from(ix).unwrap()), NOW)
     };
     let names = |id: &str| -> Vec<String> {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::panic::resume_unwind;
+use std::thread::ScopedJoinHandle;
 
 use foldhash::fast::RandomState;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
@@ -138,7 +139,7 @@ impl Loaded {
             }
             let readers: Vec<_> =
                 shares.iter().map(|share| scope.spawn(read(share.clone()))).collect();
-            let joined = readers.into_iter().map(|reader| reader.join());
+            let joined = readers.into_iter().map(ScopedJoinHandle::join);
             // What the library meets in a damaged file is caught where it is caught without threads.
             joined.map(|part| part.unwrap_or_else(|panic| resume_unwind(panic))).collect()
         })?;

@@ -91,12 +91,13 @@ pub enum End {
 }
 
 impl End {
-    const fn name(self) -> &'static str {
+    /// The last member of a record, and the end of its line.
+    const fn finish(self) -> &'static [u8] {
         match self {
-            End::Clean => "clean",
-            End::Broke => "broke",
-            End::ClientLeft => "client_left",
-            End::Cut => "cut",
+            End::Clean => b",\"end\":\"clean\"}\n",
+            End::Broke => b",\"end\":\"broke\"}\n",
+            End::ClientLeft => b",\"end\":\"client_left\"}\n",
+            End::Cut => b",\"end\":\"cut\"}\n",
         }
     }
 }
@@ -201,18 +202,36 @@ impl Draft {
         if self.wanted == Wanted::No {
             return;
         }
-        let mut record = Object::resume(&mut self.line);
-        record.text("refusal", refusal.why.name());
-        record.text_if("limit", refusal.limit);
-        record.text_if("detail", Some(refusal.detail).filter(|detail| !detail.is_empty()));
+        let out = &mut self.line;
+        out.extend_from_slice(if out.is_empty() {
+            b"{\"refusal\":\"".as_slice()
+        } else {
+            b",\"refusal\":\""
+        });
+        // Words of ours, which need no escaping.
+        out.extend_from_slice(refusal.why.name().as_bytes());
+        out.push(b'"');
+        for (name, text) in [
+            (b",\"limit\":".as_slice(), refusal.limit.unwrap_or_default()),
+            (b",\"detail\":", refusal.detail),
+        ] {
+            if !text.is_empty() {
+                out.extend_from_slice(name);
+                string(out, text.as_bytes());
+            }
+        }
     }
 
     /// Writes how it ended, and ends the line.
     fn close(&mut self, closing: &Closing) {
         let out = &mut self.line;
-        out.extend_from_slice(if out.is_empty() { b"{\"outcome\":\"" } else { b",\"outcome\":\"" });
-        out.extend_from_slice(closing.outcome.name().as_bytes());
-        out.extend_from_slice(b"\",\"status\":");
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        out.extend_from_slice(match closing.outcome {
+            Outcome::Admitted => b"\"outcome\":\"admitted\",\"status\":".as_slice(),
+            Outcome::Replayed => b"\"outcome\":\"replayed\",\"status\":",
+            Outcome::Refused => b"\"outcome\":\"refused\",\"status\":",
+            Outcome::Failed => b"\"outcome\":\"failed\",\"status\":",
+        });
         count(out, u64::from(closing.status));
         if let Some(status) = closing.upstream_status {
             out.extend_from_slice(b",\"upstream_status\":");
@@ -237,9 +256,7 @@ impl Draft {
         }
         money_if(out, ",\"cost\":\"", closing.cost);
         money_if(out, ",\"charged\":\"", closing.charged);
-        out.extend_from_slice(b",\"end\":\"");
-        out.extend_from_slice(closing.end.name().as_bytes());
-        out.extend_from_slice(b"\"}\n");
+        out.extend_from_slice(closing.end.finish());
     }
 }
 
