@@ -174,7 +174,7 @@ def tell(gate, *words):
     """A word to valgrind, which runs the gate."""
     done = subprocess.run(["vgdb", f"--pid={gate.pid}", "--wait=10", *words], capture_output=True, text=True, timeout=60)
     if done.returncode:
-        raise SystemExit(f"valgrind does not listen ({' '.join(words)}): {done.stdout}{done.stderr}")
+        raise SystemExit(f"valgrind does not listen; may processes be traced here? ({' '.join(words)}): {done.stdout}{done.stderr}")
 
 
 def connected(gate, port, log):
@@ -245,6 +245,8 @@ def main():
     parser.add_argument("--bless", action="store_true", help="write the baseline anew")
     parser.add_argument("--only", action="append", metavar="CASE", help="this case alone; may be given again. The exit then says nothing of the baseline")
     options = parser.parse_args()
+    # A run that is ended ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for tool in ("valgrind", "vgdb"):
         if not shutil.which(tool):
             raise SystemExit("valgrind is not installed: apt-get install valgrind")
@@ -283,6 +285,7 @@ def main():
         return
     if options.bless:
         write(BASELINE, f"# {versions()}\n" + "".join(f"{name} {count}\n" for name, count in now.items()))
+        print("written: CHANGELOG.md gets a line that says why")
     elif off:
         sys.exit(
             f"more than {TOLERANCE:.0%} from benches/instructions.txt, or not in it: {'; '.join(off)}.\n"

@@ -30,6 +30,7 @@ from processes import Running, free_port, write
 from rounds import GENERATOR_CORE, LOAD, PROXY_CORE, Failures, build_load, generate, interleaved, ready_machine, spread, table
 
 PERCENTILES = ("p50", "p90", "p99", "p999")
+HEAD = ("p50", "p90", "p99", "p99.9")
 TENANT_SHARE, FLOOD_SHARE = 0.2, 0.5
 GATE = "tollgate"
 
@@ -81,7 +82,7 @@ def rates(site, backend, options, failures):
             rate = most * share / 100
             figures = interleaved(candidates + started, options.rounds, lambda c: at_rate(c, rate, 64, options.seconds), failures, f"{share} %")
             print(f"{share} % of that, {rate:.0f} requests a second on 64 connections: µs from when a request was meant to leave, median of {options.rounds} rounds (least–most)\n")
-            table(["", *PERCENTILES, ""], [row(name, outcomes) for name, outcomes in figures.items()])
+            table(["", *HEAD, ""], [row(name, outcomes) for name, outcomes in figures.items()])
     finally:
         for candidate in reversed(started):
             candidate.end()
@@ -91,7 +92,7 @@ class Flood:
     """What goes on beside the tenant's requests, in the place of a candidate."""
 
     def __init__(self, name, gate, *words):
-        self.name, self.gate, self.words, self.pid = name, gate, words, gate.pid
+        self.name, self.gate, self.words, self.pid, self.site = name, gate, words, gate.pid, gate.site
 
     def beside(self, rate, flood_rate, seconds):
         if not self.words:
@@ -133,7 +134,7 @@ def flood(site, options, failures):
         figures = interleaved(floods, options.rounds, lambda f: f.beside(rate, flood_rate, options.seconds), failures, "flood")
         print(f"a tenant at {rate:.0f} requests a second beside {flood_rate:.0f} others: µs, median of {options.rounds} rounds (least–most)\n")
         rows = [row(name, outcomes)[:-1] + [spread([outcome["peak"] for outcome in outcomes])] for name, outcomes in figures.items()]
-        table(["", *PERCENTILES, "gate's peak MiB"], rows)
+        table(["", *HEAD, "gate's peak MiB"], rows)
     finally:
         gate.end()
 

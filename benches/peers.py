@@ -246,7 +246,7 @@ def pingora(site, name, log=False):
     return Candidate(name, "pingora", command + ([f"{work}/pingora.access.log"] if log else []), port, site)
 
 
-def gate(site, name, policy="all", front="http", back="http"):
+def gate(site, name, policy="all", front="http", back="http", workers=1):
     """`policy`: `same` is the work of the peers; `all` has scopes, three limits, a quota, metrics and the access record too; `fields` tells
     limits and identity beside that; `scarce` is `all` with a route /api/v1/scarce that a key may ask once a day; `kept` is `all` with its state in a directory; `off` is a public route without limits, with record
     and metrics."""
@@ -261,7 +261,7 @@ version: 1
 listen: {listen}
 upstream: {{ url: "{upstream}", pool: {{ size: 1024 }}{more} }}
 state: {f"{work}/{tag}.state" if policy == "kept" else "memory"}
-workers: 1
+workers: {workers}
 admin: {"none" if policy == "same" else f"127.0.0.1:{free_port()}"}
 record: {{ to: {"none" if policy == "same" else f"{work}/{tag}.access.log"} }}
 """

@@ -1,5 +1,6 @@
 """What the benchmarks share: processes on a core of their own, their CPU time, and a backend that answers."""
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,10 +21,24 @@ http {
 """
 
 
+# Below the ports that the kernel gives to outgoing connections, of which a generator takes thousands.
+PORTS = range(20_000, 32_000)
+given = set()
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port of loopback on which nobody listens, and that was not given before."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in given:
+            given.add(port)
+            return port
 
 
 def write(path, text):

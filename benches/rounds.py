@@ -1,8 +1,10 @@
 """Interleaved rounds and their tables: candidates take turns, and what is told of two of them is the median of the rounds' own ratios."""
+import glob
 import json
 import os
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -39,6 +41,8 @@ def ready_machine(*tools):
     if missing:
         raise SystemExit("not installed: apt-get install " + " ".join(packages.get(tool, tool) for tool in missing))
     os.sched_setaffinity(0, {GENERATOR_CORE})
+    # A run that is ended ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -98,6 +102,12 @@ class Failures:
             raise SystemExit(1)
 
 
+def empty_logs(work):
+    """Access logs grow by gigabytes in a long run, and nobody reads these."""
+    for log in glob.glob(f"{work}/*.access.log"):
+        os.truncate(log, 0)
+
+
 def interleaved(candidates, rounds, measure, failures, what):
     """`measure(candidate)` gives what a generator told. By candidate's name, a list with an outcome a round, to which are added the
     candidate's CPU time in µs a request (`cpu`), and the most MiB it was resident in (`peak`)."""
@@ -111,6 +121,7 @@ def interleaved(candidates, rounds, measure, failures, what):
             outcome["cpu"] = outcome["total_cpu"] / max(outcome["requests"], 1)
             outcome["peak"] = peak_rss(candidate.pid)
             failures.count(f"{candidate.name} ({what})", outcome)
+            empty_logs(candidate.site.work)
             # The first round warms up: connections, caches, lazily made state.
             if at:
                 figures[candidate.name].append(outcome)

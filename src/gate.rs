@@ -377,7 +377,12 @@ pub fn load(
     clock: &Clock,
     previous: Option<&Snapshot>,
 ) -> Result<Loaded, String> {
-    let sources = Sources { read: &|path| std::fs::read(path), list: &list_directory, env: &env };
+    let sources = Sources {
+        read: &|path| std::fs::read(path),
+        open: Some(&open_file),
+        list: &list_directory,
+        env: &env,
+    };
     let loaded = config::load(config, overrides, &sources, clock.now().wall, previous)
         .map_err(|problems| problems.to_string())?;
     check_tls(&loaded.snapshot).map_err(|problem| format!("error: {problem}"))?;
@@ -391,6 +396,12 @@ pub fn check_tls(snapshot: &Snapshot) -> Result<(), TlsProblem> {
         Scheme::Http => Ok(()),
         Scheme::Https => proxy::tls::client_config(&snapshot.upstream).map(drop),
     }
+}
+
+fn open_file(path: &Path) -> std::io::Result<(Box<dyn std::io::Read>, u64)> {
+    let file = std::fs::File::open(path)?;
+    let bytes = file.metadata()?.len();
+    Ok((Box::new(file), bytes))
 }
 
 /// The files of a directory; the empty path is the current one.

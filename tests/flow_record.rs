@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{A_SECOND, Backend, Gate, Key, Policy, Reply, Request, eventually};
+use support::{A_SECOND, Backend, Connection, Gate, Key, Policy, Reply, Request, eventually};
 
 const POLICY: &str = "\
 version: 1
@@ -404,4 +404,64 @@ fn a_record_file_that_was_moved_away_is_opened_anew_on_sighup() {
     assert!(eventually(A_SECOND, || lines(&log) == 1));
     assert_eq!(lines(&old), 1);
     assert!(gate.records().is_empty(), "nothing on standard output");
+}
+
+/// What a gate renders once and says again: each request of a connection must still be told under its own names.
+#[test]
+fn one_connection_of_many_callers_and_policies_tells_each_request_under_its_own_names() {
+    let backend = Backend::start();
+    let text = "\
+version: 1
+upstream: http://127.0.0.1:9
+state: memory
+workers: 1
+credentials: { accept: [bearer], keys: gate.keys.yaml }
+routes:
+  - { name: items, match: GET /items }
+  - { name: orders, match: GET /orders }
+plans: { default: {}, pro: { limits: { few: 9/hour } } }
+tenants: { acme: { plan: pro }, globex: {} }
+limits:
+  few: { rate: 7/hour, per: key }
+record: { to: stdout }
+report: { ratelimit: draft10 }
+";
+    let keys = [Key::of("ka", "acme", "Secret-a"), Key::of("kb", "globex", "Secret-b")];
+    let gate = Gate::start(Policy::with_keys(text, &keys), &backend);
+    let mut open = gate.connect();
+    let mut expected = Vec::new();
+    let mut ask = |open: &mut Connection, path: &str, letter: &str, ceiling: u64, route: &str| {
+        let secret = format!("Secret-{letter}");
+        let answer = open.send(&Request::get(path).bearer(&secret));
+        let field = format!("\"few\";q={ceiling};w=3600");
+        assert_eq!(answer.header("ratelimit-policy"), Some(field.as_str()), "{path} by {letter}");
+        let (key, tenant) = if letter == "a" { ("ka", "acme") } else { ("kb", "globex") };
+        expected.push(json!([route, key, tenant, "few", ceiling]));
+    };
+    for _ in 0..2 {
+        for (path, route) in [("/items", "items"), ("/orders", "orders")] {
+            ask(&mut open, path, "a", 9, route);
+            ask(&mut open, path, "b", 7, route);
+        }
+    }
+    let digest = || gate.ask_admin("/v1/policy").json()["digest"].clone();
+    for (from, to, route) in
+        [("name: items", "name: things", "things"), ("7/hour", "8/hour", "things")]
+    {
+        let before = digest();
+        gate.policy.replace(from, to);
+        assert!(eventually(A_SECOND, || digest() != before), "{to} is in force");
+        let others = if to == "8/hour" { 8 } else { 7 };
+        ask(&mut open, "/items", "b", others, route);
+        ask(&mut open, "/items", "a", 9, route);
+    }
+    let told: Vec<Value> = records(&gate, expected.len())
+        .iter()
+        .map(|record| {
+            let limit = &record["limits"][0];
+            let [route, key, tenant] = ["route", "key", "tenant"].map(|name| record[name].clone());
+            json!([route, key, tenant, limit["name"], limit["ceiling"]])
+        })
+        .collect();
+    assert_eq!(told, expected);
 }

@@ -1,11 +1,14 @@
-//! Key files of JSON lines: a key a line, appended by machines, the last line of an id wins. Built for a million: text is
-//! borrowed from the file, nothing is kept but what the table holds. Must never: know what a plan or limit is.
+//! Key files of JSON lines: a key a line, appended by machines, the last line of an id wins. Built for a million: the file is
+//! read some lines at a time, text is borrowed from them, and nothing is kept but what the table holds. Must never: know what a plan or limit is.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::{self, Read};
+use std::path::Path;
 
 use ipnet::IpNet;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use sha2::Digest as _;
 
 use super::amount::{Amount, MOST_UNITS, Number};
 use super::compile::{Again, Amounts, Collector, Entry};
@@ -17,38 +20,121 @@ use super::yaml_keys::{NO_PEPPER, NO_PEPPER_REMEDY};
 use crate::policy::keys::KeyStatus;
 use crate::policy::limit::LimitKind;
 
-/// Reads file number `file` into the collector.
-pub(super) fn read(file: u16, collector: &mut Collector<'_, '_>) {
-    let text = collector.desk.findings.text(file);
-    let mut start = 0;
-    let mut expired = 0usize;
-    for (number, line) in (1..).zip(text.split('\n')) {
-        let at = Span {
-            file,
-            start: u32::try_from(start).unwrap_or(u32::MAX),
-            end: u32::try_from(start + line.len()).unwrap_or(u32::MAX),
-        };
-        start += line.len() + 1;
-        if line.trim().is_empty() {
-            continue;
+/// Bytes that are read at a time, and more where a line is longer.
+const PART: usize = 256 * 1024;
+
+/// Reads a file of so many bytes into the collector, some lines at a time.
+pub(super) fn read(
+    path: &Path,
+    mut source: impl Read,
+    bytes: u64,
+    collector: &mut Collector<'_, '_>,
+) -> io::Result<()> {
+    let Some(file) = collector.desk.findings.source(path, String::new()) else {
+        collector.desk.findings.file_error(path, "too many files", None);
+        return Ok(());
+    };
+    let mut lines = Lines { file, first: 1, expired: 0 };
+    let mut rest = Vec::new();
+    loop {
+        let mut part = rest;
+        let whole = fill(&mut source, &mut part)?;
+        rest = part.split_off(if whole.is_end { part.len() } else { whole.lines });
+        collector.desk.keys_digest.update(&part);
+        if lines.first == 1 {
+            collector.expect(bytes, &part);
         }
-        match parse(line, at) {
-            Ok(entry) => {
-                let past = entry.expires.is_some_and(|(wall, _)| wall <= collector.desk.now);
-                expired += usize::from(past && entry.status == KeyStatus::Live);
-                if entry.is_hmac && !collector.desk.has_pepper {
-                    collector.desk.findings.warn(at, NO_PEPPER, NO_PEPPER_REMEDY.to_owned());
-                }
-                collector.add(entry.borrow(), number, Again::Replaces);
+        let end = part.is_empty();
+        match String::from_utf8(part) {
+            Ok(text) => lines.read(text, collector),
+            Err(error) => {
+                let line = lines.first
+                    + error.as_bytes()[..error.utf8_error().valid_up_to()]
+                        .iter()
+                        .filter(|byte| **byte == b'\n')
+                        .count();
+                let message = format!("no UTF-8 in line {line}");
+                collector.desk.findings.file_error(path, message, None);
+                break;
             }
-            Err(Wrong { message, at, remedy }) => {
-                collector.desk.findings.error_with(at, message, remedy);
-            }
+        }
+        if end || whole.is_end {
+            break;
         }
     }
-    if expired > 0 {
-        let path = collector.desk.findings.path(file).display().to_string();
-        collector.desk.notes.push(format!("{path}: {expired} keys have expired"));
+    collector.desk.findings.forget(file);
+    if lines.expired > 0 {
+        let note = format!("{}: {} keys have expired", path.display(), lines.expired);
+        collector.desk.notes.push(note);
+    }
+    Ok(())
+}
+
+/// How far a part reaches.
+struct Whole {
+    /// Bytes of whole lines.
+    lines: usize,
+    /// Whether the file ends with it.
+    is_end: bool,
+}
+
+/// Reads on until there is a whole line at least, or the file ends.
+fn fill(source: &mut impl Read, part: &mut Vec<u8>) -> io::Result<Whole> {
+    loop {
+        let before = part.len();
+        source.by_ref().take(PART as u64).read_to_end(part)?;
+        if part.len() == before {
+            return Ok(Whole { lines: before, is_end: true });
+        }
+        if let Some(last) = part[before..].iter().rposition(|byte| *byte == b'\n') {
+            return Ok(Whole { lines: before + last + 1, is_end: false });
+        }
+    }
+}
+
+/// The lines of one file.
+struct Lines {
+    file: u16,
+    /// Number of the next line.
+    first: usize,
+    /// Keys that have expired.
+    expired: usize,
+}
+
+impl Lines {
+    /// Reads the next lines.
+    fn read(&mut self, text: String, collector: &mut Collector<'_, '_>) {
+        let file = self.file;
+        collector.desk.findings.next_part(file, text, self.first);
+        let text = collector.desk.findings.text(file);
+        let mut start = 0;
+        for line in text.split_inclusive('\n') {
+            let number = self.first;
+            self.first += 1;
+            let at = Span {
+                file,
+                start: u32::try_from(start).unwrap_or(u32::MAX),
+                end: u32::try_from(start + line.trim_end_matches('\n').len()).unwrap_or(u32::MAX),
+            };
+            start += line.len();
+            let line = line.trim_end_matches('\n');
+            if line.trim().is_empty() {
+                continue;
+            }
+            match parse(line, at) {
+                Ok(entry) => {
+                    let past = entry.expires.is_some_and(|(wall, _)| wall <= collector.desk.now);
+                    self.expired += usize::from(past && entry.status == KeyStatus::Live);
+                    if entry.is_hmac && !collector.desk.has_pepper {
+                        collector.desk.findings.warn(at, NO_PEPPER, NO_PEPPER_REMEDY.to_owned());
+                    }
+                    collector.add(entry.borrow(), number, Again::Replaces);
+                }
+                Err(Wrong { message, at, remedy }) => {
+                    collector.desk.findings.error_with(at, message, remedy);
+                }
+            }
+        }
     }
 }
 
@@ -356,5 +442,86 @@ impl<'de> Deserialize<'de> for AmountWord {
             }
         }
         deserializer.deserialize_any(Word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::super::{Loaded, Overrides, Problems, Sources, load};
+    use super::*;
+    use crate::clock::Wall;
+    use crate::policy::keys::SecretDigest;
+
+    const POLICY: &str = "
+version: 1
+upstream: http://127.0.0.1:9000
+credentials: { keys: many.jsonl }
+routes:
+  - { name: api, match: GET /api/**, scope: read }
+";
+
+    fn line(id: usize, digest: usize) -> String {
+        format!(
+            "{{\"id\":\"key-{id}\",\"tenant\":\"acme\",\"digest\":{{\"sha256\":\"{digest:064x}\"}}}}\n"
+        )
+    }
+
+    /// So many keys, in several parts.
+    fn many(keys: usize) -> String {
+        let text = (0..keys).map(|nth| line(nth, nth)).collect::<String>();
+        assert!(text.len() > 2 * PART, "{} bytes", text.len());
+        text
+    }
+
+    fn loaded(keys: &[u8]) -> Result<Loaded, Problems> {
+        let read = |path: &Path| {
+            Ok(if path.ends_with("many.jsonl") { keys.to_vec() } else { POLICY.into() })
+        };
+        let list = |_: &Path| Ok(Vec::new());
+        let sources = Sources { read: &read, open: None, list: &list, env: &|_| None };
+        load(Path::new("policy.yaml"), &Overrides::default(), &sources, Wall(0), None)
+    }
+
+    fn digest(nth: usize) -> SecretDigest {
+        let mut digest = [0; 32];
+        digest[24..].copy_from_slice(&(nth as u64).to_be_bytes());
+        SecretDigest(digest)
+    }
+
+    #[test]
+    fn a_file_of_many_parts_is_one_table_and_a_later_line_replaces_one_of_a_part_before() {
+        let text = many(9000) + &line(7, 100_007) + "\n" + line(9000, 9000).trim_end();
+        let Loaded { snapshot, origins, .. } = loaded(text.as_bytes()).unwrap();
+        assert_eq!(snapshot.keys.len(), 9001);
+        let keys = &snapshot.keys;
+        let id_of = |nth| keys.find(&digest(nth)).map(|found| keys.at(found.ix).id.to_owned());
+        assert_eq!(id_of(8999).as_deref(), Some("key-8999"));
+        assert_eq!(id_of(9000).as_deref(), Some("key-9000"));
+        assert_eq!((id_of(7), id_of(100_007).as_deref()), (None, Some("key-7")));
+        assert_eq!([7, 8, 9000].map(|row: usize| origins.keys[row].1), [9001, 9, 9003]);
+    }
+
+    #[test]
+    fn a_mistake_in_a_later_part_is_told_with_its_line() {
+        let mut text = many(9000);
+        write!(text, "{{\"id\":\"key-1\",\"tenant\":\"acme\"}}\n{}", line(1, 2)).unwrap();
+        let problems = loaded(text.as_bytes()).unwrap_err().to_string();
+        assert!(problems.contains("many.jsonl:9001:1"), "{problems}");
+        assert!(problems.contains("{\"id\":\"key-1\",\"tenant\":\"acme\"}"), "{problems}");
+        let mut bytes = many(9000).into_bytes();
+        bytes.extend_from_slice(b"{\"id\":\"\xff");
+        let problems = loaded(&bytes).unwrap_err().to_string();
+        assert!(problems.contains("no UTF-8 in line 9001"), "{problems}");
+    }
+
+    #[test]
+    fn a_line_longer_than_a_part_is_read_whole() {
+        let label = "x".repeat(3 * PART);
+        let long = line(1, 1).replace("}}\n", &format!("}},\"label\":\"{label}\"}}\n"));
+        let text = line(0, 0) + &long + &line(2, 2);
+        let Loaded { snapshot, .. } = loaded(text.as_bytes()).unwrap();
+        assert_eq!(snapshot.keys.len(), 3);
     }
 }

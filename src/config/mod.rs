@@ -40,14 +40,31 @@ use crate::clock::Wall;
 use crate::policy::snapshot::Snapshot;
 use read::Read;
 
+/// Opens a file, and says how many bytes it has.
+pub type Open = dyn Fn(&Path) -> io::Result<(Box<dyn io::Read>, u64)>;
+
 /// How the loader reaches the world.
 pub struct Sources<'a> {
     /// Reads a whole file.
     pub read: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    /// Opens a file that may be too large to be held whole; `None`: such files are read whole as well.
+    pub open: Option<&'a Open>,
     /// Lists the files of a directory; the empty path is the current one.
     pub list: &'a dyn Fn(&Path) -> io::Result<Vec<PathBuf>>,
     /// A variable of the environment.
     pub env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl Sources<'_> {
+    fn opened(&self, path: &Path) -> io::Result<(Box<dyn io::Read>, u64)> {
+        match self.open {
+            Some(open) => open(path),
+            None => (self.read)(path).map(|bytes| {
+                let length = bytes.len() as u64;
+                (Box::new(io::Cursor::new(bytes)) as Box<dyn io::Read>, length)
+            }),
+        }
+    }
 }
 
 /// Flags of the command line, which win over the file.

@@ -148,20 +148,22 @@ pub(super) struct At<T> {
 struct Source {
     path: PathBuf,
     text: Rc<String>,
+    /// Number of the first line of the text, from 1.
+    first_line: usize,
     /// Where each line but the first starts.
     lines: OnceCell<Vec<u32>>,
 }
 
 impl Source {
-    /// The line, from 1, that holds byte `at`, and where it starts.
+    /// The line, from 1, that holds byte `at` of the text, and where it starts in the text.
     fn line(&self, at: usize) -> (usize, usize) {
         let starts = self.lines.get_or_init(|| {
             let newlines = self.text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
             newlines.filter_map(|(at, _)| u32::try_from(at + 1).ok()).collect()
         });
         match starts.partition_point(|start| *start as usize <= at) {
-            0 => (1, 0),
-            line => (line + 1, starts[line - 1] as usize),
+            0 => (self.first_line, 0),
+            line => (self.first_line + line, starts[line - 1] as usize),
         }
     }
 }
@@ -185,8 +187,18 @@ impl Findings {
         u32::try_from(text.len()).ok()?;
         let file = u16::try_from(self.sources.len()).ok()?;
         let text = Rc::new(text);
-        self.sources.push(Source { path: path.to_owned(), text, lines: OnceCell::new() });
+        let lines = OnceCell::new();
+        self.sources.push(Source { path: path.to_owned(), text, first_line: 1, lines });
         Some(file)
+    }
+
+    /// Goes on to the next lines of a file that is read in parts; the first of them has this number. Nothing is quoted
+    /// from the part before any more.
+    pub(super) fn next_part(&mut self, file: u16, text: String, first_line: usize) {
+        if let Some(source) = self.sources.get_mut(usize::from(file)) {
+            (source.text, source.first_line) = (Rc::new(text), first_line);
+            source.lines = OnceCell::new();
+        }
     }
 
     /// The text of a file that was taken in, shared, so that problems can be pushed while it is read.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
+use super::decimal::write_count;
+
 /// A set of networks: sorted, disjoint ranges, found by bisection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Nets {
@@ -89,12 +91,11 @@ pub fn canonical(address: IpAddr) -> IpAddr {
 pub fn write_address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(v4) => {
-            let mut digits = itoa::Buffer::new();
             for (at, octet) in v4.octets().into_iter().enumerate() {
                 if at > 0 {
                     out.push(b'.');
                 }
-                out.extend_from_slice(digits.format(octet).as_bytes());
+                write_count(out, u64::from(octet));
             }
         }
         IpAddr::V6(v6) => out.extend_from_slice(v6.to_string().as_bytes()),

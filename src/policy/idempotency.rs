@@ -87,6 +87,12 @@ impl fmt::Debug for BodyPrint {
     }
 }
 
+/// SHA-256 of no bytes.
+const OF_NOTHING: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
+    0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
+
 /// Makes a [`BodyPrint`] of a body as it passes.
 #[derive(Clone, Debug, Default)]
 pub struct BodyPrinter {
@@ -190,17 +196,17 @@ impl HeadPrint {
         credentials: &Credentials,
     ) -> HeadPrint {
         let mut hasher = Sha256::new();
-        let mut part = |bytes: &[u8]| {
-            // With their lengths, so that no two heads run into the same text.
-            hasher.update((bytes.len() as u64).to_be_bytes());
-            hasher.update(bytes);
-        };
-        part(method.as_str().as_bytes());
-        part(without_credential(path_and_query, credentials).as_bytes());
+        // What ends a part stands in none of them, so that no two heads run into the same text. One byte each, so that
+        // most heads are one block of the hash: 3 700 instructions less than two where it is not in hardware.
+        hasher.update(method.as_str());
+        hasher.update(b"\0");
+        hasher.update(without_credential(path_and_query, credentials).as_bytes());
         for name in [http::header::CONTENT_TYPE, http::header::CONTENT_LENGTH] {
-            let lines = headers.get_all(&name);
-            part(&lines.iter().count().to_be_bytes());
-            lines.iter().for_each(|line| part(line.as_bytes()));
+            hasher.update(b"\0");
+            for line in headers.get_all(&name) {
+                hasher.update(line.as_bytes());
+                hasher.update(b"\n");
+            }
         }
         HeadPrint(hasher.finalize().into())
     }
@@ -241,7 +247,9 @@ impl BodyPrinter {
 
     /// The whole body has passed.
     pub fn finish(self) -> BodyPrint {
-        BodyPrint { bytes: self.bytes, digest: self.hasher.finalize().into() }
+        // Most repeats of a GET have none, and need no hash of it.
+        let digest = if self.bytes == 0 { OF_NOTHING } else { self.hasher.finalize().into() };
+        BodyPrint { bytes: self.bytes, digest }
     }
 }
 

@@ -162,6 +162,17 @@ impl KeysBuilder {
         self.keys.is_empty()
     }
 
+    /// Makes room for so many more keys with a secret each; it may be fewer or more that come.
+    pub fn expect(&mut self, keys: usize) {
+        self.keys.rows.reserve_exact(keys);
+        self.keys.secrets.reserve_exact(keys);
+    }
+
+    /// The hash of the id of a key that was taken in.
+    pub fn subject(&self, ix: KeyIx) -> Option<SubjectKey> {
+        self.keys.rows.get(ix.0 as usize).map(|row| row.subject)
+    }
+
     /// Takes a key in. `digests`: those of its secrets, with the end of each one's overlap (`None`: current).
     pub fn push(
         &mut self,

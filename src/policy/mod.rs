@@ -13,6 +13,7 @@ pub mod calendar;
 pub mod charge;
 pub mod covering;
 pub mod credential;
+pub mod decimal;
 pub mod forbidden;
 pub mod head;
 pub mod holder;

@@ -1,9 +1,12 @@
 //! What limits say about themselves on answers: `X-RateLimit-*`, the IETF fields, `Retry-After`.
 
-use super::limit::{LimitIx, LimitKind, Mode, Window};
+use std::cmp::Ordering;
+
+use super::calendar::Period;
+use super::decimal::write_count;
+use super::limit::{Ceiling, Limit, LimitIx, LimitKind, Mode, Window};
 use super::money::Money;
 use super::order::Reading;
-use super::snapshot::Snapshot;
 use crate::clock::Wall;
 
 /// What limit headers are sent.
@@ -72,7 +75,7 @@ impl Report {
         });
         let shown = match self.of {
             Some(of) => readings.iter().find(|reading| reading.limit == of),
-            None => rates.min_by(|a, b| share(a).cmp(&share(b))),
+            None => rates.min_by(|a, b| by_share(a, b)),
         }?;
         let nanos = until_reset(shown);
         let reset = match self.x_ratelimit {
@@ -83,71 +86,69 @@ impl Report {
         Some(XFields { limit: shown.ceiling.burst, remaining: shown.remaining, reset })
     }
 
-    /// Values of `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10 §3, §4), which list every
-    /// enforced limit; `None` where there is none, or they are not sent.
-    pub fn ietf_fields(
-        &self,
-        snapshot: &Snapshot,
-        readings: &[Reading],
-    ) -> Option<(Vec<u8>, Vec<u8>)> {
-        if self.ratelimit == RateLimitFields::None {
-            return None;
+    /// Whether the IETF fields are sent.
+    pub fn sends_ratelimit(&self) -> bool {
+        match self.ratelimit {
+            RateLimitFields::Draft10 => true,
+            RateLimitFields::None => false,
         }
-        let (mut policy, mut state) = (List::of(readings.len()), List::of(readings.len()));
-        for reading in readings.iter().filter(|reading| reading.mode == Mode::Enforce) {
-            let limit = snapshot.limit(reading.limit);
-            let name = &limit.name;
-            // Whole units of money, rounded down: the fields know integers only (§3.1, §4.1).
-            let whole = |units| if limit.kind.is_money() { units / Money::WHOLE } else { units };
-            policy.member(name, b"\";q=", whole(reading.ceiling.whole()));
-            if let Some(unit) = &limit.unit {
-                policy.text(b";qu=\"", unit);
-            }
-            match reading.ceiling.window {
-                Window::Concurrent => policy.0.extend_from_slice(b";qu=\"concurrent-requests\""),
-                Window::Bucket | Window::Sliding | Window::Fixed => {
-                    policy.parameter(b";w=", reading.ceiling.period.div_ceil(SECOND));
-                }
-                Window::Quota(_) | Window::Spend(_) => {
-                    policy.parameter(b";w=", reading.period.length().div_ceil(SECOND));
-                }
-                Window::Prepaid => {}
-            }
-            state.member(name, b"\";r=", whole(reading.remaining));
-            if let nanos @ 1.. = until_reset(reading) {
-                state.parameter(b";t=", nanos.div_ceil(SECOND));
-            }
-        }
-        (!policy.0.is_empty()).then_some((policy.0, state.0))
     }
 }
 
-/// A list of strings with parameters (RFC 9651 §3.1, §4.1.1), straight into its bytes: it stands on every answer. The
-/// loader keeps limits' names to characters that need no escaping.
-struct List(Vec<u8>);
-
-impl List {
-    fn of(members: usize) -> List {
-        List(Vec::with_capacity(members * 48))
+/// Appends one limit's member of `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10 §3), a list of strings with
+/// parameters (RFC 9651 §3.1, §4.1.1). The same for every request of the same ceiling; `period` is of its calendar. The
+/// loader keeps names and units to characters that need no escaping.
+pub fn policy_member(out: &mut Vec<u8>, limit: &Limit, ceiling: &Ceiling, period: Period) {
+    begin_member(out, &limit.name, b"\";q=");
+    write_count(out, whole(ceiling, ceiling.whole()));
+    if let Some(unit) = &limit.unit {
+        out.extend_from_slice(b";qu=\"");
+        out.extend_from_slice(unit.as_bytes());
+        out.push(b'"');
     }
+    let seconds = match ceiling.window {
+        Window::Concurrent => {
+            out.extend_from_slice(b";qu=\"concurrent-requests\"");
+            return;
+        }
+        Window::Bucket | Window::Sliding | Window::Fixed => ceiling.period.div_ceil(SECOND),
+        Window::Quota(_) | Window::Spend(_) => period.length().div_ceil(SECOND),
+        Window::Prepaid => return,
+    };
+    out.extend_from_slice(b";w=");
+    write_count(out, seconds);
+}
 
-    fn member(&mut self, name: &str, parameter: &[u8], value: u64) {
-        self.0.extend_from_slice(if self.0.is_empty() { b"\"" } else { b", \"" });
-        self.0.extend_from_slice(name.as_bytes());
-        self.parameter(parameter, value);
-    }
+/// The beginning of one limit's member of `RateLimit` (§4), up to what remains: [`state_member`] has the rest.
+pub fn state_beginning(limit: &Limit) -> Vec<u8> {
+    let mut out = Vec::new();
+    begin_member(&mut out, &limit.name, b"\";r=");
+    out
+}
 
-    /// A string parameter; the loader keeps units to characters that need no escaping.
-    fn text(&mut self, parameter: &[u8], text: &str) {
-        self.0.extend_from_slice(parameter);
-        self.0.extend_from_slice(text.as_bytes());
-        self.0.push(b'"');
+/// Appends one limit's member of `RateLimit` (§4): its beginning, what remains, and when more does.
+#[inline]
+pub fn state_member(out: &mut Vec<u8>, beginning: &[u8], reading: &Reading) {
+    if !out.is_empty() {
+        out.extend_from_slice(b", ");
     }
+    out.extend_from_slice(beginning);
+    write_count(out, whole(&reading.ceiling, reading.remaining));
+    if let nanos @ 1.. = until_reset(reading) {
+        out.extend_from_slice(b";t=");
+        write_count(out, nanos.div_ceil(SECOND));
+    }
+}
 
-    fn parameter(&mut self, parameter: &[u8], value: u64) {
-        self.0.extend_from_slice(parameter);
-        self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-    }
+fn begin_member(out: &mut Vec<u8>, name: &str, parameter: &[u8]) {
+    out.extend_from_slice(if out.is_empty() { b"\"".as_slice() } else { b", \"" });
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(parameter);
+}
+
+/// Whole units of money, rounded down: the fields know integers only (§3.1, §4.1).
+fn whole(ceiling: &Ceiling, units: u64) -> u64 {
+    if ceiling.window.kind().is_money() { units / Money::WHOLE } else { units }
 }
 
 /// Seconds of `Retry-After`: rounded up, never 0 (RFC 9110 §10.2.3).
@@ -155,9 +156,12 @@ pub fn retry_after_seconds(wait: u64) -> u64 {
     wait.div_ceil(SECOND).max(1)
 }
 
-/// What is left of the whole, in parts per billion.
-fn share(reading: &Reading) -> u128 {
-    u128::from(reading.remaining) * 1_000_000_000 / u128::from(reading.ceiling.burst.max(1))
+/// Orders by what is left of the whole. Multiplied crosswise: exact, and no division of 128 bits for each.
+fn by_share(a: &Reading, b: &Reading) -> Ordering {
+    let left = |one: &Reading, other: &Reading| {
+        u128::from(one.remaining) * u128::from(other.ceiling.burst.max(1))
+    };
+    left(a, b).cmp(&left(b, a))
 }
 
 fn until_reset(reading: &Reading) -> u64 {

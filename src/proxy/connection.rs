@@ -64,19 +64,18 @@ pub(crate) struct Arrival {
     pub(crate) counters: Arc<ConnectionCounters>,
 }
 
-/// Drives a connection to its end.
-pub(crate) async fn drive<H: Handler>(arrival: Arrival, handler: H) {
-    // What comes before HTTP needs three times the room of what follows, for a moment: it gets a place of its own.
-    if let Some((driver, stream, peer)) = Box::pin(arrive(arrival, handler)).await {
+/// Takes a connection to where HTTP begins, and starts the task that drives it to its end: what comes before HTTP needs
+/// room for a moment that a connection would hold all its life.
+pub(crate) async fn begin<H: Handler>(arrival: Arrival, handler: H) {
+    if let Some((driver, stream, peer)) = arrive(arrival, handler).await {
         match peer.http {
-            ClientHttp::Http1 => driver.http1(stream, peer).await,
-            // Larger than HTTP/1's, and rarer: it must not set the size of every connection's task.
-            ClientHttp::Http2 => Box::pin(driver.http2(stream, peer)).await,
+            ClientHttp::Http1 => drop(tokio::task::spawn_local(driver.http1(stream, peer))),
+            ClientHttp::Http2 => drop(tokio::task::spawn_local(driver.http2(stream, peer))),
         }
     }
 }
 
-/// Takes a connection to where HTTP begins; `None` if it does not get there.
+/// `None` if a connection does not get to where HTTP begins.
 async fn arrive<H: Handler>(arrival: Arrival, handler: H) -> Option<(Driver<H>, Stream, Rc<Peer>)> {
     let Arrival { tcp, peer: socket, listener, slot, tls, proxy_protocol, drain, counters } =
         arrival;
@@ -119,8 +118,8 @@ async fn arrive<H: Handler>(arrival: Arrival, handler: H) -> Option<(Driver<H>, 
         }
     };
     let slot = Some(slot);
-    let said = RefCell::default();
-    let peer = Peer { socket, announced, local, tls, listener, http, said, slot };
+    let (said, refrain) = (RefCell::default(), RefCell::default());
+    let peer = Peer { socket, announced, local, tls, listener, http, said, refrain, slot };
     Some((driver, stream, Rc::new(peer)))
 }
 
@@ -203,14 +202,6 @@ impl<H: Handler> Driver<H> {
 
     async fn http1(self, mut stream: Stream, peer: Rc<Peer>) {
         let wire = Arc::new(Wire::default());
-        let mut builder = http1::Builder::new();
-        builder
-            .header_read_timeout(None)
-            .max_buf_size(self.bounds.head.max(BUFFER))
-            .max_header_size(self.bounds.head);
-        if self.bounds.fields != FIELDS_FOR_FREE {
-            builder.max_headers(self.bounds.fields);
-        }
         let serving = self.serving(&wire, peer);
         let _listening = self.listen().await;
         let mut timer = std::pin::pin!(sleep(self.bounds.head_timeout));
@@ -220,7 +211,8 @@ impl<H: Handler> Driver<H> {
             let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire), replay));
             let serving = Rc::clone(&serving);
             let service = service_fn(move |request| serving.answer(request));
-            let mut connection = builder.serve_connection(io, service).with_upgrades();
+            let mut connection =
+                http1_within(&self.bounds).serve_connection(io, service).with_upgrades();
             let over = std::future::poll_fn(|cx| {
                 loop {
                     if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
@@ -353,6 +345,18 @@ impl<H: Handler> Driver<H> {
         up(&self.counters.unreadable_heads);
         close(stream, &self.handler.unreadable_head(status)).await;
     }
+}
+
+fn http1_within(bounds: &Bounds) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_buf_size(bounds.head.max(BUFFER))
+        .max_header_size(bounds.head);
+    if bounds.fields != FIELDS_FOR_FREE {
+        builder.max_headers(bounds.fields);
+    }
+    builder
 }
 
 /// Sends the last bytes, if any, half-closes, and reads what the client still sends, within bounds. Without that, bytes

@@ -10,6 +10,7 @@ use http::{Extensions, HeaderValue};
 use super::counters::ConnectionCounters;
 use super::long_lived::LongLived;
 use super::pool::Pools;
+use super::refrain::LimitRefrains;
 use super::said::Pseudonym;
 use super::served_tls::ServedTls;
 use crate::clock::{Clock, Now, Steady, Wall};
@@ -39,6 +40,8 @@ pub(crate) struct WorkerContext {
     pub(super) pseudonym: Pseudonym,
     pub(super) records: RefCell<RecordBuffer>,
     pub(super) ids: RefCell<DecisionIds>,
+    /// What its answers and records say of limits.
+    pub(super) limit_refrains: RefCell<LimitRefrains>,
     pub(super) long_lived: LongLived,
     pub(super) tls: Arc<ServedTls>,
     /// The printed spelling of the names that the gate writes.
@@ -130,6 +133,7 @@ impl Common {
             pseudonym: Pseudonym::new(&self.boot),
             records: RefCell::new(self.records.buffer()),
             ids: RefCell::new(DecisionIds::new(self.boot, worker)),
+            limit_refrains: RefCell::default(),
             long_lived: LongLived::default(),
             tls: Arc::clone(&self.tls),
             spelling,

@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version, request, response};
 use smallvec::SmallVec;
 
-use super::http1::{self, BadLength, RequestHead};
+use super::http1::{self, BadLength, RequestHead, Text};
 use super::peer::Peer;
 use super::said::{Pseudonym, Said};
 use super::target::{absolute, target};
@@ -85,15 +85,15 @@ impl Fields for HeaderMap {
     }
 }
 
-/// The head for an HTTP/1 backend, written into `buffer`.
+/// The head for an HTTP/1 backend, written into `text`.
 pub(super) fn http1_head(
     head: &request::Parts,
     passage: &Passage<'_>,
-    buffer: Vec<u8>,
+    text: Text,
 ) -> Result<(RequestHead, Wish), Refused> {
     let upstream = &*passage.policy.upstream;
     let target = target(&head.uri, passage.policy)?;
-    let mut written = RequestHead::begin(buffer, &head.method, &target);
+    let mut written = RequestHead::begin(text, &head.method, &target);
     let asked = asked_host(head);
     // RFC 9110 §7.2: first, where it can be.
     match (&upstream.host_header, &asked) {
@@ -162,7 +162,11 @@ fn client_fields<'a>(
     // A public route's `Authorization` is between the client and the backend: the gate did not read it.
     let keyed = policy.route(passage.permit.route).access == Access::Keyed;
     let authorization = keyed && policy.credentials.reads_authorization();
-    let nominated = nominated(&head.headers);
+    let nominated = if head.headers.contains_key(header::CONNECTION) {
+        nominated(&head.headers)
+    } else {
+        SmallVec::new()
+    };
     let goes_on = |name: &HeaderName| {
         !policy.identity.forbidden.forbids(name)
             // A header of the gate's own is its own on every route: clients send their key everywhere.
@@ -444,11 +448,11 @@ pub(super) enum Hops {
 
 /// Counts one hop of an `OPTIONS`; other methods may ignore the field, and do.
 pub(super) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
-    let left = headers
-        .get(header::MAX_FORWARDS)
-        .filter(|_| method == Method::OPTIONS)
-        .and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
-    match left {
+    if method != Method::OPTIONS {
+        return Hops::Further;
+    }
+    let left = headers.get(header::MAX_FORWARDS);
+    match left.and_then(|value| value.to_str().ok()?.parse::<u32>().ok()) {
         Some(0) => Hops::EndHere,
         Some(left) => {
             headers.insert(header::MAX_FORWARDS, HeaderValue::from(left - 1));

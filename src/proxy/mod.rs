@@ -32,6 +32,7 @@ mod passage;
 pub mod peer;
 pub mod pool;
 pub mod proxy_protocol;
+mod refrain;
 pub mod request_body;
 mod respond;
 mod said;

@@ -111,12 +111,17 @@ fn deliver(
     let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let cut = watched(at, admission, switching, &mut exchange);
     if switching {
-        let asked = admission.wish == Wish::Upgrade;
-        let Some(upstream) = asked.then_some(body).and_then(UpstreamBody::switched) else {
-            let detail = "the upstream switched protocols unasked";
-            let refused = Refused::because(Refusal::UpstreamBroken, detail);
-            let answer = late_refusal(at, &exchange, &refused);
-            return exchange.failed(&refused, answer);
+        let switched = match admission.wish {
+            Wish::Upgrade => body.switched().ok_or("the upstream switched in mid-request"),
+            Wish::Http => Err("the upstream switched protocols unasked"),
+        };
+        let upstream = match switched {
+            Ok(upstream) => upstream,
+            Err(detail) => {
+                let refused = Refused::because(Refusal::UpstreamBroken, detail);
+                let answer = late_refusal(at, &exchange, &refused);
+                return exchange.failed(&refused, answer);
+            }
         };
         // A tunnel is done as far as repeats go, and nothing of it can be kept.
         exchange.completed(Completion::NotReplayable);

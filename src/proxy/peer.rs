@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use rustls::ServerConfig;
 
 use super::body::{Body, OnEnd};
+use super::refrain::Refrain;
 use super::said::Said;
 use super::worker::Slot;
 use crate::policy::snapshot::Bounds;
@@ -53,6 +54,8 @@ pub struct Peer {
     pub http: ClientHttp,
     /// What the gate says of this connection's client, rendered for the latest one.
     pub(crate) said: RefCell<Option<Said>>,
+    /// What its records have in common, rendered for the latest one.
+    pub(crate) refrain: RefCell<Refrain>,
     /// Given up with the last of the connection's requests; `None` where there is no connection, as in tests.
     #[expect(dead_code, reason = "it is held, not read")]
     pub(crate) slot: Option<Slot>,

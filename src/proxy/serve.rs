@@ -26,7 +26,7 @@ use super::passage;
 use super::peer::{ClientHttp, Coming, Handled, Peer};
 use super::pool::Pool;
 use super::request_body::RequestBody;
-use super::respond::{LimitFields, Reads, Refusing, refusal};
+use super::respond::{Reads, Refusing, refusal};
 use crate::clock::Now;
 use crate::policy::authenticate::Caller;
 use crate::policy::authorize::{Permit, authorize};
@@ -54,16 +54,12 @@ pub(super) fn serve(
     let now = at.clock.now();
     let (mut head, body) = request.into_parts();
     let mut exchange = Exchange::begin(&at, now);
-    match decide(&at, &peer, &mut head, now, &mut exchange) {
-        Decision::Here(mut answer) => {
-            if peer.http == ClientHttp::Http1
-                && !body.is_end_stream()
-                && outgrows_draining(&head.headers)
-            {
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Handled::Now(exchange.answered(answer))
-        }
+    let follows = match peer.http {
+        ClientHttp::Http1 if !body.is_end_stream() => Follows::Body,
+        ClientHttp::Http1 | ClientHttp::Http2 => Follows::Nothing,
+    };
+    match decide(&at, &peer, &mut head, follows, now, &mut exchange) {
+        Decision::Here(answer) => Handled::Now(exchange.answered(answer)),
         Decision::Replay(repeat, idle) => {
             Handled::Later(Box::pin(replay(at, exchange, repeat, idle, body)))
         }
@@ -192,6 +188,13 @@ pub(super) struct Facts {
     allow: Option<String>,
 }
 
+/// What follows a head on its connection, where the next head must wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Follows {
+    Nothing,
+    Body,
+}
+
 /// What becomes of a request.
 enum Decision {
     /// It goes on to the upstream.
@@ -216,6 +219,7 @@ fn decide(
     at: &WorkerContext,
     peer: &Peer,
     head: &mut request::Parts,
+    follows: Follows,
     now: Now,
     exchange: &mut Exchange,
 ) -> Decision {
@@ -245,9 +249,7 @@ fn decide(
         facts.readings = untaken(at, &policy, &facts, now);
         facts.asked = Asked::Peeked;
     }
-    let fields = LimitFields::new(&policy, &facts.readings, now.wall);
-    let decided = Decided { id, request_id: &request_id, parts: head, fields: &fields, reads };
-    exchange.decided(&policy, peer, &decided, &facts);
+    exchange.decided(&policy, peer, head, Decided { id, request_id, reads }, &facts);
 
     let stop = match judged
         .and_then(|permit| ready_to_leave(at, &policy, peer, head, &facts, &permit, exchange))
@@ -255,13 +257,15 @@ fn decide(
         Ok(admission) => return Decision::Pass(admission),
         Err(stop) => stop,
     };
-    Decision::Here(match stop {
+    let closes = follows == Follows::Body && outgrows_draining(&head.headers);
+    let request_id = exchange.request_id().clone();
+    let mut answer = match stop {
         Stop::Repeated(repeat) => return Decision::Replay(repeat, policy.bounds.body_idle),
         Stop::Here(status) => here::bare(status, request_id),
         Stop::Ready => here::readiness(at, request_id),
         Stop::Balance(of) => {
             let mut answer = here::balance(&policy, of, &facts.readings, request_id);
-            fields.write(answer.headers_mut());
+            exchange.fields().write(answer.headers_mut());
             answer
         }
         Stop::Refused(refused) => {
@@ -269,19 +273,25 @@ fn decide(
             if let Some(key) = facts.key {
                 at.struck(&policy, now, &policy.keys.at(key), refused.why);
             }
-            refusal(&Refusing {
+            let refusing = Refusing {
                 policy: &policy,
                 refused: &refused,
                 route: facts.route,
                 readings: &facts.readings,
-                fields: &fields,
+                fields: exchange.fields(),
                 allow: facts.allow.as_deref(),
                 request_id: &request_id,
                 now: now.wall,
                 reads,
-            })
+            };
+            // Nobody reads the request's own fields any more.
+            refusal(&refusing, std::mem::take(&mut head.headers))
         }
-    })
+    };
+    if closes {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Decision::Here(answer)
 }
 
 /// Why a request goes no further than the gate.
@@ -348,7 +358,9 @@ fn judge(
     };
     // 6 authorise
     let permit = authorize(policy, route_ix, caller, facts.client, &head)?;
-    facts.shadowed.clone_from(&permit.shadowed);
+    if !permit.shadowed.is_empty() {
+        facts.shadowed.clone_from(&permit.shadowed);
+    }
     refuse_large_body(policy.body_bound(route_ix), &head)?;
     // 7 open
     open(at, policy, parts, &permit, now, facts, exchange.hold())?;
@@ -359,7 +371,7 @@ fn judge(
 /// keep an old policy alive for its wording.
 pub(super) fn late_refusal(at: &WorkerContext, exchange: &Exchange, refused: &Refused) -> Answer {
     let policy = at.policy.load();
-    refusal(&Refusing {
+    let refusing = Refusing {
         policy: &policy,
         refused,
         route: None,
@@ -369,7 +381,8 @@ pub(super) fn late_refusal(at: &WorkerContext, exchange: &Exchange, refused: &Re
         request_id: exchange.request_id(),
         now: at.clock.now().wall,
         reads: exchange.reads(),
-    })
+    };
+    refusal(&refusing, HeaderMap::new())
 }
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.

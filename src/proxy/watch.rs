@@ -33,8 +33,11 @@ pub(crate) enum Pieces {
     Frames,
 }
 
-/// How many looks at a connection make up the shorter of its two long deadlines.
+/// How many looks at a connection make up the shorter of its two long deadlines, at least.
 const LOOKS: u32 = 4;
+/// The longest time between two looks at an HTTP/1 connection. One without a request from one look to the next gives
+/// hyper's buffers back.
+const LONGEST_STEP: Duration = Duration::from_secs(4);
 
 /// The deadlines of a connection, on one timer.
 pub(crate) struct Watch {
@@ -57,6 +60,10 @@ impl Watch {
     pub(crate) fn new(bounds: &Bounds, pieces: Pieces) -> Watch {
         let shorter = bounds.keep_alive.min(bounds.body_idle);
         let step = (shorter / LOOKS).max(Duration::from_millis(1));
+        let step = match pieces {
+            Pieces::Heads => step.min(LONGEST_STEP),
+            Pieces::Frames => step,
+        };
         let steps = |long: Duration| {
             u32::try_from(long.as_nanos().div_ceil(step.as_nanos())).unwrap_or(u32::MAX)
         };

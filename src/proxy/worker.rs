@@ -404,7 +404,7 @@ impl<H: Handler> Worker<H> {
             drain: Rc::clone(&self.drain),
             counters: Arc::clone(counters),
         };
-        tokio::task::spawn_local(connection::drive(arrival, self.handler.clone()));
+        tokio::task::spawn_local(connection::begin(arrival, self.handler.clone()));
     }
 }
 

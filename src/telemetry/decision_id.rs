@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::policy::decimal::write_count;
+
 /// Names one run of the gate: 48 random bits, drawn once at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BootId {
@@ -47,12 +49,12 @@ pub struct DecisionId {
 impl DecisionId {
     /// Appends the id's text, at most 39 bytes.
     pub fn write(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&hex::<BOOT_DIGITS>(u128::from(self.boot)));
-        let mut digits = itoa::Buffer::new();
+        let digits: [u8; 16] = hex(u128::from(self.boot) << 64);
+        out.extend_from_slice(&digits[digits.len() - BOOT_DIGITS..]);
         out.push(b'-');
-        out.extend_from_slice(digits.format(self.worker).as_bytes());
+        write_count(out, u64::from(self.worker));
         out.push(b'-');
-        out.extend_from_slice(digits.format(self.count).as_bytes());
+        write_count(out, self.count);
     }
 }
 
@@ -122,14 +124,29 @@ fn mixed(mut x: u128) -> u128 {
     x ^ (x >> 61)
 }
 
+/// The first `N` of the value's 32 hex digits; `N` is a multiple of 8.
+#[inline]
 fn hex<const N: usize>(value: u128) -> [u8; N] {
     let mut out = [b'0'; N];
-    let mut rest = value;
-    for digit in out.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(rest & 0xf) as usize];
-        rest >>= 4;
+    for (digits, word) in
+        out.as_chunks_mut::<8>().0.iter_mut().zip(value.to_be_bytes().as_chunks().0)
+    {
+        *digits = hex_of(u32::from_be_bytes(*word));
     }
     out
+}
+
+/// Eight digits at once, each in a byte of one word: 15 instructions, where a digit by itself takes eight.
+#[inline]
+fn hex_of(value: u32) -> [u8; 8] {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    let pairs = u64::from(value);
+    let halves = (pairs | (pairs << 16)) & 0x0000_ffff_0000_ffff;
+    let bytes = (halves | (halves << 8)) & 0x00ff_00ff_00ff_00ff;
+    let nibbles = (bytes | (bytes << 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+    let letters = ((nibbles + ONES * 6) >> 4) & ONES;
+    let to_letters = u64::from(b'a' - b'9' - 1);
+    (nibbles + ONES * u64::from(b'0') + letters * to_letters).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -147,6 +164,16 @@ mod tests {
         id.write(&mut text);
         assert_eq!(String::from_utf8(text).unwrap(), id.to_string());
         assert_eq!(id.to_string(), "070707070707-3-2");
+    }
+
+    #[test]
+    fn hex_digits_are_those_that_are_printed() {
+        for value in
+            [0, 1, 0x9a_bcde_f012_3456_789f, u128::MAX, u128::MAX / 0xf * 0xa, 0xdead_beef << 77]
+        {
+            let digits: [u8; 32] = hex(value);
+            assert_eq!(str::from_utf8(&digits).unwrap(), format!("{value:032x}"));
+        }
     }
 
     #[test]

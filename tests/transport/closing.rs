@@ -198,22 +198,27 @@ fn a_panic_is_a_500_for_its_request_alone() {
 }
 
 #[test]
-fn connections_spread_evenly_over_two_workers() {
+fn connections_spread_evenly_over_two_workers_at_once_and_one_after_another() {
     for (count, least) in [(4, 2), (64, 29)] {
-        let mut setup = Setup::before(answering(HELLO));
-        setup.workers = 2;
-        let gate = setup.start();
-        let mut clients: Vec<_> = (0..count).map(|_| gate.client()).collect();
-        let mut by_worker = [0; 2];
-        for client in &mut clients {
-            client.write_all(b"GET /worker HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-            until(client, "here");
-            let Event::Worker(index) = gate.event() else { panic!("another event") };
-            by_worker[index] += 1;
+        for at_once in [true, false] {
+            let mut setup = Setup::before(answering(HELLO));
+            setup.workers = 2;
+            let gate = setup.start();
+            let mut clients = Vec::new();
+            let mut by_worker = [0; 2];
+            for asking in 0..count {
+                while clients.len() <= asking || (at_once && clients.len() < count) {
+                    clients.push(gate.client());
+                }
+                clients[asking].write_all(b"GET /worker HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+                until(&mut clients[asking], "here");
+                let Event::Worker(index) = gate.event() else { panic!("another event") };
+                by_worker[index] += 1;
+            }
+            assert!(by_worker.iter().all(|own| *own >= least), "{by_worker:?} of {count}");
+            drop(clients);
+            gate.stop();
         }
-        assert!(by_worker.iter().all(|own| *own >= least), "{by_worker:?} of {count}");
-        drop(clients);
-        gate.stop();
     }
 }
 

@@ -6,9 +6,11 @@
 )]
 #![allow(unreachable_pub, reason = "the modules are this test's own")]
 
+mod answers;
 mod breaking;
 mod closing;
 mod http2;
 mod passing;
 mod pooling;
 mod support;
+mod uploads;

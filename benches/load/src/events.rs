@@ -17,7 +17,7 @@ use crate::wire::{self, PIECE};
 const AT_ONCE: usize = 64;
 
 /// `--to --connections --seconds --path [--keys]`: so many streams of `--path`. With `--hold true` it says `ready` on a line of
-/// its own once all are open.
+/// its own, if and when all are open.
 pub fn run(arguments: &Arguments) -> io::Result<()> {
     let mut requests = Requests::new(arguments, "")?;
     let dialer = Rc::new(Dialer::new(arguments)?);
@@ -29,7 +29,8 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
     runtime.block_on(LocalSet::new().run_until(async {
         for at in 0..connections {
             let (dialer, head) = (Rc::clone(&dialer), requests.next().to_vec());
-            let (counted, opened, ended) = (Rc::clone(&events), Rc::clone(&open), Rc::clone(&failed));
+            let (counted, opened, ended) =
+                (Rc::clone(&events), Rc::clone(&open), Rc::clone(&failed));
             tokio::task::spawn_local(async move {
                 if listen(&dialer, &head, &counted, &opened).await.is_err() {
                     ended.set(ended.get() + 1);
@@ -43,7 +44,7 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
         while open.get() + failed.get() < connections && Instant::now() < patience {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        if arguments.or("hold", false)? {
+        if arguments.or("hold", false)? && open.get() == connections {
             println!("ready");
         }
         let (began, before) = (Instant::now(), events.get());

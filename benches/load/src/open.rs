@@ -53,7 +53,8 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
         epoll::add(&watched, &stream, EventData::new_u64(at), EventFlags::IN)?;
         connections.push(Connection { stream, received: Vec::new(), meant: None });
     }
-    let mut idle: Vec<usize> = (0..connections.len()).rev().collect();
+    // In turn, so that every connection carries as much as the others.
+    let mut idle: VecDeque<usize> = (0..connections.len()).collect();
     let mut waiting: VecDeque<Instant> = VecDeque::new();
     let mut tally = Tally::default();
     let began = Instant::now() + Duration::from_millis(20);
@@ -70,7 +71,7 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
                 break;
             }
             sent += 1;
-            match idle.pop() {
+            match idle.pop_front() {
                 Some(at) => {
                     under_way +=
                         usize::from(leave(&mut connections[at], requests.next(), meant, &mut tally))
@@ -110,7 +111,7 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
                     under_way +=
                         usize::from(leave(&mut connections[at], requests.next(), meant, &mut tally))
                 }
-                None => idle.push(at),
+                None => idle.push_back(at),
             }
         }
     }

@@ -100,3 +100,35 @@ pub fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
     };
     (bytes.len() >= head + payload).then_some((head, payload))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 12\r\nX-Length: 3\r\n\r\nbody";
+
+    #[test]
+    fn a_head_ends_with_its_empty_line() {
+        assert_eq!(head_length(HEAD), Some(HEAD.len() - 4));
+        assert_eq!(head_length(&HEAD[..HEAD.len() - 5]), None);
+    }
+
+    #[test]
+    fn fields_are_found_by_name_in_any_case() {
+        assert_eq!(field(HEAD, "x-length"), Some("3"));
+        assert_eq!(field(HEAD, "length"), None);
+        assert_eq!(content_length(HEAD), 12);
+        assert_eq!(status(HEAD), 404);
+    }
+
+    #[test]
+    fn a_frame_is_one_when_all_of_it_is_there() {
+        assert_eq!(frame(&[0x82, 0x02, b'h', b'i']), Some((2, 2)));
+        assert_eq!(frame(&[0x82, 0x82, 1, 2, 3, 4, b'h', b'i']), Some((6, 2)));
+        assert_eq!(frame(&[0x82, 0x02, b'h']), None);
+        let mut long = vec![0x82, 126, 1, 0];
+        long.extend([0; 256]);
+        assert_eq!(frame(&long), Some((4, 256)));
+        assert_eq!(frame(&long[..259]), None);
+    }
+}

@@ -11,6 +11,7 @@ use super::super::problem::{Span, did_you_mean};
 use super::super::read::clip;
 use super::super::{json_keys, yaml_keys};
 use super::Desk;
+use super::by_id::ById;
 use super::callers::{Callers, Sets};
 use super::limits::Limits;
 use super::overrides::{Amounts, Holder};
@@ -56,8 +57,7 @@ pub(in crate::config) struct Collector<'d, 'a> {
     rows: KeysBuilder,
     /// File and line of each row.
     places: Vec<(u16, u32)>,
-    /// Rows by the hash of their id, which is needed anyway.
-    by_id: HashMap<SubjectKey, KeyIx>,
+    by_id: ById,
     /// Ceilings of callers without overrides of their own.
     shared_terms: HashMap<(Option<PlanIx>, PlanIx, Option<TenantIx>), TermsIx>,
     shared_grants: HashMap<(PlanIx, Option<TenantIx>), GrantIx>,
@@ -66,6 +66,9 @@ pub(in crate::config) struct Collector<'d, 'a> {
     /// Number of the file being read, among the key files.
     file: u16,
 }
+
+/// Keys for which room is made at once, however long a file says it is.
+const MOST_EXPECTED: usize = 1 << 26;
 
 /// What a second entry of an id means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +98,7 @@ pub(super) fn keys(
         callers,
         rows: KeysBuilder::default(),
         places: Vec::new(),
-        by_id: HashMap::new(),
+        by_id: ById::default(),
         shared_terms: HashMap::new(),
         shared_grants: HashMap::new(),
         plan_used,
@@ -113,17 +116,24 @@ impl Collector<'_, '_> {
         self.desk.files.push(path.to_owned());
         self.file = u16::try_from(self.desk.origins.key_files.len()).unwrap_or(u16::MAX);
         self.desk.origins.key_files.push(path.to_owned());
-        let bytes = match (self.desk.sources.read)(path) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                self.desk.findings.error_with(
-                    named_at,
-                    format!("the key file {} cannot be read: {error}", path.display()),
-                    "an empty one holds `[]`; `tollgate keys new` adds to it".to_owned(),
-                );
-                return;
-            }
+        let read = if path.extension().is_some_and(|extension| extension == "jsonl") {
+            self.desk
+                .sources
+                .opened(path)
+                .and_then(|(source, bytes)| json_keys::read(path, source, bytes, self))
+        } else {
+            (self.desk.sources.read)(path).map(|bytes| self.read_yaml(path, bytes))
         };
+        if let Err(error) = read {
+            self.desk.findings.error_with(
+                named_at,
+                format!("the key file {} cannot be read: {error}", path.display()),
+                "an empty one holds `[]`; `tollgate keys new` adds to it".to_owned(),
+            );
+        }
+    }
+
+    fn read_yaml(&mut self, path: &Path, bytes: Vec<u8>) {
         self.desk.keys_digest.update(&bytes);
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
@@ -137,12 +147,18 @@ impl Collector<'_, '_> {
             self.desk.findings.file_error(path, "too large, or too many files", None);
             return;
         };
-        if path.extension().is_some_and(|extension| extension == "jsonl") {
-            json_keys::read(file, self);
-            self.desk.findings.forget(file);
-        } else {
-            yaml_keys::read(file, path, self);
-        }
+        yaml_keys::read(file, path, self);
+    }
+
+    /// Makes room for the keys of a file of so many bytes, of which this is the beginning. What is not needed is never
+    /// touched.
+    pub(in crate::config) fn expect(&mut self, bytes: u64, beginning: &[u8]) {
+        let lines = beginning.iter().filter(|byte| **byte == b'\n').count().max(1) as u64;
+        let keys = bytes.saturating_mul(lines) / (beginning.len() as u64).max(1);
+        let keys = usize::try_from(keys + keys / 16).unwrap_or(0).min(MOST_EXPECTED);
+        self.rows.expect(keys);
+        self.by_id.expect(keys);
+        self.places.reserve_exact(keys);
     }
 
     /// Takes a key in.
@@ -217,10 +233,10 @@ impl Collector<'_, '_> {
             status,
         };
         let place = (self.file, u32::try_from(line).unwrap_or(u32::MAX));
-        match self.by_id.get(&subject).copied() {
+        match self.by_id.find(subject, &self.rows) {
             None => {
                 let ix = self.rows.push(&key, digests);
-                self.by_id.insert(subject, ix);
+                self.by_id.insert(ix, &self.rows);
                 self.places.push(place);
             }
             Some(first) => {
@@ -321,7 +337,8 @@ impl Collector<'_, '_> {
     }
 
     fn finish(self) -> Compiled {
-        let Collector { desk, callers, rows, places, mut plan_used, granted, .. } = self;
+        let Collector { desk, callers, rows, places, by_id, mut plan_used, granted, .. } = self;
+        drop(by_id);
         for tenant in &callers.tenants {
             plan_used[tenant.plan.0 as usize] = true;
         }

@@ -5,6 +5,7 @@
 mod address;
 mod admin;
 mod answers;
+mod by_id;
 mod callers;
 mod ceilings;
 mod charges;

@@ -271,3 +271,89 @@ impl Connection {
         self.errand.upload.is_sent().then_some((self.stream, self.unread))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http::Request;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::proxy::io::Socket;
+
+    /// A connection and the upstream's end of it.
+    async fn pair() -> (Shared, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::join!(connecting, listener.accept());
+        (Connection::new(Stream::Plain(Socket::new(ours.unwrap()))), theirs.unwrap().0)
+    }
+
+    fn get() -> Errand {
+        let (head, ()) = Request::get("/x").header("host", "a").body(()).unwrap().into_parts();
+        let head = RequestHead::of(&head).unwrap();
+        Errand::new(head, RequestBody::empty(), HeaderMap::new(), Duration::from_secs(10))
+    }
+
+    async fn answer(connection: &Shared) -> Result<AnswerHead, Failure> {
+        poll_fn(|cx| connection.borrow_mut().poll_answer(cx)).await
+    }
+
+    #[tokio::test]
+    async fn a_request_of_which_nothing_was_accepted_leaves_whole_on_another_connection() {
+        let stock = Stock::default();
+        let (dead, _theirs) = pair().await;
+        // Nothing that is written on it is accepted any more.
+        let shut = SockRef::from(dead.borrow().stream.tcp()).shutdown(std::net::Shutdown::Write);
+        shut.unwrap();
+        dead.borrow_mut().begin(get(), &stock);
+        let failure = answer(&dead).await.unwrap_err();
+        assert_eq!(failure, Failure { why: Wrong::Broke, seen: Seen::Nothing });
+        assert!(failure.may_be_repeated());
+
+        let errand = dead.borrow_mut().give_up();
+        let (fresh, mut theirs) = pair().await;
+        fresh.borrow_mut().begin(errand, &stock);
+        let upstream = async {
+            let mut seen = vec![0; 100];
+            let read = theirs.read(&mut seen).await.unwrap();
+            assert_eq!(seen[..read], *b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n");
+            theirs.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        };
+        let (head, ()) = tokio::join!(answer(&fresh), upstream);
+        assert_eq!(head.unwrap().status, 204);
+        assert!(fresh.borrow_mut().end(&stock), "fit for another");
+    }
+
+    #[tokio::test]
+    async fn one_accepted_byte_ends_all_proof() {
+        let stock = Stock::default();
+        let (connection, mut theirs) = pair().await;
+        connection.borrow_mut().begin(get(), &stock);
+        let upstream = async {
+            theirs.read_exact(&mut [0; 10]).await.unwrap();
+            drop(theirs);
+        };
+        let (failure, ()) = tokio::join!(answer(&connection), upstream);
+        let failure = failure.unwrap_err();
+        assert_eq!(failure, Failure { why: Wrong::Broke, seen: Seen::Perhaps });
+        assert!(!failure.may_be_repeated());
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_quiet_until_its_upstream_speaks_or_closes() {
+        for speaks in [true, false] {
+            let (connection, mut theirs) = pair().await;
+            assert!(connection.borrow_mut().is_quiet());
+            if speaks {
+                theirs.write_all(b"x").await.unwrap();
+            } else {
+                drop(theirs);
+            }
+            poll_fn(|cx| connection.borrow().stream.tcp().poll_read_ready(cx)).await.unwrap();
+            assert!(!connection.borrow_mut().is_quiet());
+        }
+    }
+}

@@ -154,11 +154,11 @@ struct Found {
     places: SmallVec<[Place; 24]>,
 }
 
-/// Where a field is. Heads are bounded: an offset fits.
+/// Where a field is. No head is longer than 64 KiB, and a field ends before the empty line: an offset fits.
 #[derive(Clone, Copy)]
 struct Place {
-    name: (u32, u32),
-    value: (u32, u32),
+    name: (u16, u16),
+    value: (u16, u16),
 }
 
 impl Found {
@@ -183,8 +183,7 @@ impl Found {
         };
         let place = |part: &[u8]| {
             let Range { start, end } = range(part);
-            // Both are at most the bound of a head.
-            (u32::try_from(start).unwrap_or(0), u32::try_from(end).unwrap_or(0))
+            (u16::try_from(start).unwrap_or(0), u16::try_from(end).unwrap_or(0))
         };
         let reason = answer.reason.filter(|reason| Some(*reason) != status.canonical_reason());
         Ok(Some(Found {
@@ -217,7 +216,7 @@ fn take_fields(found: &Found, head: &Bytes, fields: &mut HeaderMap) -> Result<Ho
     let mut hop = Hop { close: false, codings: Codings::Absent, length: None, upgrade: None };
     let mut nominated: SmallVec<[HeaderName; 4]> = SmallVec::new();
     for place in &found.places {
-        let part = |(start, end): (u32, u32)| start as usize..end as usize;
+        let part = |(start, end): (u16, u16)| usize::from(start)..usize::from(end);
         let name = HeaderName::from_bytes(&head[part(place.name)]).map_err(|_| BadHead)?;
         let value = HeaderValue::from_maybe_shared(head.slice(part(place.value)));
         let value = value.map_err(|_| BadHead)?;
@@ -261,7 +260,7 @@ fn take_fields(found: &Found, head: &Bytes, fields: &mut HeaderMap) -> Result<Ho
             }
         }
     }
-    for name in nominated {
+    for name in &nominated {
         fields.remove(name);
     }
     Ok(hop)
@@ -273,4 +272,57 @@ pub(crate) fn is_of_the_hop(name: &HeaderName) -> bool {
         name.as_str(),
         "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pieces: &[&[u8]]) -> Result<Option<AnswerHead>, BadHead> {
+        let mut reader = HeadReader::new(Asked::Whole, HeaderMap::new());
+        let mut unread = BytesMut::new();
+        for piece in pieces {
+            unread.extend_from_slice(piece);
+            if let Some(head) = reader.read(&mut unread)? {
+                return Ok(Some(head));
+            }
+        }
+        Ok(None)
+    }
+
+    #[test]
+    fn a_head_in_two_pieces_is_the_same_head() {
+        let bytes = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 Fine\r\nX: y\r\n\
+            Content-Length: 4, 4\r\nX: z\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n";
+        for cut in 0..=bytes.len() {
+            let head = read(&[&bytes[..cut], &bytes[cut..]]).unwrap().expect("a whole head");
+            assert_eq!((head.status, head.length), (StatusCode::OK, BodyLength::Exactly(4)));
+            assert_eq!((head.reason.as_deref(), head.after), (Some(&b"Fine"[..]), After::Reuse));
+            let fields: Vec<(&str, &[u8])> =
+                head.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+            assert_eq!(fields, [("x", &b"y"[..]), ("x", b"z"), ("content-length", b"4")]);
+        }
+        for end in 0..bytes.len() {
+            assert!(read(&[&bytes[..end]]).unwrap().is_none(), "{end}");
+        }
+    }
+
+    #[test]
+    fn the_length_follows_the_order_of_the_rfc() {
+        let of = |fields: &str| {
+            let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+            read(&[head.as_bytes()]).map(|head| head.map(|head| (head.length, head.after)))
+        };
+        assert_eq!(of(""), Ok(Some((BodyLength::UntilClose, After::Close))));
+        let two = "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n";
+        assert_eq!(of(two), Ok(Some((BodyLength::Chunked, After::Close))));
+        let coded = "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n";
+        assert_eq!(of(coded), Ok(Some((BodyLength::Chunked, After::Reuse))));
+        let open = "Transfer-Encoding: gzip\r\nContent-Length: 3\r\n";
+        assert_eq!(of(open), Ok(Some((BodyLength::UntilClose, After::Close))));
+        assert_eq!(of("Content-Length: 3\r\nContent-Length: 4\r\n"), Err(BadHead));
+        // The values of a head without a body are held to the same.
+        let switching = b"HTTP/1.1 101 Switching Protocols\r\nContent-Length: x\r\n\r\n";
+        assert_eq!(read(&[switching]).map(|_| ()), Err(BadHead));
+    }
 }

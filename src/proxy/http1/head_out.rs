@@ -8,6 +8,7 @@ use http::{Method, request};
 use http_body::Body as _;
 
 use super::framing::{Asked, BodyLength, content_length};
+use super::text::Text;
 use crate::proxy::request_body::RequestBody;
 
 /// What stands behind every field.
@@ -16,7 +17,7 @@ const LINE_END: &[u8] = b"\r\n";
 /// A request's head on its way, but for what frames its body.
 #[derive(Debug)]
 pub struct RequestHead {
-    bytes: Vec<u8>,
+    text: Text,
     asked: Asked,
     length: Length,
     /// The fields that the client announced behind its body: only these are passed on from there.
@@ -38,30 +39,26 @@ pub(super) type Announced = Option<Box<Vec<HeaderName>>>;
 pub struct BadLength;
 
 impl RequestHead {
-    /// Begins with the request line, in origin form (RFC 9112 §3.2.1). `buffer` is empty, and its memory is used.
-    pub(crate) fn begin(
-        mut buffer: Vec<u8>,
-        method: &Method,
-        target: &PathAndQuery,
-    ) -> RequestHead {
-        buffer.extend_from_slice(method.as_str().as_bytes());
-        buffer.push(b' ');
+    /// Begins with the request line, in origin form (RFC 9112 §3.2.1). `text` is empty.
+    pub(crate) fn begin(mut text: Text, method: &Method, target: &PathAndQuery) -> RequestHead {
+        text.push(method.as_str().as_bytes());
+        text.push(b" ");
         // By its parts: of `?a` the path is `/`.
-        buffer.extend_from_slice(target.path().as_bytes());
+        text.push(target.path().as_bytes());
         if let Some(query) = target.query() {
-            buffer.push(b'?');
-            buffer.extend_from_slice(query.as_bytes());
+            text.push(b"?");
+            text.push(query.as_bytes());
         }
-        buffer.extend_from_slice(b" HTTP/1.1\r\n");
+        text.push(b" HTTP/1.1\r\n");
         let asked = if method == Method::HEAD { Asked::FieldsAlone } else { Asked::Whole };
-        RequestHead { bytes: buffer, asked, length: Length::Unsaid, announced: None }
+        RequestHead { text, asked, length: Length::Unsaid, announced: None }
     }
 
     /// A head of which everything is final but the framing, as it is.
     pub fn of(head: &request::Parts) -> Result<RequestHead, BadLength> {
         let root = PathAndQuery::from_static("/");
         let target = head.uri.path_and_query().unwrap_or(&root);
-        let mut written = RequestHead::begin(Vec::new(), &head.method, target);
+        let mut written = RequestHead::begin(Text::for_a_head(), &head.method, target);
         for (name, value) in &head.headers {
             written.field(name, value)?;
         }
@@ -84,24 +81,17 @@ impl RequestHead {
             header::TRAILER => self.announce(value),
             _ => {}
         }
-        self.line(name, value.as_bytes());
+        self.text.field(name.as_str().as_bytes(), value.as_bytes());
         Ok(())
     }
 
     /// Says a field that frames nothing. A text that is no field value is not said at all.
     pub(crate) fn text(&mut self, name: &HeaderName, text: &str) {
-        if text.bytes().all(|byte| matches!(byte, b'\t' | 0x20..0x7f)) {
-            self.line(name, text.as_bytes());
+        // Without an early end, so that it is done many bytes at a time.
+        let sayable = |all, byte: u8| all & matches!(byte, b'\t' | 0x20..0x7f);
+        if text.bytes().fold(true, sayable) {
+            self.text.field(name.as_str().as_bytes(), text.as_bytes());
         }
-    }
-
-    fn line(&mut self, name: &HeaderName, value: &[u8]) {
-        let name = name.as_str().as_bytes();
-        self.bytes.reserve(name.len() + value.len() + 4);
-        self.bytes.extend_from_slice(name);
-        self.bytes.extend_from_slice(b": ");
-        self.bytes.extend_from_slice(value);
-        self.bytes.extend_from_slice(LINE_END);
     }
 
     fn announce(&mut self, value: &HeaderValue) {
@@ -117,27 +107,27 @@ impl RequestHead {
 
     /// Ends the head with what frames `body`: the length that the client said, else chunks; nothing where there is no
     /// body (RFC 9112 §6.3, rule 7).
-    pub(super) fn end(mut self, body: &RequestBody) -> (Vec<u8>, BodyLength, Announced) {
+    pub(super) fn end(mut self, body: &RequestBody) -> (Text, BodyLength, Announced) {
         let length = match self.length {
             Length::Said(length) => {
-                self.bytes.extend_from_slice(b"content-length: ");
-                self.bytes.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-                self.bytes.extend_from_slice(LINE_END);
+                self.text.push(b"content-length: ");
+                self.text.push(itoa::Buffer::new().format(length).as_bytes());
+                self.text.push(LINE_END);
                 BodyLength::Exactly(length)
             }
             Length::Unsaid if body.is_end_stream() => BodyLength::Nothing,
             Length::Unsaid => {
-                self.bytes.extend_from_slice(b"transfer-encoding: chunked\r\n");
+                self.text.push(b"transfer-encoding: chunked\r\n");
                 BodyLength::Chunked
             }
         };
-        self.bytes.extend_from_slice(LINE_END);
-        (self.bytes, length, self.announced)
+        self.text.push(LINE_END);
+        (self.text, length, self.announced)
     }
 }
 
 /// Writes one chunk's size (RFC 9112 §7.1).
-pub(super) fn chunk_size(out: &mut Vec<u8>, data: &Bytes) {
+pub(super) fn chunk_size(out: &mut Text, data: &Bytes) {
     let mut digits = [0; 16];
     let (mut left, mut at) = (data.len(), digits.len());
     while left > 0 {
@@ -145,8 +135,8 @@ pub(super) fn chunk_size(out: &mut Vec<u8>, data: &Bytes) {
         digits[at] = b"0123456789abcdef"[left % 16];
         left /= 16;
     }
-    out.extend_from_slice(&digits[at..]);
-    out.extend_from_slice(LINE_END);
+    out.push(&digits[at..]);
+    out.push(LINE_END);
 }
 
 /// Whether a field may stand behind a body (RFC 9110 §6.5.1): none that frames, routes, authenticates or describes it.
@@ -169,21 +159,18 @@ fn may_trail(name: &HeaderName) -> bool {
 
 /// Writes the end of a chunked body: the last chunk and those trailers that were announced and may stand there.
 pub(super) fn last_chunk(
-    out: &mut Vec<u8>,
+    out: &mut Text,
     trailers: Option<&header::HeaderMap>,
     announced: &Announced,
 ) {
-    out.extend_from_slice(b"0\r\n");
+    out.push(b"0\r\n");
     let announced = announced.as_ref().map_or(&[][..], |names| names);
     for (name, value) in trailers.into_iter().flatten() {
         if announced.contains(name) && may_trail(name) {
-            out.extend_from_slice(name.as_str().as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(LINE_END);
+            out.field(name.as_str().as_bytes(), value.as_bytes());
         }
     }
-    out.extend_from_slice(LINE_END);
+    out.push(LINE_END);
 }
 
 #[cfg(test)]
@@ -194,8 +181,8 @@ mod tests {
 
     fn written(request: http::request::Builder) -> String {
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let (bytes, _, _) = RequestHead::of(&parts).unwrap().end(&RequestBody::empty());
-        String::from_utf8(bytes).unwrap()
+        let (text, _, _) = RequestHead::of(&parts).unwrap().end(&RequestBody::empty());
+        String::from_utf8(text.as_bytes().to_vec()).unwrap()
     }
 
     #[test]
@@ -231,22 +218,22 @@ mod tests {
     #[test]
     fn a_text_that_is_no_value_is_not_said() {
         let mut head =
-            RequestHead::begin(Vec::new(), &Method::GET, &PathAndQuery::from_static("/"));
+            RequestHead::begin(Text::for_a_head(), &Method::GET, &PathAndQuery::from_static("/"));
         let name = HeaderName::from_static("x");
         for text in ["a\r\nb: c", "\0", "\u{7f}", "ä"] {
             head.text(&name, text);
         }
         head.text(&name, "a\tb");
-        let (bytes, _, _) = head.end(&RequestBody::empty());
-        assert_eq!(bytes, b"GET / HTTP/1.1\r\nx: a\tb\r\n\r\n");
+        let (text, _, _) = head.end(&RequestBody::empty());
+        assert_eq!(text.as_bytes(), b"GET / HTTP/1.1\r\nx: a\tb\r\n\r\n");
     }
 
     #[test]
     fn sizes_of_chunks_are_hexadecimal() {
         for (length, size) in [(1, "1\r\n"), (10, "a\r\n"), (16, "10\r\n"), (65_535, "ffff\r\n")] {
-            let mut out = Vec::new();
+            let mut out = Text::for_a_head();
             chunk_size(&mut out, &vec![0; length].into());
-            assert_eq!(out, size.as_bytes());
+            assert_eq!(out.as_bytes(), size.as_bytes());
         }
     }
 }

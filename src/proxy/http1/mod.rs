@@ -11,6 +11,7 @@ mod head_in;
 mod head_out;
 mod patience;
 mod stock;
+mod text;
 mod upload;
 
 pub(super) use answer::AnswerBody;
@@ -19,3 +20,4 @@ pub(super) use connection::{Connection, Errand, Failure, Seen, Shared, Wrong};
 pub(super) use head_in::{AnswerHead, is_of_the_hop};
 pub use head_out::{BadLength, RequestHead};
 pub(super) use stock::Stock;
+pub(super) use text::Text;

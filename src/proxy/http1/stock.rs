@@ -5,6 +5,8 @@ use std::cell::RefCell;
 
 use bytes::BytesMut;
 
+use super::text::Text;
+
 /// How much is read at once until an answer proves to be large, in bytes.
 pub(super) const ROOM: usize = 8 * 1024;
 /// The most pieces of either kind that are kept.
@@ -15,21 +17,21 @@ const MOST_TEXT: usize = 16 * 1024;
 /// Empty buffers that wait for their next use.
 #[derive(Debug, Default)]
 pub(crate) struct Stock {
-    texts: RefCell<Vec<Vec<u8>>>,
+    texts: RefCell<Vec<Text>>,
     rooms: RefCell<Vec<BytesMut>>,
 }
 
 impl Stock {
     /// For the head of a request.
-    pub(crate) fn text(&self) -> Vec<u8> {
-        self.texts.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(1024))
+    pub(crate) fn text(&self) -> Text {
+        self.texts.borrow_mut().pop().unwrap_or_else(Text::for_a_head)
     }
 
-    /// Takes a head's buffer back.
-    pub(super) fn put_text(&self, text: Vec<u8>) {
+    /// Takes a head's memory back.
+    pub(super) fn put_text(&self, mut text: Text) {
         let mut texts = self.texts.borrow_mut();
-        if text.is_empty() && (1..=MOST_TEXT).contains(&text.capacity()) && texts.len() < MOST_KEPT
-        {
+        if (1..=MOST_TEXT).contains(&text.size()) && texts.len() < MOST_KEPT {
+            text.clear();
             texts.push(text);
         }
     }

@@ -12,6 +12,7 @@ use tokio::io::AsyncWrite;
 
 use super::framing::BodyLength;
 use super::head_out::{Announced, RequestHead, chunk_size, last_chunk};
+use super::text::Text;
 use crate::proxy::io::{COALESCED, Stream};
 use crate::proxy::request_body::RequestBody;
 
@@ -19,7 +20,7 @@ use crate::proxy::request_body::RequestBody;
 #[derive(Debug)]
 pub(super) struct Upload {
     /// The head, then whatever frames the body; what is written of it stays until all is.
-    text: Vec<u8>,
+    text: Text,
     written: usize,
     /// A large piece of the body behind the text, and what follows it.
     piece: Bytes,
@@ -94,7 +95,7 @@ impl Upload {
     /// No request.
     pub(super) fn none() -> Upload {
         Upload {
-            text: Vec::new(),
+            text: Text::default(),
             written: 0,
             piece: Bytes::new(),
             behind: b"",
@@ -123,11 +124,9 @@ impl Upload {
     }
 
     /// The memory of the head, when it is not needed any more.
-    pub(super) fn take_text(&mut self) -> Vec<u8> {
-        let mut text = std::mem::take(&mut self.text);
-        text.clear();
+    pub(super) fn take_text(&mut self) -> Text {
         self.written = 0;
-        text
+        std::mem::take(&mut self.text)
     }
 
     /// Sends what can be sent. Ready when there is no more to do.
@@ -159,12 +158,18 @@ impl Upload {
             if ready!(self.poll_out(stream, cx)).is_err() {
                 match self.accepted {
                     Accepted::Nothing => return Poll::Ready(Err(UploadFailure::NothingAccepted)),
-                    Accepted::Some => self.stage = Stage::Declined,
+                    Accepted::Some => self.ends_as(Stage::Declined),
                 }
             } else if self.stage == Stage::Last {
-                self.stage = Stage::Sent;
+                self.ends_as(Stage::Sent);
             }
         }
+    }
+
+    /// No more of it is sent. A connection may wait long for its next request: it holds nothing of the last one's body.
+    fn ends_as(&mut self, over: Stage) {
+        self.stage = over;
+        self.body = RequestBody::empty();
     }
 
     /// Whether the body's next frame is wanted now. Nothing is taken up while something else waits to be written, but
@@ -178,6 +183,10 @@ impl Upload {
     }
 
     fn nothing_waits(&self) -> bool {
+        self.all_written() && !self.unflushed
+    }
+
+    fn all_written(&self) -> bool {
         self.written == self.text.len() && !self.large_waits()
     }
 
@@ -212,8 +221,8 @@ impl Upload {
             BodyLength::Nothing | BodyLength::UntilClose => return Err(UploadFailure::Body),
         };
         if data.len() <= COALESCED {
-            self.text.extend_from_slice(&data);
-            self.text.extend_from_slice(behind);
+            self.text.push(&data);
+            self.text.push(behind);
         } else {
             (self.piece, self.behind) = (data, behind);
         }
@@ -237,7 +246,7 @@ impl Upload {
 
     /// Writes all that waits.
     fn poll_out(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.nothing_waits() {
+        while !self.all_written() {
             let wrote = ready!(self.poll_write(stream, cx))?;
             self.wrote(wrote);
         }
@@ -251,7 +260,7 @@ impl Upload {
     }
 
     fn poll_write(&self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let text = &self.text[self.written..];
+        let text = &self.text.as_bytes()[self.written..];
         let stream = Pin::new(stream);
         let wrote = if self.large_waits() {
             let slices = [text, &self.piece, self.behind].map(IoSlice::new);

@@ -1,6 +1,8 @@
 //! Reads everything back at the start.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
+use std::panic::resume_unwind;
 
 use foldhash::fast::RandomState;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
@@ -10,7 +12,7 @@ use crate::policy::idempotency::RecordId;
 use crate::policy::limit::SubjectKey;
 use crate::policy::meter::Meter;
 
-use super::super::op::{Op, ReservationId};
+use super::super::op::{Op, Record, ReservationId};
 use super::super::restored::Restored;
 use super::codec::Malformed;
 use super::directory::FORMAT;
@@ -24,6 +26,10 @@ use super::tables::{
 
 /// How long the use of a period that is over is kept, in milliseconds: refunds of it are long decided.
 const KEPT_PERIODS: i64 = 400 * 24 * 60 * 60 * 1000;
+/// Fewer records are not worth a thread.
+const LEAST_SHARE: u64 = 16_384;
+/// Threads that read at most: beyond some, they wait for the library's cache.
+const MOST_READERS: u64 = 4;
 /// Wall clocks are read in milliseconds: a difference of so many nanoseconds says nothing.
 const NOISE: i128 = 2_000_000;
 
@@ -44,6 +50,51 @@ pub(super) struct Loaded {
 pub(super) enum Stale {
     Meter(MeterKey),
     Record(RecordId),
+}
+
+/// Some of the records.
+#[derive(Debug, Default)]
+struct Part {
+    records: Vec<(RecordId, Record)>,
+    stale: Vec<Stale>,
+    places: Vec<(RecordId, u64)>,
+}
+
+impl Part {
+    fn read(
+        database: &Database,
+        share: RangeInclusive<u64>,
+        now: Now,
+    ) -> Result<Part, TableProblem> {
+        let mut part = Part::default();
+        for row in database.begin_read()?.open_table(RECORDS)?.range(share)? {
+            let (place, row) = row?;
+            part.take(place.value(), row.value(), now)?;
+        }
+        Ok(part)
+    }
+
+    fn take(&mut self, place: u64, row: &[u8], now: Now) -> Result<(), TableProblem> {
+        let (id, record) = rows::read_record(place, row).map_err(in_table("records"))?;
+        self.places.push((id, place));
+        if record.until > now.wall {
+            self.records.push((id, record));
+        } else {
+            self.stale.push(Stale::Record(id));
+        }
+        Ok(())
+    }
+}
+
+/// The places of all records, one share a thread that reads them: places that are next to each other, so that each page is
+/// read once.
+fn shares(first: u64, last: u64, records: u64) -> Vec<RangeInclusive<u64>> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let places = (last - first).saturating_add(1);
+    let threads = (records.min(places) / LEAST_SHARE).clamp(1, cores.min(MOST_READERS));
+    let width = places / threads;
+    let end = |nth| if nth == threads { last } else { first + (width * nth - 1) };
+    (1..=threads).map(|nth| first + width * (nth - 1)..=end(nth)).collect()
 }
 
 /// Reads everything, once the tables have what only the log has: a process that was killed left it there.
@@ -75,26 +126,34 @@ impl Loaded {
         }
         self.sequence = number(META_SEQUENCE)?;
         let records = transaction.open_table(RECORDS)?;
-        self.restored.records.reserve_exact(usize::try_from(records.len()?).unwrap_or(0));
-        for row in records.iter()? {
-            let (place, row) = row?;
-            let name = self.read_record(place.value(), row.value())?;
-            if !self.places.found(name, place.value()) {
-                return Err(TableProblem::Row("records", Malformed("one name stands there twice")));
+        let (Some((first, _)), Some((last, _))) = (records.first()?, records.last()?) else {
+            return Ok(());
+        };
+        let shares = shares(first.value(), last.value(), records.len()?);
+        let now = self.restored.at;
+        let parts = std::thread::scope(|scope| -> Result<Vec<Part>, TableProblem> {
+            let read = |share: RangeInclusive<u64>| move || Part::read(database, share, now);
+            if let [share] = shares.as_slice() {
+                return read(share.clone())().map(|part| vec![part]);
             }
+            let readers: Vec<_> =
+                shares.iter().map(|share| scope.spawn(read(share.clone()))).collect();
+            let joined = readers.into_iter().map(|reader| reader.join());
+            // What the library meets in a damaged file is caught where it is caught without threads.
+            joined.map(|part| part.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        })?;
+        self.restored.records.reserve_exact(parts.iter().map(|part| part.records.len()).sum());
+        for mut part in parts {
+            for (name, place) in part.places {
+                if !self.places.found(name, place) {
+                    let twice = Malformed("one name stands there twice");
+                    return Err(TableProblem::Row("records", twice));
+                }
+            }
+            self.restored.records.append(&mut part.records);
+            self.stale.append(&mut part.stale);
         }
-        self.restored.records.shrink_to_fit();
         Ok(())
-    }
-
-    fn read_record(&mut self, place: u64, row: &[u8]) -> Result<RecordId, TableProblem> {
-        let (id, record) = rows::read_record(place, row).map_err(in_table("records"))?;
-        if record.until > self.restored.at.wall {
-            self.restored.records.push((id, record));
-        } else {
-            self.stale.push(Stale::Record(id));
-        }
-        Ok(id)
     }
 
     /// Writes what only the log has into the tables, and reads the records again of which it tells.
@@ -118,7 +177,10 @@ impl Loaded {
         let records = transaction.open_table(RECORDS)?;
         for place in told.iter().filter_map(|id| self.places.known(*id)).collect::<Vec<_>>() {
             if let Some(row) = records.get(place)? {
-                self.read_record(place, row.value())?;
+                let mut part = Part::default();
+                part.take(place, row.value(), self.restored.at)?;
+                self.restored.records.append(&mut part.records);
+                self.stale.append(&mut part.stale);
             }
         }
         Ok(())
@@ -204,4 +266,28 @@ fn moved(saved: Now, now: Now) -> i128 {
 
 fn in_table(table: &'static str) -> impl Fn(Malformed) -> TableProblem {
     move |malformed| TableProblem::Row(table, malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_is_read_by_exactly_one_thread() {
+        for (first, last, records) in [
+            (0, 0, 1),
+            (5, 6, 2),
+            (0, LEAST_SHARE * 9, LEAST_SHARE * 9 + 1),
+            (17, u64::MAX, LEAST_SHARE * 100),
+            (u64::MAX - 1, u64::MAX, LEAST_SHARE * 100),
+        ] {
+            let shares = shares(first, last, records);
+            let mut next = Some(first);
+            for share in shares.iter().filter(|share| !share.is_empty()) {
+                assert_eq!(Some(*share.start()), next, "{first} to {last}");
+                next = share.end().checked_add(1);
+            }
+            assert_eq!(next, last.checked_add(1));
+        }
+    }
 }

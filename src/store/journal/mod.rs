@@ -1,7 +1,7 @@
 //! The journal: what a directory remembers. One file, written by one thread, one sync for all that waited meanwhile: at
 //! its head [a log](log), into which a commit goes first; behind that the tables of an embedded store, which follow many
 //! commits later in one transaction. Without the log each commit was a transaction: 112 000 instructions a request with a
-//! key and a price, 64 at a time, against 21 000 (callgrind, this thread alone).
+//! key and a price, 64 at a time, against 26 000 (callgrind, this thread alone).
 //!
 //! Why redb (4.5), measured against fjall (3.1) on one virtual machine of two cores, keyed requests of 200 B claims and 600 B
 //! answers:

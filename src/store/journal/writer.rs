@@ -90,7 +90,7 @@ pub(super) struct Writer {
     /// Number of the last commit.
     pub(super) sequence: u64,
     /// What the log has and the tables have not, and how many changes that is.
-    pub(super) ahead: Vec<Batch>,
+    pub(super) ahead: Vec<Box<Work>>,
     pub(super) changes_ahead: usize,
     /// Changes of the log that are due in the tables.
     pub(super) due: usize,
@@ -114,8 +114,16 @@ impl Writer {
         loop {
             let more = self.gather(&mut works, &mut crowd);
             if !works.is_empty() {
-                let result = self.write(&mut works);
-                answer(works.drain(..), result);
+                let written = self.write(&works);
+                answer(&mut works, written.map(|_| ()));
+                match written {
+                    Ok(Appended::Written) => {
+                        self.changes_ahead +=
+                            works.iter().map(|work| work.batch.len()).sum::<usize>();
+                        self.ahead.append(&mut works);
+                    }
+                    Ok(Appended::NoRoom) | Err(StoreFailed) => works.clear(),
+                }
                 if self.changes_ahead >= self.due {
                     self.bring_up(Moment::Busy);
                 }
@@ -129,10 +137,10 @@ impl Writer {
         self.end();
     }
 
-    /// Waits for work and takes all that is there. Nothing, if nothing came and there is something to tidy up. `crowd` is
+    /// Waits for work and takes all that is there. Nothing, if nothing came and there are rows to remove. `crowd` is
     /// how many were waited for in the last commit that anybody waited for.
-    fn gather(&self, works: &mut Vec<Work>, crowd: &mut usize) -> ControlFlow<()> {
-        let first = if self.stale.is_empty() && self.ahead.is_empty() {
+    fn gather(&self, works: &mut Vec<Box<Work>>, crowd: &mut usize) -> ControlFlow<()> {
+        let first = if self.stale.is_empty() {
             self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
             self.messages.recv_timeout(IDLE)
@@ -152,7 +160,7 @@ impl Writer {
                         awaited += 1;
                         *crowd = awaited;
                     }
-                    works.push(*work);
+                    works.push(work);
                 }
                 Message::End => return ControlFlow::Break(()),
             }
@@ -185,34 +193,30 @@ impl Writer {
         }
     }
 
-    /// One commit of all of these.
-    fn write(&mut self, works: &mut [Work]) -> Result<(), StoreFailed> {
+    /// One commit of all of these. Where the log has no room for it, it goes into the tables at once.
+    fn write(&mut self, works: &[Box<Work>]) -> Result<Appended, StoreFailed> {
         let sequence = self.sequence + 1;
-        self.guarded(|it| {
+        let appended = self.guarded(|it| {
             let ops = works.iter().flat_map(|work| &work.batch);
-            match it.log.append(sequence, ops).map_err(redb::Error::Io)? {
+            let appended = it.log.append(sequence, ops).map_err(redb::Error::Io)?;
+            match appended {
                 Appended::Written => {
                     killpoint::pass(KillPoint::BeforeSync);
                     it.log.sync().map_err(redb::Error::Io)?;
                     killpoint::pass(KillPoint::AfterSync);
-                    for work in works.iter_mut() {
-                        it.changes_ahead += work.batch.len();
-                        it.ahead.push(std::mem::take(&mut work.batch));
-                    }
                 }
                 Appended::NoRoom => {
                     let ahead = std::mem::take(&mut it.ahead);
-                    let batches = ahead.iter().chain(works.iter().map(|work| &work.batch));
-                    it.write_tables(sequence, batches, &[])?;
+                    it.write_tables(sequence, ahead.iter().chain(works), &[])?;
                 }
             }
             it.sequence = sequence;
             it.mark.acknowledge(sequence).map_err(redb::Error::Io)?;
-            Ok(())
+            Ok(appended)
         })?;
         let batches = u64::try_from(works.len()).unwrap_or(u64::MAX);
         self.shared.batches.fetch_add(batches, Ordering::Relaxed);
-        Ok(())
+        Ok(appended)
     }
 
     /// Brings the tables up to the log. In an idle moment some rows go that said nothing any more when the journal was
@@ -234,12 +238,12 @@ impl Writer {
     fn write_tables<'o>(
         &mut self,
         sequence: u64,
-        batches: impl Iterator<Item = &'o Batch>,
+        works: impl Iterator<Item = &'o Box<Work>>,
         stale: &[Stale],
     ) -> Result<(), TableProblem> {
         let now = self.opened;
         transact(&self.database, &mut self.places, sequence, |changes| {
-            for op in batches.flatten() {
+            for op in works.flat_map(|work| &work.batch) {
                 changes.apply(op)?;
             }
             for row in stale {
@@ -262,17 +266,17 @@ impl Writer {
 
     /// After the first failure nothing is written again: what a failed sync left behind is unknown, and a second one may
     /// report a success that it has not earned.
-    fn guarded(
+    fn guarded<T>(
         &mut self,
-        write: impl FnOnce(&mut Writer) -> Result<(), TableProblem>,
-    ) -> Result<(), StoreFailed> {
+        write: impl FnOnce(&mut Writer) -> Result<T, TableProblem>,
+    ) -> Result<T, StoreFailed> {
         if self.shared.failed.load(Ordering::Relaxed) {
             return Err(StoreFailed);
         }
         let why = match catch_unwind(AssertUnwindSafe(|| write(self))) {
-            Ok(Ok(())) => {
+            Ok(Ok(written)) => {
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
-                return Ok(());
+                return Ok(written);
             }
             Ok(Err(why)) => why.to_string(),
             Err(_) => "its structure leads nowhere".to_owned(),
@@ -294,10 +298,10 @@ impl Writer {
         let failed = shared.failed.swap(true, Ordering::Relaxed);
         // Whoever came too late is told.
         let late = messages.try_iter().filter_map(|message| match message {
-            Message::Write(work) => Some(*work),
+            Message::Write(work) => Some(work),
             Message::End => None,
         });
-        answer(late, Err(StoreFailed));
+        answer(&mut late.collect::<Vec<_>>(), Err(StoreFailed));
         let closed = catch_unwind(AssertUnwindSafe(|| database.close()));
         // Everything that was acknowledged is durable whatever became of this; the next start looks at all of it.
         if let (Ok(Err(error)), false) = (closed, failed) {
@@ -307,8 +311,8 @@ impl Writer {
     }
 }
 
-fn answer(works: impl Iterator<Item = Work>, result: Result<(), StoreFailed>) {
-    for reply in works.filter_map(|work| work.reply) {
+fn answer(works: &mut [Box<Work>], result: Result<(), StoreFailed>) {
+    for reply in works.iter_mut().filter_map(|work| work.reply.take()) {
         // Whoever is told may fail at it; the others are told all the same.
         let _ = catch_unwind(AssertUnwindSafe(|| reply(result)));
     }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
 use super::writer::{Chunk, Message};
-use super::{Closing, Draft, Wanted};
+use super::{Closing, Draft, LimitLine, Opening, Wanted};
+use crate::telemetry::json::Stamp;
 
 /// Bytes at which a buffer is handed on without waiting for the tick.
 pub(super) const HAND_ON: usize = 32 * 1024;
@@ -25,6 +26,7 @@ pub struct RecordBuffer {
     records: u64,
     /// Drafts that were closed: the next requests write into them, so that a busy worker allocates none.
     spare: Vec<Draft>,
+    stamp: Stamp,
 }
 
 #[derive(Debug)]
@@ -39,13 +41,23 @@ struct Sink {
 impl RecordBuffer {
     /// A buffer that writes nothing: `record: off`.
     pub fn off() -> RecordBuffer {
-        RecordBuffer { sink: None, lines: Vec::new(), records: 0, spare: Vec::new() }
+        RecordBuffer::onto(None)
     }
 
     pub(super) fn new(to: SyncSender<Message>, dropped: Arc<AtomicU64>) -> RecordBuffer {
         let (give_back, back) = std::sync::mpsc::sync_channel(4);
         let sink = Sink { to, back, give_back, dropped };
-        RecordBuffer { sink: Some(sink), lines: Vec::new(), records: 0, spare: Vec::new() }
+        RecordBuffer::onto(Some(sink))
+    }
+
+    fn onto(sink: Option<Sink>) -> RecordBuffer {
+        RecordBuffer {
+            sink,
+            lines: Vec::new(),
+            records: 0,
+            spare: Vec::new(),
+            stamp: Stamp::default(),
+        }
     }
 
     /// An empty draft for one more request.
@@ -57,6 +69,17 @@ impl RecordBuffer {
                 .pop()
                 .unwrap_or_else(|| Draft { line: Vec::with_capacity(DRAFT), wanted: Wanted::Yes }),
         }
+    }
+
+    /// Writes into a draft what its request's decision was made of: `limits` is what each limit that was asked said. To be
+    /// called at most once a draft, first.
+    pub fn open<'a>(
+        &mut self,
+        draft: &mut Draft,
+        opening: &Opening<'_>,
+        limits: impl Iterator<Item = LimitLine<'a>>,
+    ) {
+        draft.open(&mut self.stamp, opening, limits);
     }
 
     /// Adds the record of an exchange that is over. Never waits: when the buffer is full and nobody takes it, the

@@ -2,22 +2,21 @@
 //! (`"v":1`). Never: a query, a body, a credential, or a wait for whoever reads the records.
 
 mod buffer;
+mod phrase;
 mod writer;
 
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
 
 use crate::clock::Wall;
-use crate::policy::address::write_address;
-use crate::policy::limit::{LimitKind, Mode};
 use crate::policy::money::Money;
 use crate::policy::refusal::Refusal;
 
 use super::decision_id::DecisionId;
-use super::json::{Object, number, rfc3339, string};
+use super::json::{Object, Stamp, count, string};
 use super::metrics::{IdempotencyOutcome, Outcome};
 
 pub use buffer::RecordBuffer;
+pub use phrase::{Caller, LimitPhrase, Origin};
 pub use writer::RecordWriter;
 
 /// The version of the record's form. Fields may be added under one version; none changes its meaning.
@@ -31,38 +30,20 @@ pub struct Opening<'a> {
     pub time: Wall,
     /// Its name.
     pub id: DecisionId,
-    /// Digest of the policy that decided; its first twelve digits are written.
-    pub policy: &'a str,
-    /// The listener's place in the policy.
-    pub listener: usize,
-    /// The connection's other end.
-    pub peer: SocketAddr,
-    /// The client's address, as decided.
-    pub client: IpAddr,
-    /// `http/1.1` or `http/2`.
-    pub protocol: &'a str,
+    /// Where it came from: an [`Origin`], rendered.
+    pub origin: &'a [u8],
     /// The method.
     pub method: &'a str,
     /// The path without its query.
     pub path: &'a str,
     /// The host the client asked for.
     pub host: Option<&'a str>,
-    /// The route's name.
-    pub route: Option<&'a str>,
-    /// The key's public id.
-    pub key: Option<&'a str>,
-    /// The caller's tenant.
-    pub tenant: Option<&'a str>,
-    /// The caller's plan.
-    pub plan: Option<&'a str>,
-    /// The scope that the route demands.
-    pub scope: Option<&'a str>,
-    /// What each limit that was asked said.
-    pub limits: &'a [LimitLine<'a>],
+    /// What asked for what: a [`Caller`], rendered.
+    pub caller: &'a [u8],
     /// What `mode: shadow` rules would have refused.
     pub shadow: &'a [Refusal],
     /// The id that is returned and forwarded.
-    pub request_id: &'a str,
+    pub request_id: &'a [u8],
     /// The request headers that the policy names, by lower-case name.
     pub headers: &'a [(&'a str, &'a [u8])],
 }
@@ -110,12 +91,13 @@ pub enum End {
 }
 
 impl End {
-    const fn name(self) -> &'static str {
+    /// The last member of a record, and the end of its line.
+    const fn finish(self) -> &'static [u8] {
         match self {
-            End::Clean => "clean",
-            End::Broke => "broke",
-            End::ClientLeft => "client_left",
-            End::Cut => "cut",
+            End::Clean => b",\"end\":\"clean\"}\n",
+            End::Broke => b",\"end\":\"broke\"}\n",
+            End::ClientLeft => b",\"end\":\"client_left\"}\n",
+            End::Cut => b",\"end\":\"cut\"}\n",
         }
     }
 }
@@ -140,16 +122,10 @@ enum Wanted {
 /// What one limit said about one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitLine<'a> {
-    /// The limit's name.
-    pub name: &'a str,
-    /// What it counts: money is kept in millionths and written as decimals.
-    pub kind: LimitKind,
-    /// Whether it vetoes.
-    pub mode: Mode,
+    /// What is said of it whoever asks.
+    pub phrase: &'a LimitPhrase,
     /// Units in use, this request's among them if it was admitted.
     pub used: u64,
-    /// The caller's ceiling in units; of a bucket its size.
-    pub ceiling: u64,
     /// Units left after this request.
     pub remaining: u64,
     /// Whether it admits this request.
@@ -181,51 +157,44 @@ const SECRET_HEADERS: [&str; 7] = [
 ];
 
 impl Draft {
-    /// Writes what the decision was made of. To be called once, first.
-    pub fn open(&mut self, opening: &Opening<'_>) {
+    /// Writes what the decision was made of: `limits` is what each limit that was asked said. To be called once, first.
+    fn open<'a>(
+        &mut self,
+        stamp: &mut Stamp,
+        opening: &Opening<'_>,
+        limits: impl Iterator<Item = LimitLine<'a>>,
+    ) {
         if self.wanted == Wanted::No {
             return;
         }
         let out = &mut self.line;
         // Every request writes these: whole pieces, so that none is put together from parts.
         out.extend_from_slice(b"{\"v\":1,\"time\":\"");
-        out.extend_from_slice(&rfc3339(opening.time));
+        out.extend_from_slice(stamp.of(opening.time));
         out.extend_from_slice(b"\",\"id\":\"");
         opening.id.write(out);
-        out.extend_from_slice(b"\",\"policy\":\"");
-        out.extend_from_slice(
-            opening.policy.as_bytes().get(..12).unwrap_or(opening.policy.as_bytes()),
-        );
-        out.extend_from_slice(b"\",\"listener\":");
-        number(out, opening.listener);
-        out.extend_from_slice(b",\"peer\":");
-        write_peer(out, opening.peer);
-        out.extend_from_slice(b",\"client\":\"");
-        write_address(out, opening.client);
-        out.extend_from_slice(b"\",\"protocol\":");
-        string(out, opening.protocol.as_bytes());
-        out.extend_from_slice(b",\"method\":");
+        out.extend_from_slice(opening.origin);
         string(out, opening.method.as_bytes());
         out.extend_from_slice(b",\"path\":");
         string(out, without_query(opening.path).as_bytes());
-        text_if(out, b",\"host\":", opening.host);
-        text_if(out, b",\"route\":", opening.route);
-        text_if(out, b",\"key\":", opening.key);
-        text_if(out, b",\"tenant\":", opening.tenant);
-        text_if(out, b",\"plan\":", opening.plan);
-        text_if(out, b",\"scope\":", opening.scope);
-        let mut record = Object::resume(out);
-        opening.write_limits(&mut record);
-        record.text("request_id", opening.request_id);
-        if !opening.headers.is_empty() {
-            let mut headers = Object::begin(record.member("headers"));
-            for (name, value) in opening.headers {
-                let secret = SECRET_HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name));
-                let value: &[u8] = if secret { b"[secret]" } else { value };
-                string(headers.foreign_member(name), value);
-            }
-            headers.end();
+        if let Some(host) = opening.host {
+            out.extend_from_slice(b",\"host\":");
+            string(out, host.as_bytes());
         }
+        out.extend_from_slice(opening.caller);
+        let before = out.len();
+        for limit in limits {
+            if out.len() == before {
+                out.extend_from_slice(b",\"limits\":[");
+            } else {
+                out.push(b',');
+            }
+            limit.write(out);
+        }
+        if out.len() > before {
+            out.push(b']');
+        }
+        opening.finish(out);
     }
 
     /// Writes why the request was refused. After [`Draft::open`], at most once.
@@ -233,35 +202,53 @@ impl Draft {
         if self.wanted == Wanted::No {
             return;
         }
-        let mut record = Object::resume(&mut self.line);
-        record.text("refusal", refusal.why.name());
-        record.text_if("limit", refusal.limit);
-        record.text_if("detail", Some(refusal.detail).filter(|detail| !detail.is_empty()));
+        let out = &mut self.line;
+        out.extend_from_slice(if out.is_empty() {
+            b"{\"refusal\":\"".as_slice()
+        } else {
+            b",\"refusal\":\""
+        });
+        // Words of ours, which need no escaping.
+        out.extend_from_slice(refusal.why.name().as_bytes());
+        out.push(b'"');
+        for (name, text) in [
+            (b",\"limit\":".as_slice(), refusal.limit.unwrap_or_default()),
+            (b",\"detail\":", refusal.detail),
+        ] {
+            if !text.is_empty() {
+                out.extend_from_slice(name);
+                string(out, text.as_bytes());
+            }
+        }
     }
 
     /// Writes how it ended, and ends the line.
     fn close(&mut self, closing: &Closing) {
         let out = &mut self.line;
-        out.extend_from_slice(if out.is_empty() { b"{\"outcome\":\"" } else { b",\"outcome\":\"" });
-        out.extend_from_slice(closing.outcome.name().as_bytes());
-        out.extend_from_slice(b"\",\"status\":");
-        number(out, closing.status);
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        out.extend_from_slice(match closing.outcome {
+            Outcome::Admitted => b"\"outcome\":\"admitted\",\"status\":".as_slice(),
+            Outcome::Replayed => b"\"outcome\":\"replayed\",\"status\":",
+            Outcome::Refused => b"\"outcome\":\"refused\",\"status\":",
+            Outcome::Failed => b"\"outcome\":\"failed\",\"status\":",
+        });
+        count(out, u64::from(closing.status));
         if let Some(status) = closing.upstream_status {
             out.extend_from_slice(b",\"upstream_status\":");
-            number(out, status);
+            count(out, u64::from(status));
         }
         out.extend_from_slice(b",\"request_bytes\":");
-        number(out, closing.request_bytes);
+        count(out, closing.request_bytes);
         out.extend_from_slice(b",\"response_bytes\":");
-        number(out, closing.response_bytes);
+        count(out, closing.response_bytes);
         out.extend_from_slice(b",\"gate_us\":");
-        number(out, closing.gate_nanos / 1000);
+        count(out, closing.gate_nanos / 1000);
         if let Some(nanos) = closing.upstream_nanos {
             out.extend_from_slice(b",\"upstream_us\":");
-            number(out, nanos / 1000);
+            count(out, nanos / 1000);
         }
         out.extend_from_slice(b",\"total_us\":");
-        number(out, closing.total_nanos / 1000);
+        count(out, closing.total_nanos / 1000);
         if let Some(outcome) = closing.idempotency {
             out.extend_from_slice(b",\"idempotency\":\"");
             out.extend_from_slice(outcome.name().as_bytes());
@@ -269,17 +256,7 @@ impl Draft {
         }
         money_if(out, ",\"cost\":\"", closing.cost);
         money_if(out, ",\"charged\":\"", closing.charged);
-        out.extend_from_slice(b",\"end\":\"");
-        out.extend_from_slice(closing.end.name().as_bytes());
-        out.extend_from_slice(b"\"}\n");
-    }
-}
-
-/// Writes a member, whose name comes with what stands around it, if there is a text.
-fn text_if(out: &mut Vec<u8>, name: &[u8], text: Option<&str>) {
-    if let Some(text) = text {
-        out.extend_from_slice(name);
-        string(out, text.as_bytes());
+        out.extend_from_slice(closing.end.finish());
     }
 }
 
@@ -292,40 +269,38 @@ fn money_if(out: &mut Vec<u8>, name: &str, amount: Option<Money>) {
 }
 
 impl Opening<'_> {
-    fn write_limits(&self, record: &mut Object<'_>) {
-        if !self.limits.is_empty() {
-            let out = record.member("limits");
-            for (at, limit) in self.limits.iter().enumerate() {
-                out.push(if at == 0 { b'[' } else { b',' });
-                limit.write(out);
-            }
-            out.push(b']');
-        }
+    /// What most requests have little of.
+    fn finish(&self, out: &mut Vec<u8>) {
         if !self.shadow.is_empty() {
-            let out = record.member("shadow");
+            out.extend_from_slice(b",\"shadow\":");
             for (at, refusal) in self.shadow.iter().enumerate() {
                 out.push(if at == 0 { b'[' } else { b',' });
                 string(out, refusal.name().as_bytes());
             }
             out.push(b']');
         }
+        out.extend_from_slice(b",\"request_id\":");
+        string(out, self.request_id);
+        if !self.headers.is_empty() {
+            out.extend_from_slice(b",\"headers\":");
+            let mut headers = Object::begin(out);
+            for (name, value) in self.headers {
+                let secret = SECRET_HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name));
+                let value: &[u8] = if secret { b"[secret]" } else { value };
+                string(headers.foreign_member(name), value);
+            }
+            headers.end();
+        }
     }
 }
 
 impl LimitLine<'_> {
+    #[inline]
     fn write(&self, out: &mut Vec<u8>) {
-        // By hand: there are several on every record.
-        out.extend_from_slice(b"{\"name\":");
-        string(out, self.name.as_bytes());
-        out.extend_from_slice(match self.mode {
-            Mode::Enforce => b",\"mode\":\"enforce\",\"used\":".as_slice(),
-            Mode::Shadow => b",\"mode\":\"shadow\",\"used\":",
-        });
-        self.units(out, self.used);
-        out.extend_from_slice(b",\"ceiling\":");
-        self.units(out, self.ceiling);
-        out.extend_from_slice(b",\"remaining\":");
-        self.units(out, self.remaining);
+        out.extend_from_slice(&self.phrase.before_used);
+        self.phrase.unit.write(out, self.used);
+        out.extend_from_slice(&self.phrase.before_remaining);
+        self.phrase.unit.write(out, self.remaining);
         out.extend_from_slice(if self.admits {
             b",\"admits\":true".as_slice()
         } else {
@@ -334,39 +309,17 @@ impl LimitLine<'_> {
         if let Some(nanos) = self.wait_nanos {
             // Rounded up: a wait that is written as 0 would say that time does not matter.
             out.extend_from_slice(b",\"wait_us\":");
-            number(out, nanos.div_ceil(1000));
+            count(out, nanos.div_ceil(1000));
         }
         out.push(b'}');
-    }
-
-    /// As usage and costs are told everywhere: counts as numbers, money as decimal text.
-    fn units(&self, out: &mut Vec<u8>, units: u64) {
-        if self.kind.is_money() {
-            money_if(out, "\"", Some(Money(units)));
-        } else {
-            number(out, units);
-        }
     }
 }
 
 /// The caller hands over a path; should a query ever hang on it, it stops here.
 fn without_query(path: &str) -> &str {
-    path.split(['?', '#']).next().unwrap_or_default()
-}
-
-fn write_peer(out: &mut Vec<u8>, peer: SocketAddr) {
-    out.push(b'"');
-    let brackets = peer.is_ipv6();
-    if brackets {
-        out.push(b'[');
-    }
-    write_address(out, peer.ip());
-    if brackets {
-        out.push(b']');
-    }
-    out.push(b':');
-    number(out, peer.port());
-    out.push(b'"');
+    // Bytes, not characters: both marks are one byte in UTF-8, and this costs a third.
+    let end = path.bytes().position(|byte| matches!(byte, b'?' | b'#'));
+    end.and_then(|end| path.get(..end)).unwrap_or(path)
 }
 
 #[cfg(test)]

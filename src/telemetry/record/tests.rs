@@ -1,12 +1,13 @@
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
-use std::sync::{Arc, Condvar, Mutex};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::clock::Clock;
+use crate::policy::limit::{LimitKind, Mode};
 use crate::policy::snapshot::RecordSink;
 use crate::telemetry::decision_id::{BootId, DecisionIds};
 use crate::telemetry::events::Log;
@@ -18,6 +19,7 @@ use super::*;
 #[derive(Clone, Debug)]
 struct Record<'a> {
     opening: Opening<'a>,
+    limits: &'a [LimitLine<'a>],
     refusal: Option<RefusalLine<'a>>,
     closing: Closing,
 }
@@ -25,7 +27,7 @@ struct Record<'a> {
 impl Record<'_> {
     fn draft(&self) -> Draft {
         let mut draft = Draft::default();
-        draft.open(&self.opening);
+        draft.open(&mut Stamp::default(), &self.opening, self.limits.iter().copied());
         if let Some(refusal) = &self.refusal {
             draft.refuse(refusal);
         }
@@ -33,29 +35,50 @@ impl Record<'_> {
     }
 }
 
+static ORIGIN: LazyLock<Vec<u8>> =
+    LazyLock::new(|| origin_of(SocketAddr::from((Ipv4Addr::LOCALHOST, 4711))));
+
+static CALLER: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let caller = Caller {
+        route: Some("sms-send"),
+        key: Some("k1"),
+        tenant: Some("acme"),
+        plan: Some("pro"),
+        scope: Some("sms:send"),
+    };
+    let mut out = Vec::new();
+    caller.write(&mut out);
+    out
+});
+
+fn origin_of(peer: SocketAddr) -> Vec<u8> {
+    let origin = Origin {
+        policy: "0123456789abcdef0123456789abcdef",
+        listener: 0,
+        peer,
+        client: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
+        protocol: "http/1.1",
+    };
+    let mut out = Vec::new();
+    origin.write(&mut out);
+    out
+}
+
 fn record<'a>() -> Record<'a> {
     Record {
         opening: Opening {
             time: Wall(1_709_209_845_007),
             id: DecisionIds::new(BootId::from_bytes([1; 24]), 0).next_id(),
-            policy: "0123456789abcdef0123456789abcdef",
-            listener: 0,
-            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)),
-            client: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
-            protocol: "http/1.1",
+            origin: &ORIGIN,
             method: "POST",
             path: "/sms/send",
             host: Some("api.example"),
-            route: Some("sms-send"),
-            key: Some("k1"),
-            tenant: Some("acme"),
-            plan: Some("pro"),
-            scope: Some("sms:send"),
-            limits: &[],
+            caller: &CALLER,
             shadow: &[],
-            request_id: "r-1",
+            request_id: b"r-1",
             headers: &[],
         },
+        limits: &[],
         refusal: None,
         closing: CLOSING,
     }
@@ -90,34 +113,31 @@ fn written(record: &Record<'_>) -> Value {
 
 #[test]
 fn a_record_holds_every_input_of_the_decision_under_its_name() {
-    let throttle = LimitLine {
-        name: "throttle",
-        kind: LimitKind::Rate,
-        mode: Mode::Enforce,
-        used: 60,
-        ceiling: 60,
-        remaining: 0,
-        admits: false,
-        wait_nanos: Some(999_001),
-    };
-    let wallet = LimitLine {
-        name: "wallet",
-        kind: LimitKind::Credit,
-        mode: Mode::Shadow,
-        used: 2_500_000,
-        ceiling: 50_000_000,
-        remaining: 47_500_000,
-        admits: true,
-        wait_nanos: None,
-    };
-    let limits = [throttle, wallet];
+    let throttle = LimitPhrase::new("throttle", LimitKind::Rate, Mode::Enforce, 60);
+    let wallet = LimitPhrase::new("wallet", LimitKind::Credit, Mode::Shadow, 50_000_000);
+    let limits = [
+        LimitLine {
+            phrase: &throttle,
+            used: 60,
+            remaining: 0,
+            admits: false,
+            wait_nanos: Some(999_001),
+        },
+        LimitLine {
+            phrase: &wallet,
+            used: 2_500_000,
+            remaining: 47_500_000,
+            admits: true,
+            wait_nanos: None,
+        },
+    ];
     let refused = Record {
         opening: Opening {
-            limits: &limits,
             shadow: &[Refusal::ScopeDenied, Refusal::Concurrent],
             headers: &[("user-agent", b"curl")],
             ..record().opening
         },
+        limits: &limits,
         closing: Closing {
             outcome: Outcome::Refused,
             status: 429,
@@ -149,6 +169,27 @@ fn a_record_holds_every_input_of_the_decision_under_its_name() {
 }
 
 #[test]
+fn an_opening_is_written_in_the_order_that_readers_know() {
+    let mut draft = record().draft();
+    draft.close(&CLOSING);
+    let text = String::from_utf8(draft.line).unwrap();
+    let expected = "{\"v\":1,\"time\":\"2024-02-29T12:30:45.007Z\",\"id\":\"010101010101-0-1\",\
+        \"policy\":\"0123456789ab\",\"listener\":0,\"peer\":\"127.0.0.1:4711\",\"client\":\"203.0.113.7\",\
+        \"protocol\":\"http/1.1\",\"method\":\"POST\",\"path\":\"/sms/send\",\"host\":\"api.example\",\
+        \"route\":\"sms-send\",\"key\":\"k1\",\"tenant\":\"acme\",\"plan\":\"pro\",\"scope\":\"sms:send\",\
+        \"request_id\":\"r-1\",\"outcome\":\"admitted\",\"status\":202,\"upstream_status\":202,\
+        \"request_bytes\":10,\"response_bytes\":20,\"gate_us\":12,\"upstream_us\":3000,\"total_us\":4000,\
+        \"end\":\"clean\"}\n";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_peer_of_ipv6_is_written_with_its_brackets() {
+    let text = String::from_utf8(origin_of("[2001:db8::1]:443".parse().unwrap())).unwrap();
+    assert!(text.contains("\"peer\":\"[2001:db8::1]:443\""), "{text}");
+}
+
+#[test]
 fn a_query_and_a_secret_header_are_never_written() {
     let opening = Opening {
         path: "/sms/send?api_key=hunter2#hunter2",
@@ -169,7 +210,7 @@ proptest! {
     ) {
         let headers = [(name.as_str(), header.as_slice())];
         let opening = Opening {
-            path: &path, host: Some(&host), method: &method, request_id: &request_id,
+            path: &path, host: Some(&host), method: &method, request_id: request_id.as_bytes(),
             headers: &headers, ..record().opening
         };
         let value = written(&Record { opening, ..record() });

@@ -1,0 +1,128 @@
+//! What records say again and again, rendered once: of a connection, of a caller on a route, of a limit under a ceiling.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::money_if;
+use crate::policy::address::write_address;
+use crate::policy::limit::{LimitKind, Mode};
+use crate::policy::money::Money;
+use crate::telemetry::json::{count, string};
+
+/// Where a request comes from, and the policy that decides it: the same from request to request of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin<'a> {
+    /// Digest of the policy; its first twelve digits are written.
+    pub policy: &'a str,
+    /// The listener's place in the policy.
+    pub listener: usize,
+    /// The connection's other end.
+    pub peer: SocketAddr,
+    /// The client's address, as decided.
+    pub client: IpAddr,
+    /// `http/1.1` or `http/2`.
+    pub protocol: &'a str,
+}
+
+impl Origin<'_> {
+    /// Appends it as a record has it between its id and its method.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let digest = self.policy.as_bytes();
+        out.extend_from_slice(b"\",\"policy\":\"");
+        out.extend_from_slice(digest.get(..12).unwrap_or(digest));
+        out.extend_from_slice(b"\",\"listener\":");
+        count(out, self.listener as u64);
+        out.extend_from_slice(b",\"peer\":\"");
+        let (before, after) = if self.peer.is_ipv6() { ("[", "]:") } else { ("", ":") };
+        out.extend_from_slice(before.as_bytes());
+        write_address(out, self.peer.ip());
+        out.extend_from_slice(after.as_bytes());
+        count(out, u64::from(self.peer.port()));
+        out.extend_from_slice(b"\",\"client\":\"");
+        write_address(out, self.client);
+        out.extend_from_slice(b"\",\"protocol\":");
+        string(out, self.protocol.as_bytes());
+        out.extend_from_slice(b",\"method\":");
+    }
+}
+
+/// Who asks for what, as far as that became known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caller<'a> {
+    /// The route's name.
+    pub route: Option<&'a str>,
+    /// The key's public id.
+    pub key: Option<&'a str>,
+    /// The caller's tenant.
+    pub tenant: Option<&'a str>,
+    /// The caller's plan.
+    pub plan: Option<&'a str>,
+    /// The scope that the route demands.
+    pub scope: Option<&'a str>,
+}
+
+impl Caller<'_> {
+    /// Appends it as a record has it between its host and its limits.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let members: [(&[u8], Option<&str>); 5] = [
+            (b",\"route\":", self.route),
+            (b",\"key\":", self.key),
+            (b",\"tenant\":", self.tenant),
+            (b",\"plan\":", self.plan),
+            (b",\"scope\":", self.scope),
+        ];
+        for (name, text) in members {
+            if let Some(text) = text {
+                out.extend_from_slice(name);
+                string(out, text.as_bytes());
+            }
+        }
+    }
+}
+
+/// What a record says of one limit beside what a request finds used and left of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitPhrase {
+    pub(super) before_used: Box<[u8]>,
+    pub(super) before_remaining: Box<[u8]>,
+    pub(super) unit: Unit,
+}
+
+impl LimitPhrase {
+    /// Of a limit of this name, kind and mode. `ceiling` is the caller's, in units; of a bucket its size.
+    pub fn new(name: &str, kind: LimitKind, mode: Mode, ceiling: u64) -> LimitPhrase {
+        let unit = if kind.is_money() { Unit::Money } else { Unit::Count };
+        let mut before_used = b"{\"name\":".to_vec();
+        string(&mut before_used, name.as_bytes());
+        before_used.extend_from_slice(match mode {
+            Mode::Enforce => b",\"mode\":\"enforce\",\"used\":".as_slice(),
+            Mode::Shadow => b",\"mode\":\"shadow\",\"used\":",
+        });
+        let mut before_remaining = b",\"ceiling\":".to_vec();
+        unit.write(&mut before_remaining, ceiling);
+        before_remaining.extend_from_slice(b",\"remaining\":");
+        LimitPhrase {
+            before_used: before_used.into(),
+            before_remaining: before_remaining.into(),
+            unit,
+        }
+    }
+}
+
+/// How units of a limit are told, as usage and costs are told everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// As a number.
+    Count,
+    /// Millionths, as decimal text.
+    Money,
+}
+
+impl Unit {
+    #[inline]
+    pub(super) fn write(self, out: &mut Vec<u8>, units: u64) {
+        match self {
+            Unit::Count => count(out, units),
+            Unit::Money => money_if(out, "\"", Some(Money(units))),
+        }
+    }
+}
