@@ -170,6 +170,10 @@ impl Connection {
         loop {
             match self.poll_read(cx, self.room) {
                 Poll::Ready(Ok(0) | Err(_)) => return self.fails(Wrong::Broke),
+                // Bytes that came before anything was asked answer somebody else's question.
+                Poll::Ready(Ok(_)) if self.errand.upload.accepted() == Accepted::Nothing => {
+                    return self.fails(Wrong::Broke);
+                }
                 Poll::Ready(Ok(_)) => match self.errand.reader.read(&mut self.unread) {
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
                     Ok(None) => {}
