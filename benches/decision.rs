@@ -15,7 +15,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use sha2::{Digest, Sha256};
@@ -220,11 +220,11 @@ impl World {
     /// Decides about what was prepared, and settles it unmeasured.
     fn batch(&mut self) -> Duration {
         let now = self.clock.now();
-        let begun = Instant::now();
+        let begun = self.clock.steady();
         for (request, answer) in self.requests.iter().zip(&mut self.answers) {
             black_box(decide(&self.snapshot, &self.ledger, request, now, answer));
         }
-        let spent = begun.elapsed();
+        let spent = Duration::from_nanos(self.clock.steady().since(begun));
         for reservation in self.answers.iter_mut().filter_map(|answer| answer.held.take()) {
             reservation.close(&self.ledger);
         }

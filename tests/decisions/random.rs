@@ -22,7 +22,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(384))]
+    #![proptest_config(config(6000))]
 
     #[test]
     fn in_memory_the_ledger_decides_as_the_model_does(
