@@ -128,8 +128,9 @@ impl Sliding {
         }
     }
 
+    /// The groups stay, with nothing in them: what was taken before and is given back later must find its own.
     pub(super) fn reset(&mut self) {
-        (self.len, self.idle_from) = (0, Steady::default());
+        self.groups[..self.len].iter_mut().for_each(|group| group.units = 0);
     }
 
     pub(super) fn copy_from(&mut self, old: &Sliding) {

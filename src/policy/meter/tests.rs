@@ -327,6 +327,20 @@ fn what_is_given_back_can_be_used_again_once() {
 }
 
 #[test]
+fn what_was_taken_before_a_reset_is_not_given_back_out_of_what_was_taken_after() {
+    let ask = ask(Window::Sliding, 10, MINUTE);
+    let mut meter = Meter::empty(Window::Sliding);
+    meter.take(&ask, at(1));
+    meter.reset();
+    assert_eq!(meter.read(&ask, at(2)).used, 0);
+    meter.take(&ask, at(2));
+    meter.give_back(&ask.ceiling, 1, at(1));
+    assert_eq!(meter.read(&ask, at(2)).used, 1);
+    meter.give_back(&ask.ceiling, 1, at(2));
+    assert_eq!(meter.read(&ask, at(2)).used, 0);
+}
+
+#[test]
 fn what_time_has_given_back_is_not_given_back_twice() {
     for window in RATES {
         let ask = ask(window, 10, MINUTE);
