@@ -23,7 +23,8 @@ use super::opening::{Claim, Found};
 const SHARDS: usize = 64;
 
 /// How long a record that outlived its life is left alone before it is looked at again, in nanoseconds: its request is
-/// still under way, or the wall clock was set back.
+/// still under way, or the wall clock was set back. When that clock is put right, what it kept alive makes room for claims
+/// only so much later: without it every claim that finds no room would look through all that outlived their lives.
 const AGAIN: u64 = 1_000_000_000;
 
 /// How many ended records make room for one new one at a time.

@@ -120,7 +120,8 @@ impl World {
         let Some(key) = key else { return };
         match (before, state) {
             (_, Some(state)) => {
-                self.model.rows.get_mut(&key).expect("in flight until now").state = state;
+                let row = self.model.rows.get_mut(&key).expect("in flight until now");
+                (row.state, row.listed) = (state, row.ends);
             }
             (Some(before), None) => {
                 self.model.rows.insert(key, before);

@@ -38,6 +38,8 @@ pub(crate) struct Row {
     /// The end of its life by the wall clock, and by the one that does not jump: the later of both counts.
     pub(crate) until: i64,
     pub(crate) ends: i64,
+    /// When a search for ended ones looks at it next, by the clock that does not jump.
+    pub(crate) listed: i64,
     pub(crate) state: State,
 }
 
@@ -63,6 +65,10 @@ pub(crate) struct Model {
 }
 
 pub(crate) const RATE_PERIOD: i64 = 10_000;
+
+/// How long a row that outlived its life is not looked at again, in milliseconds: who finds no room must not look through
+/// all of them every time.
+const AGAIN: i64 = 1_000;
 
 /// Bytes that are counted for an answer beside its body.
 const OVERHEAD: usize = 64;
@@ -172,7 +178,13 @@ impl Model {
     }
 
     pub(crate) fn forget_ended(&mut self, wall: i64, steady: i64) {
-        self.rows.retain(|_, row| row.lives(wall, steady));
+        self.rows.retain(|_, row| {
+            if row.listed > steady {
+                return true;
+            }
+            row.listed = steady + AGAIN;
+            row.lives(wall, steady)
+        });
     }
 
     pub(crate) fn count(&self, is: impl Fn(&Row) -> bool) -> usize {

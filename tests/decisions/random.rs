@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tollgate::clock::{Now, Steady, Wall};
 
 use super::event::{Event, event};
-use super::world::{START, World};
+use super::world::{HOUR, START, World};
 use super::{Ground, in_directory, in_memory};
 
 const NOW: Now = Now { steady: Steady(0), wall: Wall(START) };
@@ -22,7 +22,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(6000))]
+    #![proptest_config(config(384))]
 
     #[test]
     fn in_memory_the_ledger_decides_as_the_model_does(
@@ -42,4 +42,28 @@ proptest! {
     ) {
         follows(in_directory(NOW), events);
     }
+}
+
+/// Records that the wall clock keeps alive beyond their time are looked at again a second later: a clock that is put
+/// right makes room by then, and not at once.
+#[test]
+fn records_that_a_slow_clock_kept_alive_make_room_a_second_after_it_is_put_right() {
+    let claim =
+        |key| Event::Open { tenant: 1, key: Some((key, 1)), cost: 0, weight: 0, waiver: false };
+    let go = Event::Go { which: 0, verdict: 0, stated: 0, ending: 0 };
+    let mut events = Vec::new();
+    for key in 0..5 {
+        events.extend([claim(key), go, go, go]);
+    }
+    events.extend([Event::Tick(7 * HOUR), Event::SetClock(-23 * HOUR), claim(5)]);
+    events.extend([Event::SetClock(0), claim(5), Event::Tick(999), claim(5)]);
+    let mut world = World::new(in_memory());
+    for event in events {
+        world.apply(event);
+    }
+    assert_eq!(world.ground.ledger.records().records, 5, "there was no room yet");
+    world.apply(Event::Tick(1));
+    world.apply(claim(5));
+    assert_eq!(world.ground.ledger.records().records, 1);
+    world.end_all();
 }

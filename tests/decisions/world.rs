@@ -249,6 +249,7 @@ impl World {
                 claimed: wall,
                 until: wall + KEEP,
                 ends: steady + KEEP,
+                listed: steady + KEEP,
                 state: State::InFlight,
             };
             let unknown = |row: &Row| row.state == State::Unknown && row.lives(wall, steady);
@@ -398,8 +399,6 @@ impl World {
                 self.limits[limit].mode = if shadow { Mode::Shadow } else { Mode::Enforce };
             }
             Event::Sweep => {
-                // What was found alive is looked at again a second later.
-                self.steady += 1_000;
                 self.ground.ledger.sweep(self.now(), 1_000);
                 self.ground.ledger.sweep_records(self.now(), 1_000);
                 self.model.forget_ended(self.wall(), self.steady);
