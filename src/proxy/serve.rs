@@ -21,7 +21,7 @@ use super::here;
 use super::http1::RequestHead;
 use super::idempotent::{Compared, Repeat};
 use super::identify::identify;
-use super::opening::{open, untaken};
+use super::opening::{look_at, open};
 use super::passage;
 use super::peer::{ClientHttp, Coming, Handled, Peer};
 use super::pool::Pool;
@@ -247,7 +247,7 @@ fn decide(
     // The guard has what is taken from the moment on when it is, whatever fails.
     let judged = judge(at, &policy, peer, head, now, &mut facts, exchange);
     if judged.is_err() && facts.readings.is_empty() {
-        facts.readings = untaken(at, &policy, &facts, now);
+        look_at(at, &policy, &mut facts, now);
         facts.asked = Asked::Peeked;
     }
     exchange.decided(&policy, peer, head, Decided { id, request_id, reads }, &facts);
