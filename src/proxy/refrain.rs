@@ -114,6 +114,8 @@ pub(super) struct LimitWords {
     pub(super) phrase: LimitPhrase,
     /// For `RateLimit`.
     pub(super) state: Vec<u8>,
+    /// `X-RateLimit-Limit`, where this limit is the one that is shown.
+    pub(super) most: HeaderValue,
 }
 
 impl LimitRefrains {
@@ -159,6 +161,7 @@ impl LimitRefrain {
                         reading.ceiling.whole(),
                     ),
                     state: state_beginning(limit),
+                    most: HeaderValue::from(reading.ceiling.burst),
                 }
             })
             .collect();
