@@ -22,13 +22,17 @@ const EIGHT: u64 = 100_000_000;
 /// `00000000`.
 const ZEROS: u64 = u64::from_le_bytes([b'0'; 8]);
 
-/// Appends `value`. Most counts are a digit or two. Of longer ones all digits of eight are found at once, and copied as
+/// Appends `value`. Most counts have few digits: a status, a wait, a small body. Of longer ones all digits of eight are found at once, and copied as
 /// eight bytes that are cut to their length: 60 instructions, where a loop and a copy of unknown length took 90.
 pub fn write_count(out: &mut Vec<u8>, value: u64) {
     match value {
         0..10 => out.push(b'0' + value.to_le_bytes()[0]),
         10..100 => out.extend_from_slice(&pair(value)),
-        100..EIGHT => write_eight(out, value),
+        100..1000 => {
+            let [tens, ones] = pair(value % 100);
+            out.extend_from_slice(&[b'0' + (value / 100).to_le_bytes()[0], tens, ones]);
+        }
+        1000..EIGHT => write_eight(out, value),
         EIGHT.. => write_long(out, value),
     }
 }

@@ -63,7 +63,7 @@ impl Refrain {
             let key = facts.key.map(|ix| policy.keys.at(ix));
             let caller = Caller {
                 route: facts.route.map(|ix| &*policy.route(ix).name),
-                key: key.map(|key| &*key.id),
+                key: key.map(|key| key.id),
                 tenant: key.map(|key| &*policy.tenant(key.tenant).name),
                 plan: key.map(|key| &*policy.plan(key.plan).name),
                 scope: demanded_scope(policy, facts.route),

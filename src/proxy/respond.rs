@@ -132,11 +132,14 @@ pub(super) enum Reads {
 
 /// The answer to a refused request. Its fields take the room of `room`, the request's own where there is one: a map of their
 /// own would be allocated and grown twice, a thousand instructions.
-pub(super) fn refusal(refusing: Refusing<'_>, mut room: HeaderMap) -> Response<Body<Exchange>> {
-    let Refusing { policy, refused, request_id, .. } = refusing;
+pub(super) fn refusal(
+    refusing: &mut Refusing<'_>,
+    mut room: HeaderMap,
+) -> Response<Body<Exchange>> {
+    let Refusing { policy, refused, request_id, .. } = *refusing;
     let answer = policy.answers.to(refused.why);
     let request_id_text = request_id.to_str().unwrap_or("");
-    let facts = facts(&refusing, request_id_text);
+    let facts = facts(refusing, request_id_text);
 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = answer.status;
@@ -145,7 +148,7 @@ pub(super) fn refusal(refusing: Refusing<'_>, mut room: HeaderMap) -> Response<B
     let headers = response.headers_mut();
     headers.insert(&X_REQUEST_ID, request_id.clone());
     headers.insert(header::CACHE_CONTROL, const { HeaderValue::from_static("no-store") });
-    if let Some(challenge) = challenge(&refusing, answer.status) {
+    if let Some(challenge) = challenge(refusing, answer.status) {
         headers.insert(header::WWW_AUTHENTICATE, challenge);
     }
     if let Some(seconds) = facts.retry_after.filter(|_| policy.report.retry_after) {
@@ -181,7 +184,7 @@ pub(super) fn unasked(at: &WorkerContext, refused: &Refused) -> Response<Body<Ex
     let policy = at.policy.load();
     let (_, request_id) = at.next_id();
     at.metrics.refusal(None, refused.why, None, Mode::Enforce);
-    let refusing = Refusing {
+    let mut refusing = Refusing {
         policy: &policy,
         refused,
         route: None,
@@ -192,7 +195,7 @@ pub(super) fn unasked(at: &WorkerContext, refused: &Refused) -> Response<Body<Ex
         now: at.clock.now().wall,
         reads: Reads::Http,
     };
-    refusal(refusing, HeaderMap::new())
+    refusal(&mut refusing, HeaderMap::new())
 }
 
 fn facts<'a>(refusing: &Refusing<'a>, request_id: &'a str) -> Facts<'a> {

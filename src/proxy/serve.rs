@@ -274,7 +274,7 @@ fn decide(
             if let Some(key) = facts.key {
                 at.struck(&policy, now, &policy.keys.at(key), refused.why);
             }
-            let refusing = Refusing {
+            let mut refusing = Refusing {
                 policy: &policy,
                 refused: &refused,
                 route: facts.route,
@@ -286,7 +286,7 @@ fn decide(
                 reads,
             };
             // Nobody reads the request's own fields any more.
-            refusal(refusing, std::mem::take(&mut head.headers))
+            refusal(&mut refusing, std::mem::take(&mut head.headers))
         }
     };
     if closes {
@@ -377,7 +377,7 @@ pub(super) fn late_refusal(
 ) -> Answer {
     let policy = at.policy.load();
     let (request_id, reads) = (exchange.request_id().clone(), exchange.reads());
-    let refusing = Refusing {
+    let mut refusing = Refusing {
         policy: &policy,
         refused,
         route: None,
@@ -388,7 +388,7 @@ pub(super) fn late_refusal(
         now: at.clock.now().wall,
         reads,
     };
-    refusal(refusing, HeaderMap::new())
+    refusal(&mut refusing, HeaderMap::new())
 }
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.
