@@ -46,7 +46,7 @@ impl LimitFields {
     /// itself would be two allocations.
     pub(super) fn new(
         report: &Report,
-        refrain: &LimitRefrain,
+        refrain: &mut LimitRefrain,
         readings: &[Reading],
         now: Wall,
     ) -> LimitFields {
@@ -64,11 +64,8 @@ impl LimitFields {
             }
         }
         let after_state = text.len();
-        let mut after_remaining = after_state;
-        if let Some(XFields { shown: _, remaining, reset }) = x {
-            write_count(&mut text, remaining);
-            after_remaining = text.len();
-            write_count(&mut text, u64::try_from(reset).unwrap_or(0));
+        if let Some(x) = &x {
+            write_count(&mut text, x.remaining);
         }
         let text = Bytes::from(text);
         let value = |from, to| HeaderValue::from_maybe_shared(text.slice(from..to)).ok();
@@ -76,10 +73,10 @@ impl LimitFields {
             let state = value(0, after_state)?;
             Some([policy.clone(), state])
         });
-        fields.x = x.and_then(|XFields { shown, .. }| {
+        fields.x = x.and_then(|XFields { shown, remaining: _, reset }| {
             let limit = refrain.limits.get(shown)?.most.clone();
-            let remaining = value(after_state, after_remaining)?;
-            Some([limit, remaining, value(after_remaining, text.len())?])
+            let remaining = value(after_state, text.len())?;
+            Some([limit, remaining, refrain.reset(u64::try_from(reset).unwrap_or(0))])
         });
         fields
     }
