@@ -15,6 +15,7 @@ use tollgate::admin::{self, AdminHandle, AdminState, Turn};
 use tollgate::clock::Clock;
 use tollgate::policy::address::{AddressSource, ClientAddressRule, Nets};
 use tollgate::policy::answer::Answers;
+use tollgate::policy::challenge::Challenges;
 use tollgate::policy::credential::Credentials;
 use tollgate::policy::idempotency::RecordBounds;
 use tollgate::policy::keys::Keys;
@@ -62,7 +63,7 @@ fn policy(text: &str) -> Result<Snapshot, String> {
             places: Vec::new(),
             prefixes: Vec::new(),
             peppers: Vec::new(),
-            realm: "api".into(),
+            challenges: Challenges::new("api", &[]),
         },
         allow: None,
         client_address: ClientAddressRule {

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::authenticate::Caller;
 use super::calendar::Period;
 use super::keys::KeyIx;
-use super::limit::{Counts, Limit, LimitIx, LimitKind, SubjectKey};
+use super::limit::{Counts, Limit, LimitIx, LimitKind, SubjectKey, Terms};
 use super::order::{Ask, Asks};
-use super::snapshot::{PlanIx, RouteIx, Snapshot, TenantIx, TermsIx};
+use super::snapshot::{PlanIx, Route, RouteIx, Snapshot, TenantIx, TermsIx};
 use crate::clock::Wall;
 
 /// Everything that limits this caller on this route, in the calendar periods of `now`.
@@ -32,17 +32,15 @@ pub fn asks_into(
     client: IpAddr,
     now: Wall,
 ) {
-    let who = caller.map(Who::of_caller);
-    for ix in &snapshot.route(route).limits {
-        if let Some(ask) = ask(snapshot, *ix, Some(route), who, client, now) {
-            asks.push(ask);
-        }
-    }
+    let of = snapshot.route(route);
+    let about = About::new(snapshot, Some(of), caller.map(Who::of_caller), client, now);
+    asks.extend(of.limits.iter().filter_map(|ix| about.ask(*ix)));
 }
 
 /// Everything that limits failed authentications from this address.
 pub fn guesses(snapshot: &Snapshot, client: IpAddr, now: Wall) -> Asks {
-    snapshot.guessing.iter().filter_map(|ix| ask(snapshot, *ix, None, None, client, now)).collect()
+    let about = About::new(snapshot, None, None, client, now);
+    snapshot.guessing.iter().filter_map(|ix| about.ask(*ix)).collect()
 }
 
 /// Everything that counts this key, its tenant or its plan wherever it goes, for reports: no address, no route, and a
@@ -69,7 +67,7 @@ fn standing(snapshot: &Snapshot, ix: LimitIx, who: Who, now: Wall) -> Option<Ask
         return None;
     }
     let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    Some(Ask { weight: 0, ..ask(snapshot, ix, None, Some(who), nowhere, now)? })
+    Some(Ask { weight: 0, ..About::new(snapshot, None, Some(who), nowhere, now).ask(ix)? })
 }
 
 /// The facts of a caller that limits count by.
@@ -94,74 +92,88 @@ impl Who {
     }
 }
 
-/// `None` where the limit does not bind this caller: overridden with `none`, or counted by facts it does not have.
-fn ask(
-    snapshot: &Snapshot,
-    ix: LimitIx,
-    route: Option<RouteIx>,
+/// What the limits of one request are asked about, looked up once for all of them.
+struct About<'a> {
+    snapshot: &'a Snapshot,
+    route: Option<&'a Route>,
     caller: Option<Who>,
+    /// The caller's.
+    terms: Option<&'a Terms>,
     client: IpAddr,
     now: Wall,
-) -> Option<Ask> {
-    let limit = snapshot.limit(ix);
-    let ceiling = match caller {
-        Some(caller) => snapshot.terms(caller.terms).ceilings[usize::from(ix.0)]?,
-        None => limit.ceiling?,
-    };
-    let weight = match limit.kind {
-        LimitKind::Rate | LimitKind::Quota => route.map_or(1, |ix| snapshot.route(ix).weight),
-        LimitKind::Concurrent => 1,
-        LimitKind::Spend | LimitKind::Credit => {
-            route.map_or(0, |ix| snapshot.route(ix).charge.reserve.0)
-        }
-    };
-    let (subject, crowded) = subject(snapshot, limit, route, caller, client)?;
-    let calendar = ceiling.window.calendar();
-    let period = calendar.map_or(Period::default(), |ix| snapshot.calendar(ix).period_at(now));
-    Some(Ask {
-        limit: ix,
-        id: limit.id,
-        subject,
-        crowded,
-        ceiling,
-        period,
-        weight,
-        mode: limit.mode,
-        on_store_failure: limit.on_store_failure,
-    })
 }
 
-/// The subject, and the wider one that stands in for it when the table of addresses is full.
-fn subject(
-    snapshot: &Snapshot,
-    limit: &Limit,
-    route: Option<RouteIx>,
-    caller: Option<Who>,
-    client: IpAddr,
-) -> Option<(SubjectKey, Option<SubjectKey>)> {
-    let per = limit.per;
-    let mut fixed: Option<SubjectKey> = None;
-    let mut add = |part: SubjectKey| fixed = Some(fixed.map_or(part, |so_far| so_far.with(part)));
-    if per.needs_caller() {
-        let caller = caller?;
-        if per.key {
-            add(caller.subject);
-        }
-        if per.tenant {
-            add(snapshot.tenant(caller.tenant).subject);
-        }
-        if per.plan {
-            add(snapshot.plan(caller.plan).subject);
-        }
+impl<'a> About<'a> {
+    fn new(
+        snapshot: &'a Snapshot,
+        route: Option<&'a Route>,
+        caller: Option<Who>,
+        client: IpAddr,
+        now: Wall,
+    ) -> About<'a> {
+        let terms = caller.map(|caller| snapshot.terms(caller.terms));
+        About { snapshot, route, caller, terms, client, now }
     }
-    if per.route {
-        add(snapshot.route(route?).subject);
+
+    /// `None` where the limit does not bind this caller: overridden with `none`, or counted by facts it does not have.
+    #[inline]
+    fn ask(&self, ix: LimitIx) -> Option<Ask> {
+        let limit = self.snapshot.limit(ix);
+        let ceiling = match self.terms {
+            Some(terms) => terms.ceilings[usize::from(ix.0)]?,
+            None => limit.ceiling?,
+        };
+        let weight = match limit.kind {
+            LimitKind::Rate | LimitKind::Quota => self.route.map_or(1, |route| route.weight),
+            LimitKind::Concurrent => 1,
+            LimitKind::Spend | LimitKind::Credit => {
+                self.route.map_or(0, |route| route.charge.reserve.0)
+            }
+        };
+        let (subject, crowded) = self.subject(limit)?;
+        let calendar = ceiling.window.calendar();
+        let period =
+            calendar.map_or(Period::default(), |ix| self.snapshot.calendar(ix).period_at(self.now));
+        Some(Ask {
+            limit: ix,
+            id: limit.id,
+            subject,
+            crowded,
+            ceiling,
+            period,
+            weight,
+            mode: limit.mode,
+            on_store_failure: limit.on_store_failure,
+        })
     }
-    if !per.address {
-        return Some((fixed.unwrap_or(SubjectKey::EVERYONE), None));
+
+    /// The subject, and the wider one that stands in for it when the table of addresses is full.
+    fn subject(&self, limit: &Limit) -> Option<(SubjectKey, Option<SubjectKey>)> {
+        let per = limit.per;
+        let mut fixed: Option<SubjectKey> = None;
+        let mut add =
+            |part: SubjectKey| fixed = Some(fixed.map_or(part, |so_far| so_far.with(part)));
+        if per.needs_caller() {
+            let caller = self.caller?;
+            if per.key {
+                add(caller.subject);
+            }
+            if per.tenant {
+                add(self.snapshot.tenant(caller.tenant).subject);
+            }
+            if per.plan {
+                add(self.snapshot.plan(caller.plan).subject);
+            }
+        }
+        if per.route {
+            add(self.route?.subject);
+        }
+        if !per.address {
+            return Some((fixed.unwrap_or(SubjectKey::EVERYONE), None));
+        }
+        let whole = SubjectKey::of_address(self.client, self.snapshot.client_address.v6_prefix);
+        let crowd = SubjectKey::of_neighbourhood(self.client);
+        let joined = |address: SubjectKey| fixed.map_or(address, |so_far| so_far.with(address));
+        Some((joined(whole), Some(joined(crowd))))
     }
-    let whole = SubjectKey::of_address(client, snapshot.client_address.v6_prefix);
-    let crowd = SubjectKey::of_neighbourhood(client);
-    let joined = |address: SubjectKey| fixed.map_or(address, |so_far| so_far.with(address));
-    Some((joined(whole), Some(joined(crowd))))
 }

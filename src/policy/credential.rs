@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 
 use super::Name;
+use super::challenge::Challenges;
 use super::head::{Lines, query_parameters};
 use super::keys::SecretDigest;
 use super::refusal::{Refusal, Refused};
@@ -21,8 +22,8 @@ pub struct Credentials {
     pub prefixes: Vec<Box<str>>,
     /// Peppers for HMAC digests, the current first. Empty: plain SHA-256.
     pub peppers: Vec<Pepper>,
-    /// The realm of `WWW-Authenticate`.
-    pub realm: Box<str>,
+    /// `WWW-Authenticate`.
+    pub challenges: Challenges,
 }
 
 /// One place where a credential may stand.
@@ -251,7 +252,7 @@ mod tests {
             places: places.to_vec(),
             prefixes: vec!["sp_".into()],
             peppers: vec![],
-            realm: "api".into(),
+            challenges: Challenges::new("api", places),
         }
     }
 

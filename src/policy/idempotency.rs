@@ -255,6 +255,7 @@ impl BodyPrinter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::challenge::Challenges;
     use super::*;
 
     fn read(lines: &[&str]) -> Result<Option<String>, Malformed> {
@@ -318,7 +319,7 @@ mod tests {
             places: places.to_vec(),
             prefixes: Vec::new(),
             peppers: Vec::new(),
-            realm: "".into(),
+            challenges: Challenges::new("", places),
         };
         let mut headers = HeaderMap::new();
         headers.insert("content-length", http::HeaderValue::from_str(length).unwrap());

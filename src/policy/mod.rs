@@ -10,6 +10,7 @@ pub mod answer;
 pub mod authenticate;
 pub mod authorize;
 pub mod calendar;
+pub mod challenge;
 pub mod charge;
 pub mod covering;
 pub mod credential;

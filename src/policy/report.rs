@@ -59,8 +59,9 @@ const SECOND: u64 = 1_000_000_000;
 /// `X-RateLimit-*` of one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct XFields {
-    /// `X-RateLimit-Limit`: the most that can be used at once.
-    pub limit: u64,
+    /// The place of the reading that they show. `X-RateLimit-Limit` is the most of it that can be used at once, the
+    /// `burst` of its ceiling.
+    pub shown: usize,
     /// `X-RateLimit-Remaining`.
     pub remaining: u64,
     /// `X-RateLimit-Reset`: after a refusal when to come back, else when more becomes available than remains now.
@@ -70,20 +71,23 @@ pub struct XFields {
 impl Report {
     /// The three numbers of `X-RateLimit-*`; `None` where no enforced `rate` limit covers the request, or none are sent.
     pub fn x_fields(&self, readings: &[Reading], now: Wall) -> Option<XFields> {
-        let rates = readings.iter().filter(|reading| {
-            reading.mode == Mode::Enforce && reading.ceiling.window.kind() == LimitKind::Rate
-        });
-        let shown = match self.of {
-            Some(of) => readings.iter().find(|reading| reading.limit == of),
-            None => rates.min_by(|a, b| by_share(a, b)),
+        let mut all = readings.iter().enumerate();
+        let (shown, reading) = match self.of {
+            Some(of) => all.find(|(_, reading)| reading.limit == of),
+            None => all
+                .filter(|(_, reading)| {
+                    reading.mode == Mode::Enforce
+                        && reading.ceiling.window.kind() == LimitKind::Rate
+                })
+                .min_by(|(_, a), (_, b)| by_share(a, b)),
         }?;
-        let nanos = until_reset(shown);
+        let nanos = until_reset(reading);
         let reset = match self.x_ratelimit {
             XRateLimit::Unix => now.plus_nanos(nanos).unix_seconds_up(),
             XRateLimit::Seconds => i64::try_from(nanos.div_ceil(SECOND)).unwrap_or(i64::MAX),
             XRateLimit::None => return None,
         };
-        Some(XFields { limit: shown.ceiling.burst, remaining: shown.remaining, reset })
+        Some(XFields { shown, remaining: reading.remaining, reset })
     }
 
     /// Whether the IETF fields are sent.

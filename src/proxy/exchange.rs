@@ -268,8 +268,8 @@ impl Exchange {
     }
 
     /// The fields that limits show on this exchange's answer, whoever words it.
-    pub(super) fn fields(&self) -> &LimitFields {
-        &self.0.fields
+    pub(super) fn fields(&mut self) -> &mut LimitFields {
+        &mut self.0.fields
     }
 
     /// The id that is returned and forwarded.

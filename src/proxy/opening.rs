@@ -71,15 +71,13 @@ fn because(why: Refusal, detail: &'static str) -> Stop {
     Stop::Refused(Refused::because(why, detail))
 }
 
-/// What the limits say to a caller who was refused before they were asked: every answer to an authenticated request
-/// shows them, and a refused request spends nothing.
-pub(super) fn untaken(at: &WorkerContext, policy: &Snapshot, facts: &Facts, now: Now) -> Readings {
-    match (facts.route, facts.caller) {
-        (Some(route), Some(caller)) => {
-            let asks = covering::asks(policy, route, Some(caller), facts.client, now.wall);
-            asks.iter().map(|ask| at.ledger.peek(now, ask)).collect()
-        }
-        _ => Readings::new(),
+/// What the limits say to a caller who was refused before they were asked, into `facts`: every answer to an
+/// authenticated request shows them, and a refused request spends nothing.
+pub(super) fn look_at(at: &WorkerContext, policy: &Snapshot, facts: &mut Facts, now: Now) {
+    if let (Some(route), Some(caller)) = (facts.route, facts.caller) {
+        let mut asks = Asks::new();
+        covering::asks_into(&mut asks, policy, route, Some(caller), facts.client, now.wall);
+        at.ledger.peek_all(now, &asks, &mut facts.readings);
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) fn pass(
                 let verdict = Verdict::without_head(outcome_of(&failure));
                 exchange.learned(verdict, rule, Stated::Unasked, now);
                 let refused = blamed(&failure, exchange.watch().fate());
-                let answer = late_refusal(&at, &exchange, &refused);
+                let answer = late_refusal(&at, &mut exchange, &refused);
                 exchange.failed(&refused, answer)
             }
         }
@@ -119,7 +119,7 @@ fn deliver(
             Ok(upstream) => upstream,
             Err(detail) => {
                 let refused = Refused::because(Refusal::UpstreamBroken, detail);
-                let answer = late_refusal(at, &exchange, &refused);
+                let answer = late_refusal(at, &mut exchange, &refused);
                 return exchange.failed(&refused, answer);
             }
         };

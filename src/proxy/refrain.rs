@@ -101,6 +101,8 @@ pub(super) struct LimitRefrain {
     pub(super) limits: Vec<LimitWords>,
     /// `RateLimit-Policy`; `None` where it is not sent, or no limit is enforced.
     pub(super) policy_field: Option<HeaderValue>,
+    /// The seconds that `X-RateLimit-Reset` said last, and how.
+    reset: Option<(u64, HeaderValue)>,
 }
 
 /// What is said of one limit.
@@ -114,11 +116,13 @@ pub(super) struct LimitWords {
     pub(super) phrase: LimitPhrase,
     /// For `RateLimit`.
     pub(super) state: Vec<u8>,
+    /// `X-RateLimit-Limit`, where this limit is the one that is shown.
+    pub(super) most: HeaderValue,
 }
 
 impl LimitRefrains {
     /// What is said of the limits that gave these readings.
-    pub(super) fn of(&mut self, policy: &Arc<Snapshot>, readings: &[Reading]) -> &LimitRefrain {
+    pub(super) fn of(&mut self, policy: &Arc<Snapshot>, readings: &[Reading]) -> &mut LimitRefrain {
         if self.policy.as_ptr() != Arc::as_ptr(policy) {
             self.sets.fill_with(LimitRefrain::default);
             self.policy = Arc::downgrade(policy);
@@ -159,12 +163,26 @@ impl LimitRefrain {
                         reading.ceiling.whole(),
                     ),
                     state: state_beginning(limit),
+                    most: HeaderValue::from(reading.ceiling.burst),
                 }
             })
             .collect();
         let sent = policy.report.sends_ratelimit() && !field.is_empty();
         let policy_field = sent.then(|| HeaderValue::try_from(field).ok()).flatten();
-        LimitRefrain { limits, policy_field }
+        LimitRefrain { limits, policy_field, reset: None }
+    }
+
+    /// `X-RateLimit-Reset`: whole seconds, which a busy limit says of one request after the other. 200 instructions where
+    /// they are the last ones.
+    pub(super) fn reset(&mut self, seconds: u64) -> HeaderValue {
+        match &self.reset {
+            Some((last, said)) if *last == seconds => said.clone(),
+            Some(_) | None => {
+                let said = HeaderValue::from(seconds);
+                self.reset = Some((seconds, said.clone()));
+                said
+            }
+        }
     }
 
     fn is_of(&self, readings: &[Reading]) -> bool {

@@ -11,7 +11,6 @@ use super::forward::X_REQUEST_ID;
 use super::refrain::LimitRefrain;
 use crate::clock::Wall;
 use crate::policy::answer::{Facts, Figure};
-use crate::policy::credential::Place;
 use crate::policy::decimal::write_count;
 use crate::policy::limit::Mode;
 use crate::policy::order::Reading;
@@ -47,7 +46,7 @@ impl LimitFields {
     /// itself would be two allocations.
     pub(super) fn new(
         report: &Report,
-        refrain: &LimitRefrain,
+        refrain: &mut LimitRefrain,
         readings: &[Reading],
         now: Wall,
     ) -> LimitFields {
@@ -65,13 +64,8 @@ impl LimitFields {
             }
         }
         let after_state = text.len();
-        let mut ends = [after_state; 3];
-        if let Some(XFields { limit, remaining, reset }) = x {
-            let figures = [limit, remaining, u64::try_from(reset).unwrap_or(0)];
-            for (figure, end) in figures.into_iter().zip(&mut ends) {
-                write_count(&mut text, figure);
-                *end = text.len();
-            }
+        if let Some(x) = &x {
+            write_count(&mut text, x.remaining);
         }
         let text = Bytes::from(text);
         let value = |from, to| HeaderValue::from_maybe_shared(text.slice(from..to)).ok();
@@ -79,20 +73,15 @@ impl LimitFields {
             let state = value(0, after_state)?;
             Some([policy.clone(), state])
         });
-        fields.x = x.and_then(|_| {
-            let [limit, remaining, reset] = ends;
-            let (first, second) = (value(after_state, limit)?, value(limit, remaining)?);
-            Some([first, second, value(remaining, reset)?])
+        fields.x = x.and_then(|XFields { shown, remaining: _, reset }| {
+            let limit = refrain.limits.get(shown)?.most.clone();
+            let remaining = value(after_state, text.len())?;
+            Some([limit, remaining, refrain.reset(u64::try_from(reset).unwrap_or(0))])
         });
         fields
     }
 
-    /// Writes the fields over whatever the backend said of limits of its own under the `X-` names.
-    pub(super) fn write(&self, headers: &mut HeaderMap) {
-        self.clone().give(headers);
-    }
-
-    /// As [`LimitFields::write`], for the last answer that shows them: moved, they cost 200 instructions less than copied.
+    /// Moves the fields to the answer, over whatever the backend said of limits of its own under the `X-` names.
     pub(super) fn give(&mut self, headers: &mut HeaderMap) {
         if let Some([limit, remaining, reset]) = self.x.take() {
             headers.insert(&X_RATELIMIT_LIMIT, limit);
@@ -118,7 +107,7 @@ pub(super) struct Refusing<'a> {
     /// What the limits said, where they were asked.
     pub(super) readings: &'a [Reading],
     /// The fields to show of them.
-    pub(super) fields: &'a LimitFields,
+    pub(super) fields: &'a mut LimitFields,
     /// Value of `Allow` on 405, where the path has routes.
     pub(super) allow: Option<&'a str>,
     /// The id of this request.
@@ -140,8 +129,11 @@ pub(super) enum Reads {
 
 /// The answer to a refused request. Its fields take the room of `room`, the request's own where there is one: a map of their
 /// own would be allocated and grown twice, a thousand instructions.
-pub(super) fn refusal(refusing: &Refusing<'_>, mut room: HeaderMap) -> Response<Body<Exchange>> {
-    let Refusing { policy, refused, request_id, .. } = refusing;
+pub(super) fn refusal(
+    refusing: &mut Refusing<'_>,
+    mut room: HeaderMap,
+) -> Response<Body<Exchange>> {
+    let Refusing { policy, refused, request_id, .. } = *refusing;
     let answer = policy.answers.to(refused.why);
     let request_id_text = request_id.to_str().unwrap_or("");
     let facts = facts(refusing, request_id_text);
@@ -151,9 +143,8 @@ pub(super) fn refusal(refusing: &Refusing<'_>, mut room: HeaderMap) -> Response<
     room.clear();
     *response.headers_mut() = room;
     let headers = response.headers_mut();
-    headers.insert(&X_REQUEST_ID, (*request_id).clone());
+    headers.insert(&X_REQUEST_ID, request_id.clone());
     headers.insert(header::CACHE_CONTROL, const { HeaderValue::from_static("no-store") });
-    refusing.fields.write(headers);
     if let Some(challenge) = challenge(refusing, answer.status) {
         headers.insert(header::WWW_AUTHENTICATE, challenge);
     }
@@ -164,6 +155,7 @@ pub(super) fn refusal(refusing: &Refusing<'_>, mut room: HeaderMap) -> Response<
         let allow = HeaderValue::from_str(refusing.allow.unwrap_or(FORWARDABLE));
         headers.insert(header::ALLOW, allow.unwrap_or(HeaderValue::from_static(FORWARDABLE)));
     }
+    refusing.fields.give(headers);
     for (name, text) in &answer.headers {
         if let Ok(value) = HeaderValue::from_maybe_shared(text.render(&facts)) {
             headers.insert(name, value);
@@ -189,18 +181,18 @@ pub(super) fn unasked(at: &WorkerContext, refused: &Refused) -> Response<Body<Ex
     let policy = at.policy.load();
     let (_, request_id) = at.next_id();
     at.metrics.refusal(None, refused.why, None, Mode::Enforce);
-    let refusing = Refusing {
+    let mut refusing = Refusing {
         policy: &policy,
         refused,
         route: None,
         readings: &[],
-        fields: &LimitFields::default(),
+        fields: &mut LimitFields::default(),
         allow: None,
         request_id: &request_id,
         now: at.clock.now().wall,
         reads: Reads::Http,
     };
-    refusal(&refusing, HeaderMap::new())
+    refusal(&mut refusing, HeaderMap::new())
 }
 
 fn facts<'a>(refusing: &Refusing<'a>, request_id: &'a str) -> Facts<'a> {
@@ -237,35 +229,16 @@ pub(super) fn demanded_scope(policy: &Snapshot, route: Option<RouteIx>) -> Optio
     scopes.first().map(|ix| &*policy.scopes[ix.0 as usize])
 }
 
-/// RFC 9110 §11.6.1: a 401 says how to authenticate. RFC 6750 §3.1: without an error where nothing was presented. The
-/// reason is never told apart here: it differs in the body only, and there only where the policy says so.
+/// How to authenticate, or what the key lacks.
 fn challenge(refusing: &Refusing<'_>, status: StatusCode) -> Option<HeaderValue> {
-    let credentials = &refusing.policy.credentials;
-    let realm = &credentials.realm;
-    let bearer = credentials.places.contains(&Place::Bearer);
-    let text = match status {
-        StatusCode::UNAUTHORIZED => {
-            let scheme = match () {
-                () if bearer => "Bearer",
-                () if credentials.places.contains(&Place::Basic) => "Basic",
-                () => "ApiKey",
-            };
-            let error = match refusing.refused.why {
-                Refusal::KeyMissing => "",
-                _ if bearer => ", error=\"invalid_token\"",
-                _ => "",
-            };
-            // Joined, not formatted: a tenth of the price, on the answer that strangers can ask for most.
-            [scheme, " realm=\"", realm, "\"", error].concat()
+    let challenges = &refusing.policy.credentials.challenges;
+    match (status, refusing.refused.why) {
+        (StatusCode::UNAUTHORIZED, why) => challenges.to_unknown(why),
+        (StatusCode::FORBIDDEN, Refusal::ScopeDenied) => {
+            challenges.to_unscoped(demanded_scope(refusing.policy, refusing.route)?)
         }
-        StatusCode::FORBIDDEN if refusing.refused.why == Refusal::ScopeDenied && bearer => {
-            let scope = demanded_scope(refusing.policy, refusing.route)?;
-            let error = "\", error=\"insufficient_scope\", scope=\"";
-            ["Bearer realm=\"", realm, error, scope, "\""].concat()
-        }
-        _ => return None,
-    };
-    HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
+        _ => None,
+    }
 }
 
 /// The code, percent-encoded where gRPC demands it.

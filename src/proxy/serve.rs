@@ -21,7 +21,7 @@ use super::here;
 use super::http1::RequestHead;
 use super::idempotent::{Compared, Repeat};
 use super::identify::identify;
-use super::opening::{open, untaken};
+use super::opening::{look_at, open};
 use super::passage;
 use super::peer::{ClientHttp, Coming, Handled, Peer};
 use super::pool::Pool;
@@ -85,7 +85,7 @@ async fn promise(
 ) -> Answer {
     let committed = Box::pin(commit(&mut exchange, *party)).await;
     if let Err(refused) = committed {
-        let answer = late_refusal(&at, &exchange, &refused);
+        let answer = late_refusal(&at, &mut exchange, &refused);
         return exchange.failed(&refused, answer);
     }
     forward(at, peer, request, admission, exchange).await
@@ -111,7 +111,7 @@ fn forward(
 /// Step 7's end for a repeat: the first answer once more, if its body is the first one's too.
 async fn replay(
     at: Rc<WorkerContext>,
-    exchange: Exchange,
+    mut exchange: Exchange,
     repeat: Repeat,
     idle: Duration,
     body: Incoming,
@@ -125,7 +125,7 @@ async fn replay(
         Compared::Broken(fate) => passage::blamed_on_body(fate)
             .unwrap_or(Refused::because(Refusal::BadRequest, "the request's body did not arrive")),
     };
-    let answer = late_refusal(&at, &exchange, &refused);
+    let answer = late_refusal(&at, &mut exchange, &refused);
     exchange.failed(&refused, answer)
 }
 
@@ -247,7 +247,7 @@ fn decide(
     // The guard has what is taken from the moment on when it is, whatever fails.
     let judged = judge(at, &policy, peer, head, now, &mut facts, exchange);
     if judged.is_err() && facts.readings.is_empty() {
-        facts.readings = untaken(at, &policy, &facts, now);
+        look_at(at, &policy, &mut facts, now);
         facts.asked = Asked::Peeked;
     }
     exchange.decided(&policy, peer, head, Decided { id, request_id, reads }, &facts);
@@ -266,7 +266,7 @@ fn decide(
         Stop::Ready => here::readiness(at, request_id),
         Stop::Balance(of) => {
             let mut answer = here::balance(&policy, of, &facts.readings, request_id);
-            exchange.fields().write(answer.headers_mut());
+            exchange.fields().give(answer.headers_mut());
             answer
         }
         Stop::Refused(refused) => {
@@ -274,7 +274,7 @@ fn decide(
             if let Some(key) = facts.key {
                 at.struck(&policy, now, &policy.keys.at(key), refused.why);
             }
-            let refusing = Refusing {
+            let mut refusing = Refusing {
                 policy: &policy,
                 refused: &refused,
                 route: facts.route,
@@ -286,7 +286,7 @@ fn decide(
                 reads,
             };
             // Nobody reads the request's own fields any more.
-            refusal(&refusing, std::mem::take(&mut head.headers))
+            refusal(&mut refusing, std::mem::take(&mut head.headers))
         }
     };
     if closes {
@@ -370,20 +370,25 @@ fn judge(
 
 /// A refusal after admission, in the words of the policy in force now: its decision stands, and a slow upload must not
 /// keep an old policy alive for its wording.
-pub(super) fn late_refusal(at: &WorkerContext, exchange: &Exchange, refused: &Refused) -> Answer {
+pub(super) fn late_refusal(
+    at: &WorkerContext,
+    exchange: &mut Exchange,
+    refused: &Refused,
+) -> Answer {
     let policy = at.policy.load();
-    let refusing = Refusing {
+    let (request_id, reads) = (exchange.request_id().clone(), exchange.reads());
+    let mut refusing = Refusing {
         policy: &policy,
         refused,
         route: None,
         readings: &[],
         fields: exchange.fields(),
         allow: None,
-        request_id: exchange.request_id(),
+        request_id: &request_id,
         now: at.clock.now().wall,
-        reads: exchange.reads(),
+        reads,
     };
-    refusal(&refusing, HeaderMap::new())
+    refusal(&mut refusing, HeaderMap::new())
 }
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.

@@ -83,17 +83,20 @@ impl<H: Handler> Future for Answering<H> {
     type Output = Result<Response<Answer<H::End>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let answer = match (this.now.take(), &mut this.later) {
-            (Some(answer), _) => Some(answer),
-            (None, Some(coming)) => {
-                let polled = catch_unwind(AssertUnwindSafe(|| coming.as_mut().poll(cx)));
-                Some(ready!(polled.unwrap_or_else(|_| Poll::Ready(this.serving.panicked()))))
+        let Answering { serving, now, later, .. } = &mut *self;
+        if let (None, Some(coming)) = (&now, later) {
+            // Into its place from within: on the way out of the closure it would be moved twice.
+            let polled = catch_unwind(AssertUnwindSafe(|| {
+                coming.as_mut().poll(cx).map(|answer| *now = Some(answer))
+            }));
+            match polled {
+                Ok(polled) => ready!(polled),
+                Err(_) => *now = Some(serving.panicked()),
             }
-            (None, None) => None,
-        };
+        }
+        let this = &mut *self;
         // Both are there until the answer is given, and nobody asks for it twice.
-        let (Some(mut answer), Some(owed)) = (answer, this.owed.take()) else {
+        let (Some(mut answer), Some(owed)) = (this.now.take(), this.owed.take()) else {
             return Poll::Pending;
         };
         this.serving.finish(&mut answer, this.head_only);

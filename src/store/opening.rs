@@ -164,17 +164,22 @@ impl Ledger {
 
     /// What a limit would say now. Takes nothing and makes nothing.
     pub fn peek(&self, now: Now, ask: &Ask) -> Reading {
+        self.peek_under(&self.table.guard(), now, ask)
+    }
+
+    /// As [`Ledger::peek`], what each of them would say, in their order.
+    pub fn peek_all(&self, now: Now, asks: &Asks, readings: &mut Readings) {
         let guard = self.table.guard();
-        let read = self.table.find(ask, &guard).and_then(|cell| {
+        readings.extend(asks.iter().map(|ask| self.peek_under(&guard, now, ask)));
+    }
+
+    fn peek_under(&self, guard: &impl Guard, now: Now, ask: &Ask) -> Reading {
+        let read = self.table.find(ask, guard).and_then(|cell| {
             let meters = cell.lock();
             let place = meters.place(ask.id, ask.ceiling.window.kind())?;
             Some(meters.at(place).read(ask, now))
         });
         read.unwrap_or_else(|| Meter::unused(ask, now))
-    }
-
-    fn peek_all(&self, now: Now, asks: &Asks, readings: &mut Readings) {
-        readings.extend(asks.iter().map(|ask| self.peek(now, ask)));
     }
 
     fn open_claimed(

@@ -8,6 +8,7 @@ use super::super::read::Many;
 use super::super::{Issuing, NewKeyScopes, defaults};
 use super::Desk;
 use super::identity::is_ours;
+use crate::policy::challenge::Challenges;
 use crate::policy::credential::{Credentials, Pepper, Place};
 
 pub(super) struct Compiled {
@@ -50,20 +51,14 @@ pub(super) fn credentials(raw: Option<raw::Credentials>, desk: &mut Desk<'_>) ->
         scopes: scopes.map_or(NewKeyScopes::All, |scopes| new_key_scopes(scopes, desk)),
         expires: expires.map(|expires| expires.value),
     };
-    let credentials = Credentials {
-        places,
-        prefixes,
-        peppers,
-        realm: realm.map_or_else(
-            || defaults::REALM.into(),
-            |realm| {
-                if realm.value.contains(['"', '\\']) || !realm.value.is_ascii() {
-                    desk.findings.error(realm.at, "a realm is plain ASCII without quotes");
-                }
-                realm.value.into()
-            },
-        ),
-    };
+    if let Some(realm) = &realm
+        && (realm.value.contains(['"', '\\']) || !realm.value.is_ascii())
+    {
+        desk.findings.error(realm.at, "a realm is plain ASCII without quotes");
+    }
+    let realm = realm.as_ref().map_or(defaults::REALM, |realm| &realm.value);
+    let challenges = Challenges::new(realm, &places);
+    let credentials = Credentials { places, prefixes, peppers, challenges };
     Compiled { credentials, key_files, issuing }
 }
 

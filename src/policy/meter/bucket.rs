@@ -6,6 +6,7 @@
 use crate::clock::Steady;
 use crate::policy::limit::Ceiling;
 
+use super::wide::Wide;
 use super::{Carried, Figures, Standing};
 
 /// A level at an instant.
@@ -17,24 +18,6 @@ pub struct Bucket {
     period: u64,
     at: Steady,
     idle_from: Steady,
-}
-
-/// A `u128` in halves: its own alignment would make every meter a third larger.
-#[derive(Clone, Copy, Debug, Default)]
-struct Wide {
-    high: u64,
-    low: u64,
-}
-
-impl Wide {
-    #[expect(clippy::cast_possible_truncation, reason = "the other half is in the other field")]
-    fn new(value: u128) -> Wide {
-        Wide { high: (value >> 64) as u64, low: value as u64 }
-    }
-
-    fn get(self) -> u128 {
-        (u128::from(self.high) << 64) | u128::from(self.low)
-    }
 }
 
 /// What a bucket remembers, for a journal.
@@ -90,7 +73,10 @@ impl Bucket {
     }
 
     pub(super) fn standing(&self, ceiling: &Ceiling, now: Steady) -> Standing {
-        let level = self.level_at(ceiling, now);
+        self.standing_at(self.level_at(ceiling, now), ceiling, now)
+    }
+
+    fn standing_at(&self, level: u128, ceiling: &Ceiling, now: Steady) -> Standing {
         let used = ceil(level, ceiling.period.max(1));
         // A burst is a whole number of units, so this is what is left of it, rounded down.
         let remaining = ceiling.burst.saturating_sub(used);
@@ -104,6 +90,12 @@ impl Bucket {
         let room_for_others = scaled(ceiling.burst.saturating_sub(units), ceiling);
         ceil(level.saturating_sub(room_for_others), ceiling.units)
             .saturating_add(self.at.since(now))
+    }
+
+    /// Takes, and says how it stands then: nothing has drained since, so the level is not worked out again.
+    pub(super) fn charge(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) -> Standing {
+        self.take(ceiling, weight, now);
+        self.standing_at(self.level.get(), ceiling, now)
     }
 
     pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {

@@ -10,6 +10,7 @@ mod fixed;
 mod purse;
 mod sliding;
 mod tally;
+mod wide;
 
 pub use bucket::{Bucket, BucketParts};
 pub use concurrent::Concurrent;
@@ -178,11 +179,7 @@ impl Meter {
     /// Takes what was asked for. Only after a reading under the same lock, with the same `now`, that admits.
     /// Allocates nothing, unless the window is another one and the meter was not made to [`Meter::inherit`] before.
     pub fn take(&mut self, ask: &Ask, now: Now) {
-        if !self.counts(ask.ceiling.window) {
-            let mut fresh = Meter::empty(ask.ceiling.window);
-            fresh.inherit(self, &ask.ceiling, now);
-            *self = fresh;
-        }
+        self.turn_into(ask, now);
         match self {
             Meter::Bucket(bucket) => bucket.take(&ask.ceiling, ask.weight, now.steady),
             Meter::Sliding(sliding) => sliding.take(&ask.ceiling, ask.weight, now.steady),
@@ -195,19 +192,42 @@ impl Meter {
         }
     }
 
+    /// Makes it a meter of the ask's window, if it is not, that counts what it counted.
+    fn turn_into(&mut self, ask: &Ask, now: Now) {
+        if !self.counts(ask.ceiling.window) {
+            let mut fresh = Meter::empty(ask.ceiling.window);
+            fresh.inherit(self, &ask.ceiling, now);
+            *self = fresh;
+        }
+    }
+
     /// Takes what was asked for, as [`Meter::take`] does, and says how the limit stands after that. As reading it again
     /// would, but that the ask is known to be admitted: the half of a reading that says so is not worked out.
     pub fn charge(&mut self, ask: &Ask, now: Now) -> Reading {
-        self.take(ask, now);
+        self.turn_into(ask, now);
+        let (ceiling, weight, steady) = (&ask.ceiling, ask.weight, now.steady);
         let standing = match self {
-            Meter::Bucket(bucket) => bucket.standing(&ask.ceiling, now.steady),
-            Meter::Sliding(sliding) => sliding.standing(&ask.ceiling, now.steady),
-            Meter::Fixed(fixed) => fixed.standing(&ask.ceiling, now.steady),
-            Meter::Concurrent(concurrent) => concurrent.standing(&ask.ceiling),
-            Meter::Quota(tally) | Meter::Spend(tally) => {
-                tally.standing(&ask.ceiling, ask.period, now.wall)
+            Meter::Bucket(bucket) => bucket.charge(ceiling, weight, steady),
+            Meter::Sliding(sliding) => {
+                sliding.take(ceiling, weight, steady);
+                sliding.standing(ceiling, steady)
             }
-            Meter::Credit(purse) => purse.standing(),
+            Meter::Fixed(fixed) => {
+                fixed.take(ceiling, weight, steady);
+                fixed.standing(ceiling, steady)
+            }
+            Meter::Concurrent(concurrent) => {
+                concurrent.take();
+                concurrent.standing(ceiling)
+            }
+            Meter::Quota(tally) | Meter::Spend(tally) => {
+                tally.take(weight, ask.period, now.wall);
+                tally.standing(ceiling, ask.period, now.wall)
+            }
+            Meter::Credit(purse) => {
+                purse.take(weight);
+                purse.standing()
+            }
         };
         let Standing { used, remaining, more_in } = standing;
         let figures = Figures { used, remaining, admits: true, wait: Some(0), more_in };
