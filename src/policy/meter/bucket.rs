@@ -6,6 +6,7 @@
 use crate::clock::Steady;
 use crate::policy::limit::Ceiling;
 
+use super::wide::Wide;
 use super::{Carried, Figures, Standing};
 
 /// A level at an instant.
@@ -17,24 +18,6 @@ pub struct Bucket {
     period: u64,
     at: Steady,
     idle_from: Steady,
-}
-
-/// A `u128` in halves: its own alignment would make every meter a third larger.
-#[derive(Clone, Copy, Debug, Default)]
-struct Wide {
-    high: u64,
-    low: u64,
-}
-
-impl Wide {
-    #[expect(clippy::cast_possible_truncation, reason = "the other half is in the other field")]
-    fn new(value: u128) -> Wide {
-        Wide { high: (value >> 64) as u64, low: value as u64 }
-    }
-
-    fn get(self) -> u128 {
-        (u128::from(self.high) << 64) | u128::from(self.low)
-    }
 }
 
 /// What a bucket remembers, for a journal.

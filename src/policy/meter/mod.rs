@@ -10,6 +10,7 @@ mod fixed;
 mod purse;
 mod sliding;
 mod tally;
+mod wide;
 
 pub use bucket::{Bucket, BucketParts};
 pub use concurrent::Concurrent;

@@ -316,6 +316,35 @@ fn the_largest_numbers_neither_overflow_nor_admit_too_much() {
 }
 
 #[test]
+fn groups_that_are_full_to_the_last_bit_are_merged_and_still_refuse() {
+    let ask = weighing(ask(Window::Sliding, u64::MAX, MINUTE), 7);
+    // Two of a grain each, which is two seconds.
+    let groups = (0..32).map(|second| (Steady(second * SECOND), u64::MAX));
+    let mut meter = Meter::Sliding(Sliding::from_groups(groups, Steady(0)).unwrap());
+    for second in 32..40 {
+        meter.take(&ask, at(second * SECOND));
+        assert!(!meter.admits(&ask, at(second * SECOND)));
+    }
+    meter.give_back(&ask.ceiling, u64::MAX, at(SECOND));
+    meter.take(&ask, at(50 * SECOND));
+    let later = meter.read(&ask, at(100 * SECOND));
+    assert!(later.admits && later.used == 7, "{later:?}");
+}
+
+#[test]
+fn what_is_said_at_a_charge_is_what_is_read_after_it() {
+    for window in ALL {
+        let ask = ask(window, 1_000, MINUTE);
+        let mut meter = Meter::empty(window);
+        // Another worker's clock may have been read a moment earlier.
+        for nanos in [5, 5, 3, SECOND, SECOND - 1, 90 * SECOND, 40 * SECOND] {
+            let said = meter.charge(&ask, at(nanos));
+            assert_eq!(said, meter.read(&ask, at(nanos)), "{window:?} at {nanos}");
+        }
+    }
+}
+
+#[test]
 fn what_is_given_back_can_be_used_again_once() {
     for window in RATES {
         let ask = weighing(ask(window, 10, MINUTE), 4);
