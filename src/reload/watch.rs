@@ -1,61 +1,54 @@
 //! The kernel's word that something changed. Directories are watched, not files: a file that is replaced is another
 //! file. It is only a hint that saves time; the poll finds whatever it misses.
-//!
-//! The kernel is asked for names, attributes and files that were closed after writing, never for each write: of a log
-//! in the policy's directory that stays open nothing is heard, and it costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::Mutex;
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::io::Errno;
 
 use super::files::trail;
 
-/// Bytes of events that are read together: some dozens of them, and at the least one of the longest name.
-const READ_TOGETHER: usize = 4096;
-
 /// A watch over the directories of some files.
 pub(super) struct Watch {
-    /// What the kernel's events are read from.
-    events: Option<Arc<OwnedFd>>,
+    watcher: Option<RecommendedWatcher>,
     unavailable: Option<String>,
-    followed: Arc<Mutex<Followed>>,
-}
-
-/// What is watched, and which of it matters.
-#[derive(Debug, Default)]
-struct Followed {
-    /// The names of each watched directory, by the kernel's number: links may give one of them several.
-    directories: BTreeMap<i32, Vec<PathBuf>>,
+    /// The watched directories, and which directory each name meant when the watch was set.
+    directories: BTreeMap<PathBuf, (u64, u64)>,
     /// The paths whose events matter.
-    paths: BTreeSet<PathBuf>,
-    /// Nobody wants to know any more.
-    ended: bool,
+    paths: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Watch {
-    /// A watch over nothing yet. `changed` is called on a thread of the watch's.
+    /// A watch over nothing yet. `changed` is called on a thread of the watcher's.
     pub(super) fn start(changed: impl Fn() + Send + 'static) -> Watch {
-        let followed: Arc<Mutex<Followed>> = Arc::default();
-        let (events, unavailable) = match listen(Arc::clone(&followed), changed) {
-            Ok(events) => (Some(events), None),
+        let paths: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
+        let mattering = Arc::clone(&paths);
+        let made = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
+            Ok(event) if !matters(&event, &mattering.lock()) => {}
+            // An error is an overflow of the kernel's queue, or the like: something may have changed.
+            Ok(_) | Err(_) => changed(),
+        });
+        let (watcher, unavailable) = match made {
+            Ok(watcher) => (Some(watcher), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        Watch { events, unavailable, followed }
+        Watch { watcher, unavailable, directories: BTreeMap::new(), paths }
     }
 
     /// A watch that hears nothing, as where the kernel has no more of them to give.
     #[cfg(test)]
     pub(super) fn deaf() -> Watch {
-        Watch { events: None, unavailable: Some("none left".into()), followed: Arc::default() }
+        Watch {
+            watcher: None,
+            unavailable: Some("none left".into()),
+            directories: BTreeMap::new(),
+            paths: Arc::default(),
+        }
     }
 
     /// Why the kernel tells nothing, if it does not.
@@ -65,164 +58,93 @@ impl Watch {
 
     /// Watches the directories of exactly these files, and of every link that leads to them.
     pub(super) fn follow(&mut self, files: &[PathBuf]) {
-        let Some(events) = &self.events else { return };
+        let Some(watcher) = &mut self.watcher else { return };
         let paths: BTreeSet<PathBuf> = files.iter().flat_map(|file| trail(file)).collect();
-        let within = |path| if Path::is_dir(path) { Some(path) } else { path.parent() };
-        let wanted: BTreeSet<&Path> = paths.iter().filter_map(|path| within(path)).collect();
-        // Under the lock, so that no event comes from a directory that is not known yet.
-        let mut followed = self.followed.lock();
-        let mut directories: BTreeMap<i32, Vec<PathBuf>> = BTreeMap::new();
-        for directory in wanted {
-            // A directory that is watched already keeps its number; another of the same name gets a new one.
-            match inotify::add_watch(events, directory, heard()) {
-                Ok(number) => directories.entry(number).or_default().push(directory.to_owned()),
-                Err(Errno::NOENT) => {}
+        let mut wanted = BTreeMap::new();
+        for path in &paths {
+            let within = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
+            if let Some((directory, identity)) = within.and_then(|dir| Some((dir, identity(dir)?)))
+            {
+                wanted.insert(directory.to_owned(), identity);
+            }
+        }
+        *self.paths.lock() = paths;
+        let gone = |(directory, identity): &(&PathBuf, &(u64, u64))| {
+            wanted.get(*directory) != Some(identity)
+        };
+        for (directory, _) in self.directories.iter().filter(gone) {
+            // A directory that was removed took its watch with it.
+            let _ = watcher.unwatch(directory);
+        }
+        let mut now_followed = BTreeMap::new();
+        for (directory, identity) in wanted {
+            let had = self.directories.get(&directory) == Some(&identity);
+            if had {
+                now_followed.insert(directory, identity);
+                continue;
+            }
+            match watcher.watch(&directory, RecursiveMode::NonRecursive) {
+                Ok(()) => drop(now_followed.insert(directory, identity)),
                 Err(error) => self.unavailable = Some(error.to_string()),
             }
         }
-        for number in followed.directories.keys().filter(|number| !directories.contains_key(number))
-        {
-            // A directory that was removed took its watch with it.
-            let _ = inotify::remove_watch(events, *number);
-        }
-        (followed.directories, followed.paths) = (directories, paths);
+        self.directories = now_followed;
     }
 }
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let Some(events) = &self.events else { return };
-        self.followed.lock().ended = true;
-        // The end of any watch is an event, and wakes who reads them.
-        if let Ok(number) = inotify::add_watch(events, "/", WatchFlags::DELETE_SELF) {
-            let _ = inotify::remove_watch(events, number);
-        }
-    }
+fn identity(directory: &Path) -> Option<(u64, u64)> {
+    fs::metadata(directory).ok().map(|data| (data.dev(), data.ino()))
 }
 
-/// What the kernel is asked for.
-fn heard() -> WatchFlags {
-    let names = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVE;
-    let itself = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR;
-    names | itself | WatchFlags::CLOSE_WRITE | WatchFlags::ATTRIB
-}
-
-/// Starts the thread that reads the kernel's events.
-fn listen(
-    followed: Arc<Mutex<Followed>>,
-    changed: impl Fn() + Send + 'static,
-) -> io::Result<Arc<OwnedFd>> {
-    let events = Arc::new(inotify::init(CreateFlags::CLOEXEC)?);
-    let read = Arc::clone(&events);
-    std::thread::Builder::new().name("watch".into()).spawn(move || {
-        let mut room = [MaybeUninit::uninit(); READ_TOGETHER];
-        let mut reader = inotify::Reader::new(read.as_fd(), &mut room);
-        loop {
-            let event = match reader.next() {
-                Ok(event) => event,
-                Err(Errno::INTR) => continue,
-                // The poll goes on without.
-                Err(_) => return,
-            };
-            let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
-            let matters = {
-                let followed = followed.lock();
-                if followed.ended {
-                    return;
-                }
-                followed.matters(event.wd(), event.events(), name)
-            };
-            if matters {
-                changed();
-            }
-        }
-    })?;
-    Ok(events)
-}
-
-impl Followed {
-    /// Whether what happened in a directory, or to it where no name is told, may have changed something.
-    fn matters(&self, directory: i32, what: ReadFlags, name: Option<&OsStr>) -> bool {
-        // The kernel's queue was full: something may have changed.
-        if what.contains(ReadFlags::QUEUE_OVERFLOW) {
-            return true;
-        }
-        let Some(directories) = self.directories.get(&directory) else { return false };
-        let Some(name) = name else { return !what.contains(ReadFlags::IGNORED) };
-        // Of a directory that is named itself the names matter; a log that is written in it does not.
-        let names =
-            ReadFlags::CREATE | ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO;
-        directories.iter().any(|directory| {
-            self.paths.contains(&directory.join(name))
-                || what.intersects(names) && self.paths.contains(directory)
-        })
-    }
+/// Reading a file is an event too, and ours: only what may have changed something counts.
+fn matters(event: &Event, paths: &BTreeSet<PathBuf>) -> bool {
+    let changes = match event.kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        EventKind::Any
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Other => true,
+    };
+    // Of a directory that is named itself the names matter; a log that is written in it does not.
+    let names = matches!(
+        event.kind,
+        EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+    );
+    let ours = |path: &PathBuf| {
+        paths.contains(path) || names && path.parent().is_some_and(|parent| paths.contains(parent))
+    };
+    changes && (event.paths.is_empty() || event.need_rescan() || event.paths.iter().any(ours))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::io::Write;
-    use std::sync::mpsc;
-    use std::time::Duration;
+    use notify::event::{CreateKind, DataChange};
 
     use super::*;
 
-    const ETC: i32 = 1;
-
-    fn followed(path: &str) -> Followed {
-        let directories = BTreeMap::from([(ETC, vec![PathBuf::from("/etc/gate")])]);
-        Followed { directories, paths: BTreeSet::from([path.into()]), ended: false }
-    }
-
-    fn hears(followed: &Followed, what: ReadFlags, name: &str) -> bool {
-        followed.matters(ETC, what, Some(OsStr::new(name)))
+    fn event(kind: EventKind, path: &str) -> Event {
+        Event::new(kind).add_path(path.into())
     }
 
     #[test]
-    fn a_followed_file_matters_and_others_beside_it_do_not() {
-        let followed = followed("/etc/gate/policy.yaml");
-        for what in [ReadFlags::CLOSE_WRITE, ReadFlags::MOVED_TO, ReadFlags::ATTRIB] {
-            assert!(hears(&followed, what, "policy.yaml"));
-            assert!(!hears(&followed, what, "access.log"));
-        }
+    fn our_own_reading_and_other_files_do_not_matter() {
+        let paths = BTreeSet::from([PathBuf::from("/etc/gate/policy.yaml")]);
+        let modified = EventKind::Modify(ModifyKind::Any);
+        let opened = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        assert!(matters(&event(modified, "/etc/gate/policy.yaml"), &paths));
+        assert!(matters(&event(written, "/etc/gate/policy.yaml"), &paths));
+        assert!(!matters(&event(opened, "/etc/gate/policy.yaml"), &paths));
+        assert!(!matters(&event(modified, "/etc/gate/access.log"), &paths));
     }
 
     #[test]
     fn a_newcomer_in_a_directory_that_is_itself_named_matters() {
-        let followed = followed("/etc/gate");
-        assert!(hears(&followed, ReadFlags::CREATE, "new.keys.yaml"));
-        assert!(!hears(&followed, ReadFlags::CLOSE_WRITE, "access.log"));
-    }
-
-    #[test]
-    fn what_the_kernel_dropped_and_what_happens_to_the_directory_matter() {
-        let followed = followed("/etc/gate/policy.yaml");
-        assert!(followed.matters(-1, ReadFlags::QUEUE_OVERFLOW, None));
-        assert!(followed.matters(ETC, ReadFlags::DELETE_SELF, None));
-        assert!(!followed.matters(ETC, ReadFlags::IGNORED, None));
-        assert!(!followed.matters(ETC + 1, ReadFlags::DELETE_SELF, None));
-    }
-
-    #[test]
-    fn writing_and_reading_beside_a_followed_file_is_not_heard_and_writing_it_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let policy = directory.path().join("policy.yaml");
-        fs::write(&policy, "1").unwrap();
-        let mut log = fs::File::create(directory.path().join("access.log")).unwrap();
-        let (told, heard) = mpsc::channel();
-        let mut watch = Watch::start(move || told.send(()).unwrap());
-        watch.follow(std::slice::from_ref(&policy));
-        assert_eq!(watch.unavailable(), None);
-        log.write_all(b"a line\n").unwrap();
-        fs::read(&policy).unwrap();
-        fs::write(&policy, "2").unwrap();
-        heard.recv_timeout(Duration::from_secs(10)).expect("the file was written");
-        drop(watch);
-        // The thread ends with the watch, having heard nothing more.
-        assert_eq!(
-            heard.recv_timeout(Duration::from_secs(10)),
-            Err(mpsc::RecvTimeoutError::Disconnected)
-        );
+        let paths = BTreeSet::from([PathBuf::from("/etc/gate/keys")]);
+        let created = EventKind::Create(CreateKind::File);
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        assert!(matters(&event(created, "/etc/gate/keys/new.keys.yaml"), &paths));
+        assert!(!matters(&event(written, "/etc/gate/keys/access.log"), &paths));
     }
 }
