@@ -69,8 +69,8 @@ impl Stage {
 /// How an admitted request turned out, as far as its charge goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Proved: the connect failed, the message came back untouched, HTTP/2 `REFUSED_STREAM`, or a stream above
-    /// GOAWAY's last id. Nothing else is a proof.
+    /// Proved: the connect failed, the system took not one byte, HTTP/2 `REFUSED_STREAM`, or a stream above GOAWAY's
+    /// last id. Nothing else is a proof.
     NotProcessed,
     /// A final 2xx or 3xx, or 101.
     Success,
