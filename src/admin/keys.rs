@@ -30,16 +30,16 @@ pub(super) fn standing(state: &AdminState, policy: &Snapshot, id: &str) -> Resul
     let now = state.clock.now().wall;
     let mut told = json!({
         "id": key.id,
-        "tenant": &*policy.tenant(key.tenant).name,
-        "plan": &*policy.plan(key.plan).name,
+        "tenant": &*policy.tenant(key.entitlement.tenant).name,
+        "plan": &*policy.plan(key.entitlement.plan).name,
         "state": word(policy, &key, over, now),
-        "revoked": match (over, key.status) {
+        "revoked": match (over, key.entitlement.status) {
             (Some(revoked), _) => revocation(revoked),
             (None, KeyStatus::Revoked) => json!({ "by": "file" }),
             (None, KeyStatus::Live) => Value::Null,
         },
-        "not_before": key.not_before.map(rfc3339),
-        "expires": key.expires.map(rfc3339),
+        "not_before": key.entitlement.not_before.map(rfc3339),
+        "expires": key.entitlement.expires.map(rfc3339),
     });
     // Without a rule about disuse nobody writes down when a key was used, and `null` would say that it never was.
     if policy.auto_revoke.iter().any(RevocationRule::is_about_disuse) {
@@ -50,13 +50,13 @@ pub(super) fn standing(state: &AdminState, policy: &Snapshot, id: &str) -> Resul
 
 /// One word for what becomes of a request with this key, in the order in which the gate asks.
 fn word(policy: &Snapshot, key: &Key, over: Option<&Revoked>, now: Wall) -> &'static str {
-    if over.is_some() || key.status == KeyStatus::Revoked {
+    if over.is_some() || key.entitlement.status == KeyStatus::Revoked {
         "revoked"
-    } else if key.not_before.is_some_and(|from| now < from) {
+    } else if key.entitlement.not_before.is_some_and(|from| now < from) {
         "not_yet"
-    } else if key.expires.is_some_and(|end| end <= now) {
+    } else if key.entitlement.expires.is_some_and(|end| end <= now) {
         "expired"
-    } else if policy.tenant(key.tenant).standing == Standing::Inactive {
+    } else if policy.tenant(key.entitlement.tenant).standing == Standing::Inactive {
         "tenant_inactive"
     } else {
         "live"
@@ -147,7 +147,7 @@ pub(super) fn restore(
     answer["key"] = id.into();
     answer["state"] = in_file.unwrap_or("not_in_a_file").into();
     if state.ledger.overlay().revoked(subject).is_none() {
-        if key?.status == KeyStatus::Revoked {
+        if key?.entitlement.status == KeyStatus::Revoked {
             return Err(Problem::new(
                 http::StatusCode::CONFLICT,
                 "revoked_by_file",

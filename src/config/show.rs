@@ -263,8 +263,12 @@ impl Page<'_> {
             let (per, mode) = (compile::per_words(limit.per), mode_words(limit.mode));
             self.line(1, &format!("{}: {ceiling}, per {per}{mode}", limit.name), place.as_ref());
         }
-        let keys: Vec<&str> =
-            snapshot.keys.iter().filter(|key| key.tenant == ix).map(|key| key.id).collect();
+        let keys: Vec<&str> = snapshot
+            .keys
+            .iter()
+            .filter(|key| key.entitlement.tenant == ix)
+            .map(|key| key.id)
+            .collect();
         self.line(0, &format!("keys: [{}]", keys.join(", ")), None);
     }
 
@@ -274,22 +278,24 @@ impl Page<'_> {
             let file = origins.key_files.get(usize::from(*file))?.clone();
             Some(Place { file, line: *line as usize })
         });
-        let tenant = snapshot.tenant(key.tenant);
-        let plan = snapshot.plan(key.plan);
+        let tenant = snapshot.tenant(key.entitlement.tenant);
+        let plan = snapshot.plan(key.entitlement.plan);
         let tenant_place = origins.tenants.get(&*tenant.name);
         let plan_place = origins.plans.get(&*plan.name);
         self.line(0, &format!("id: {}", key.id), own.as_ref());
         let standing = standing_words(tenant.standing);
         self.line(0, &format!("tenant: {}{standing}", tenant.name), tenant_place);
         self.line(0, &format!("plan: {}", plan.name), plan_place);
-        let revoked = key.status == KeyStatus::Revoked;
+        let revoked = key.entitlement.status == KeyStatus::Revoked;
         self.line(0, &format!("revoked: {revoked}"), None);
-        for (word, wall) in [("not_before", key.not_before), ("expires", key.expires)] {
+        for (word, wall) in
+            [("not_before", key.entitlement.not_before), ("expires", key.entitlement.expires)]
+        {
             if let Some(wall) = wall {
                 self.line(0, &format!("{word}: {}", wall_words(wall)), own.as_ref());
             }
         }
-        let scopes = match snapshot.grant(key.grant) {
+        let scopes = match snapshot.grant(key.entitlement.grant) {
             Grant::All => "all".to_owned(),
             Grant::Only(scopes) => format!("[{}]", self.scope_names(scopes)),
         };
@@ -297,11 +303,12 @@ impl Page<'_> {
         self.allow(0, "allow", snapshot.allow, None);
         self.allow(0, "allow of the tenant", tenant.allow, tenant_place);
         self.allow(0, "allow of the plan", plan.allow, plan_place);
-        self.allow(0, "allow of the key", key.allow, own.as_ref());
+        self.allow(0, "allow of the key", key.entitlement.allow, own.as_ref());
         self.line(0, "limits:", None);
         for (limit_ix, limit) in (0..).map(LimitIx).zip(&snapshot.limits) {
-            let ceiling = snapshot.terms(key.terms).ceilings[usize::from(limit_ix.0)];
-            let (below, place) = self.below_key(limit_ix, key.tenant, key.plan);
+            let ceiling = snapshot.terms(key.entitlement.terms).ceilings[usize::from(limit_ix.0)];
+            let (below, place) =
+                self.below_key(limit_ix, key.entitlement.tenant, key.entitlement.plan);
             let place = if below == ceiling { place } else { own.clone() };
             let ceiling = ceiling_words(snapshot, limit, ceiling);
             let mode = mode_words(limit.mode);
@@ -332,7 +339,8 @@ impl Page<'_> {
 
     /// Whether the key's scopes open the route.
     fn reaches(&self, route: &Route, key: &Key) -> bool {
-        let (Some(rule), Grant::Only(granted)) = (&route.scope, self.snapshot.grant(key.grant))
+        let (Some(rule), Grant::Only(granted)) =
+            (&route.scope, self.snapshot.grant(key.entitlement.grant))
         else {
             return true;
         };

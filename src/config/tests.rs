@@ -95,7 +95,7 @@ fn found<'a>(snapshot: &'a Snapshot, id: &str) -> Key<'a> {
 
 fn ceiling(snapshot: &Snapshot, id: &str, limit: &str) -> Option<Ceiling> {
     let place = snapshot.limits.iter().position(|known| &*known.name == limit).unwrap();
-    snapshot.terms(found(snapshot, id).terms).ceilings[place]
+    snapshot.terms(found(snapshot, id).entitlement.terms).ceilings[place]
 }
 
 fn rate(snapshot: &Snapshot, id: &str, limit: &str) -> Option<(u64, u64, u64)> {
@@ -142,7 +142,7 @@ fn a_key_may_do_no_more_than_its_tenant_and_plan() {
         key("cut", "globex", ", plan: tiny, scopes: [read, send]"),
     ];
     let snapshot = loaded(POLICY, &keys.concat(), "").snapshot;
-    let granted = |id: &str| match snapshot.grant(found(&snapshot, id).grant) {
+    let granted = |id: &str| match snapshot.grant(found(&snapshot, id).entitlement.grant) {
         Grant::All => vec!["*".to_owned()],
         Grant::Only(scopes) => {
             scopes.iter().map(|ix| snapshot.scopes[ix.0 as usize].to_string()).collect()
@@ -166,8 +166,8 @@ fn the_last_line_of_an_id_wins() {
     let snapshot = &loaded.snapshot;
     assert_eq!(snapshot.keys.len(), 2);
     let one = found(snapshot, "one");
-    assert_eq!(one.status, KeyStatus::Revoked);
-    assert_eq!(&*snapshot.tenant(one.tenant).name, "globex");
+    assert_eq!(one.entitlement.status, KeyStatus::Revoked);
+    assert_eq!(&*snapshot.tenant(one.entitlement.tenant).name, "globex");
     assert_eq!(loaded.origins.keys[0], (1, 4));
     let digest = |last: u8| {
         let mut digest = [0; 32];
@@ -188,10 +188,19 @@ fn lines_of_json_say_what_yaml_says() {
     let snapshot =
         loaded(POLICY, &key("yaml", "acme", rest), &line("json", "acme", 9, json)).snapshot;
     let (yaml, json) = (found(&snapshot, "yaml"), found(&snapshot, "json"));
-    assert_eq!((yaml.tenant, yaml.plan, yaml.grant), (json.tenant, json.plan, json.grant));
-    assert_eq!((yaml.terms, yaml.allow), (json.terms, json.allow));
-    assert_eq!((yaml.not_before, yaml.expires), (json.not_before, json.expires));
-    assert_eq!(json.expires, Some(Wall(1_801_396_800_000)));
+    assert_eq!(
+        (yaml.entitlement.tenant, yaml.entitlement.plan, yaml.entitlement.grant),
+        (json.entitlement.tenant, json.entitlement.plan, json.entitlement.grant)
+    );
+    assert_eq!(
+        (yaml.entitlement.terms, yaml.entitlement.allow),
+        (json.entitlement.terms, json.entitlement.allow)
+    );
+    assert_eq!(
+        (yaml.entitlement.not_before, yaml.entitlement.expires),
+        (json.entitlement.not_before, json.entitlement.expires)
+    );
+    assert_eq!(json.entitlement.expires, Some(Wall(1_801_396_800_000)));
     assert_eq!(rate(&snapshot, "json", "throttle"), Some((9, MINUTE, 5)));
 }
 
@@ -207,10 +216,13 @@ fn keys_that_set_nothing_share_what_decides_about_them() {
 fn tenants_that_are_not_listed_may_come_unless_closed() {
     let keys = key("one", "stranger", "");
     let open = loaded(POLICY, &keys, "").snapshot;
-    assert_eq!(open.tenant(found(&open, "one").tenant).standing, Standing::Active);
+    assert_eq!(open.tenant(found(&open, "one").entitlement.tenant).standing, Standing::Active);
     let policy = POLICY.replace("tenants:", "tenants:\n  unlisted: closed");
     let closed = loaded(&policy, &keys, "").snapshot;
-    assert_eq!(closed.tenant(found(&closed, "one").tenant).standing, Standing::Inactive);
+    assert_eq!(
+        closed.tenant(found(&closed, "one").entitlement.tenant).standing,
+        Standing::Inactive
+    );
     assert!(!closed.tenants_by_name().contains_key("unlisted"));
 }
 

@@ -88,7 +88,12 @@ impl Who {
 
     fn of_key(snapshot: &Snapshot, ix: KeyIx) -> Who {
         let key = snapshot.keys.at(ix);
-        Who { subject: key.subject, tenant: key.tenant, plan: key.plan, terms: key.terms }
+        Who {
+            subject: key.subject,
+            tenant: key.entitlement.tenant,
+            plan: key.entitlement.plan,
+            terms: key.entitlement.terms,
+        }
     }
 }
 

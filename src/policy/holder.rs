@@ -61,9 +61,9 @@ impl Holder {
         let key = snapshot.keys.at(ix);
         Holder {
             key: Some(ix),
-            tenant: Some(key.tenant),
-            plan: Some(key.plan),
-            terms: Some(key.terms),
+            tenant: Some(key.entitlement.tenant),
+            plan: Some(key.entitlement.plan),
+            terms: Some(key.entitlement.terms),
             ..Holder::default()
         }
     }
@@ -76,8 +76,12 @@ impl Holder {
 
     /// A plan.
     pub fn of_plan(snapshot: &Snapshot, ix: PlanIx) -> Holder {
-        let of_it = snapshot.keys.iter().find(|key| key.plan == ix);
-        Holder { plan: Some(ix), terms: of_it.map(|key| key.terms), ..Holder::default() }
+        let of_it = snapshot.keys.iter().find(|key| key.entitlement.plan == ix);
+        Holder {
+            plan: Some(ix),
+            terms: of_it.map(|key| key.entitlement.terms),
+            ..Holder::default()
+        }
     }
 
     /// The ask that reads this holder's meter of a limit, with a weight of 0. `None` where the limit does not bind it.
@@ -144,9 +148,9 @@ impl Holder {
 pub fn tenant_terms(snapshot: &Snapshot) -> Vec<Option<TermsIx>> {
     let mut terms: Vec<Option<TermsIx>> = vec![None; snapshot.tenants.len()];
     for key in snapshot.keys.iter() {
-        let Some(place) = terms.get_mut(key.tenant.0 as usize) else { continue };
-        if place.is_none() || snapshot.tenant(key.tenant).plan == key.plan {
-            *place = Some(key.terms);
+        let Some(place) = terms.get_mut(key.entitlement.tenant.0 as usize) else { continue };
+        if place.is_none() || snapshot.tenant(key.entitlement.tenant).plan == key.entitlement.plan {
+            *place = Some(key.entitlement.terms);
         }
     }
     terms

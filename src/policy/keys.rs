@@ -32,22 +32,8 @@ pub struct Key<'a> {
     pub id: &'a str,
     /// A stable hash of the id, for limits `per: key`.
     pub subject: SubjectKey,
-    /// Who pays.
-    pub tenant: TenantIx,
-    /// Its own plan, or its tenant's.
-    pub plan: PlanIx,
-    /// What it may do, already cut down to what its tenant and plan may do.
-    pub grant: GrantIx,
-    /// Its ceilings.
-    pub terms: TermsIx,
-    /// Its own allowlist.
-    pub allow: Option<AddressRule>,
-    /// Valid from.
-    pub not_before: Option<Wall>,
-    /// Valid until, exclusive.
-    pub expires: Option<Wall>,
-    /// Whether it was revoked.
-    pub status: KeyStatus,
+    /// What it is good for, and when.
+    pub entitlement: &'a Entitlement,
 }
 
 /// Whether a key was revoked.
@@ -67,7 +53,7 @@ pub struct Entitlement {
     pub tenant: TenantIx,
     /// The key's plan, or its tenant's.
     pub plan: PlanIx,
-    /// What it may do.
+    /// What it may do, already cut down to what its tenant and plan may do.
     pub grant: GrantIx,
     /// Its ceilings.
     pub terms: TermsIx,
@@ -180,7 +166,7 @@ impl KeysBuilder {
         digests: impl IntoIterator<Item = (SecretDigest, Option<Wall>)>,
     ) -> KeyIx {
         let ix = KeyIx(u32::try_from(self.len()).unwrap_or(u32::MAX));
-        let entitlement = self.intern(key);
+        let entitlement = self.intern(key.entitlement);
         self.keys.rows.push(Row { subject: key.subject, id_at: self.keys.ids.len(), entitlement });
         self.keys.ids.push_str(key.id);
         self.add(ix, key.subject, entitlement, digests);
@@ -194,7 +180,7 @@ impl KeysBuilder {
         key: &Key<'_>,
         digests: impl IntoIterator<Item = (SecretDigest, Option<Wall>)>,
     ) {
-        let entitlement = self.intern(key);
+        let entitlement = self.intern(key.entitlement);
         if let Some(row) = self.keys.rows.get_mut(ix.0 as usize) {
             row.entitlement = entitlement;
             self.renewed.insert(ix, self.keys.secrets.len());
@@ -218,12 +204,10 @@ impl KeysBuilder {
         }));
     }
 
-    fn intern(&mut self, key: &Key<'_>) -> u32 {
-        let Key { tenant, plan, grant, terms, allow, not_before, expires, status, .. } = *key;
-        let one = Entitlement { tenant, plan, grant, terms, allow, not_before, expires, status };
+    fn intern(&mut self, one: &Entitlement) -> u32 {
         let entitlements = &mut self.keys.entitlements;
-        *self.interned.entry(one).or_insert_with(|| {
-            entitlements.push(one);
+        *self.interned.entry(*one).or_insert_with(|| {
+            entitlements.push(*one);
             // There are no more of them than keys.
             u32::try_from(entitlements.len() - 1).unwrap_or(u32::MAX)
         })
@@ -298,19 +282,10 @@ impl Keys {
         let at = ix.0 as usize;
         let row = &self.rows[at];
         let end = self.rows.get(at + 1).map_or(self.ids.len(), |next| next.id_at);
-        let Entitlement { tenant, plan, grant, terms, allow, not_before, expires, status } =
-            self.entitlements[row.entitlement as usize];
         Key {
             id: &self.ids[row.id_at..end],
             subject: row.subject,
-            tenant,
-            plan,
-            grant,
-            terms,
-            allow,
-            not_before,
-            expires,
-            status,
+            entitlement: &self.entitlements[row.entitlement as usize],
         }
     }
 
@@ -341,19 +316,19 @@ fn place_of(digest: &SecretDigest, shift: u32) -> usize {
 mod tests {
     use super::*;
 
+    const LIVE: Entitlement = Entitlement {
+        tenant: TenantIx(0),
+        plan: PlanIx(0),
+        grant: GrantIx(0),
+        terms: TermsIx(0),
+        allow: None,
+        not_before: None,
+        expires: None,
+        status: KeyStatus::Live,
+    };
+
     fn key(id: &str) -> Key<'_> {
-        Key {
-            id,
-            subject: SubjectKey(id.len() as u128),
-            tenant: TenantIx(0),
-            plan: PlanIx(0),
-            grant: GrantIx(0),
-            terms: TermsIx(0),
-            allow: None,
-            not_before: None,
-            expires: None,
-            status: KeyStatus::Live,
-        }
+        Key { id, subject: SubjectKey(id.len() as u128), entitlement: &LIVE }
     }
 
     fn digest(n: u32) -> SecretDigest {
@@ -398,14 +373,15 @@ mod tests {
         let mut builder = KeysBuilder::default();
         let a = builder.push(&key("a"), [(digest(1), None), (digest(2), None)]);
         builder.push(&key("b"), [(digest(3), None)]);
-        let revoked = Key { status: KeyStatus::Revoked, ..key("a") };
+        let over = Entitlement { status: KeyStatus::Revoked, ..LIVE };
+        let revoked = Key { entitlement: &over, ..key("a") };
         builder.replace(a, &revoked, [(digest(2), Some(Wall(5)))]);
         let keys = builder.build().unwrap();
         assert!(keys.find(&digest(1)).is_none());
         let found = keys.find(&digest(2)).unwrap();
         assert_eq!((found.ix, found.until), (a, Wall(5)));
         assert_eq!(
-            (found.entitled.status, keys.at(a).status),
+            (found.entitled.status, keys.at(a).entitlement.status),
             (KeyStatus::Revoked, KeyStatus::Revoked)
         );
         assert!(keys.find(&digest(3)).is_some());

@@ -64,8 +64,8 @@ impl Refrain {
             let caller = Caller {
                 route: facts.route.map(|ix| &*policy.route(ix).name),
                 key: key.map(|key| key.id),
-                tenant: key.map(|key| &*policy.tenant(key.tenant).name),
-                plan: key.map(|key| &*policy.plan(key.plan).name),
+                tenant: key.map(|key| &*policy.tenant(key.entitlement.tenant).name),
+                plan: key.map(|key| &*policy.plan(key.entitlement.plan).name),
                 scope: demanded_scope(policy, facts.route),
             };
             caller.write(&mut self.caller);

@@ -68,8 +68,8 @@ impl Strikes {
 
 /// Whether revoking the key would change anything.
 fn live(key: &Key, ledger: &Ledger, now: Wall) -> bool {
-    key.status == KeyStatus::Live
-        && key.expires.is_none_or(|end| now < end)
+    key.entitlement.status == KeyStatus::Live
+        && key.entitlement.expires.is_none_or(|end| now < end)
         && ledger.overlay().revoked(key.subject).is_none()
 }
 

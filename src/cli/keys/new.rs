@@ -175,7 +175,7 @@ fn check_loaded(loaded: &Loaded, before: &Loaded, entry: &NewEntry) -> Result<()
     };
     let known = || before.snapshot.tenants.iter().map(|tenant| &*tenant.name);
     let is_new = known().all(|name| name != entry.tenant);
-    if policy.tenant(key.tenant).standing == Standing::Inactive {
+    if policy.tenant(key.entitlement.tenant).standing == Standing::Inactive {
         if is_new {
             let hint = suggestion(&entry.tenant, known());
             return Err(Failure::problem(format!(

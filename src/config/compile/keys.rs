@@ -17,7 +17,9 @@ use super::limits::Limits;
 use super::overrides::{Amounts, Holder};
 use crate::clock::Wall;
 use crate::policy::address::Nets;
-use crate::policy::keys::{Key, KeyIx, KeyStatus, Keys, KeysBuilder, SecretDigest, SharedSecret};
+use crate::policy::keys::{
+    Entitlement, Key, KeyIx, KeyStatus, Keys, KeysBuilder, SecretDigest, SharedSecret,
+};
 use crate::policy::limit::{Ceiling, LimitIx, Mode, SubjectKey, Terms};
 use crate::policy::snapshot::{
     AddressRule, Grant, GrantIx, Plan, PlanIx, ScopeIx, Standing, Tenant, TenantIx, TermsIx,
@@ -220,9 +222,7 @@ impl Collector<'_, '_> {
             );
         }
         let subject = SubjectKey::of(SubjectKind::Key, id);
-        let key = Key {
-            id,
-            subject,
+        let entitlement = Entitlement {
             tenant,
             plan,
             grant,
@@ -232,6 +232,7 @@ impl Collector<'_, '_> {
             expires: expires.map(|(wall, _)| wall),
             status,
         };
+        let key = Key { id, subject, entitlement: &entitlement };
         let place = (self.file, u32::try_from(line).unwrap_or(u32::MAX));
         match self.by_id.find(subject, &self.rows) {
             None => {

@@ -188,7 +188,7 @@ fn what_counts_a_key_wherever_it_goes_is_asked_without_taking() {
     assert_eq!(names("of-tenant"), ["monthly", "daily", "chosen", "cap", "wallet", "rate"]);
     assert_eq!(names("b"), ["monthly", "cap", "rate"], "without what it is not bound by");
     let asks = asked("of-tenant");
-    let tenant = snapshot.tenant(found(&snapshot, "of-tenant").tenant).subject;
+    let tenant = snapshot.tenant(found(&snapshot, "of-tenant").entitlement.tenant).subject;
     assert_eq!((asks[0].subject, asks[0].weight), (tenant, 0));
     assert_eq!(asks[0].period.length(), DAY, "in the period of its own terms");
     assert_eq!(asks[1].subject, found(&snapshot, "of-tenant").subject);

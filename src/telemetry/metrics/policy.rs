@@ -141,9 +141,9 @@ pub(super) struct KeyStates {
 
 impl KeyCounts {
     pub(super) fn of(keys: &Keys) -> KeyCounts {
-        let valid = || keys.iter().filter(|key| key.status == KeyStatus::Live);
-        let mut ends: Vec<Wall> = valid().filter_map(|key| key.expires).collect();
-        let mut starts: Vec<Wall> = valid().filter_map(|key| key.not_before).collect();
+        let valid = || keys.iter().filter(|key| key.entitlement.status == KeyStatus::Live);
+        let mut ends: Vec<Wall> = valid().filter_map(|key| key.entitlement.expires).collect();
+        let mut starts: Vec<Wall> = valid().filter_map(|key| key.entitlement.not_before).collect();
         ends.sort_unstable();
         starts.sort_unstable();
         KeyCounts {
