@@ -26,8 +26,8 @@ import tempfile
 import time
 
 import peers
-from processes import Running, free_port, write
-from rounds import GENERATOR_CORE, LOAD, PROXY_CORE, Failures, build_load, generate, interleaved, ready_machine, spread, table
+from processes import free_port, write
+from rounds import GENERATOR_CORE, LOAD, PROXY_CORE, Failures, answering, build_load, generate, interleaved, ready_machine, spread, table
 
 PERCENTILES = ("p50", "p90", "p99", "p999")
 HEAD = ("p50", "p90", "p99", "p99.9")
@@ -152,7 +152,7 @@ def main():
     failures = Failures()
     with tempfile.TemporaryDirectory() as work:
         site = peers.Site(work, free_port())
-        backend = Running("backend", GENERATOR_CORE, [LOAD, "answer", "--http", f"127.0.0.1:{site.http}"], site.http, work)
+        backend = answering(site)
         try:
             if options.only != "flood":
                 rates(site, backend, options, failures)

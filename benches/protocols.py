@@ -33,8 +33,8 @@ import sys
 import tempfile
 
 import peers
-from processes import Running, free_port, write
-from rounds import GENERATOR_CORE, LOAD, PROXY_CORE, Failures, build_load, generate, interleaved, ratios, ready_machine, spread, table
+from processes import free_port, write
+from rounds import GENERATOR_CORE, LOAD, PROXY_CORE, Failures, answering, build_load, generate, interleaved, ratios, ready_machine, spread, table
 
 GATE = "tollgate"
 MIB = 1 << 20
@@ -175,7 +175,7 @@ def main():
         site = peers.Site(work, free_port(), free_port(), free_port())
         certified = site.certify()
         tls = ["--https", f"127.0.0.1:{site.https}", "--certificate", f"{work}/tls.crt", "--key", f"{work}/tls.key"] if certified else []
-        backend = Running("backend", GENERATOR_CORE, [LOAD, "answer", "--http", f"127.0.0.1:{site.http}", "--h2c", f"127.0.0.1:{site.h2c}", *tls], site.http, work)
+        backend = answering(site, "--h2c", f"127.0.0.1:{site.h2c}", *tls)
         try:
             for one in TABLES:
                 if wanted and one.name not in wanted:

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 
-from processes import ROOT, cpu_us, forget_peak, peak_rss, write
+from processes import ROOT, Running, cpu_us, forget_peak, peak_rss, write
 
 LOAD = os.environ.get("LOAD") or os.path.join(ROOT, "target", "benches", "release", "load")
 GENERATOR_CORE, PROXY_CORE = 0, 1
@@ -45,6 +45,11 @@ def ready_machine(*tools):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def answering(site, *more):
+    """The backend of a site, which `benches/load` is."""
+    return Running("backend", GENERATOR_CORE, [LOAD, "answer", "--http", f"127.0.0.1:{site.http}", *more], site.http, site.work)
 
 
 def build_load():

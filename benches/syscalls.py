@@ -16,8 +16,8 @@ import tempfile
 import time
 
 import peers
-from processes import Running, free_port, tree
-from rounds import GENERATOR_CORE, LOAD, PROXY_CORE, Failures, build_load, generate, ready_machine, table
+from processes import free_port, tree
+from rounds import PROXY_CORE, Failures, answering, build_load, generate, ready_machine, table
 
 
 def counted(candidate, connections, seconds, failures):
@@ -49,7 +49,7 @@ def main():
     failures = Failures()
     with tempfile.TemporaryDirectory() as work:
         site = peers.Site(work, free_port())
-        started = [Running("backend", GENERATOR_CORE, [LOAD, "answer", "--http", f"127.0.0.1:{site.http}"], site.http, work)]
+        started = [answering(site)]
         try:
             chosen = []
             for candidate in (peers.gate(site, "tollgate"), peers.nginx(site, "nginx"), peers.haproxy(site, "haproxy"), peers.envoy(site, "envoy"), peers.pingora(site, "pingora")):

@@ -16,8 +16,8 @@ import os
 import tempfile
 
 import peers
-from processes import Running, free_port
-from rounds import GENERATOR_CORE, LOAD, PROXY_CORE, Failures, build_load, generate, interleaved, ratios, ready_machine, spread, table
+from processes import free_port
+from rounds import PROXY_CORE, Failures, answering, build_load, generate, interleaved, ratios, ready_machine, spread, table
 
 
 def worker_nanos(pid):
@@ -86,7 +86,7 @@ def main():
     failures = Failures()
     with tempfile.TemporaryDirectory() as work_directory:
         site = peers.Site(work_directory, free_port())
-        backend = Running("backend", GENERATOR_CORE, [LOAD, "answer", "--http", f"127.0.0.1:{site.http}"], site.http, work_directory)
+        backend = answering(site)
         try:
             work(site, options, failures)
             shares(site, options, failures)
