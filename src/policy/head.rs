@@ -7,8 +7,33 @@ use http::header::{
 use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, Version};
 
+use super::fields::Fields;
 use super::refusal::{Refusal, Refused};
 use super::snapshot::Bounds;
+
+/// A head as its parser let it through.
+#[derive(Clone, Copy, Debug)]
+pub struct Unchecked<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// What is asked for.
+    pub target: Target<'a>,
+    /// The protocol version.
+    pub version: Version,
+    /// All field lines.
+    pub fields: Fields<'a>,
+}
+
+/// What a request asks for, in the parts that it was sent in (RFC 9112 §3.2, RFC 9113 §8.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// Of absolute-form, or `:authority`.
+    pub authority: Option<&'a str>,
+    /// The path; `*` of asterisk-form, empty where there is none.
+    pub path: &'a str,
+    /// The query without its `?`.
+    pub query: Option<&'a str>,
+}
 
 /// The facts of a head that later steps read, checked.
 #[derive(Clone, Copy, Debug)]

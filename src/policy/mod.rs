@@ -15,6 +15,7 @@ pub mod charge;
 pub mod covering;
 pub mod credential;
 pub mod decimal;
+pub mod fields;
 pub mod forbidden;
 pub mod head;
 pub mod holder;

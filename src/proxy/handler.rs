@@ -5,16 +5,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
+use http::{HeaderValue, Response};
 use rustls::ServerConfig;
 
 use super::body::Body;
+use super::client_body::ClientBody;
 use super::context::WorkerContext;
 use super::exchange::Exchange;
 use super::peer::{Handled, Handler, Peer};
 use super::respond::unasked;
 use super::serve::serve;
+use crate::policy::head::Unchecked;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::Bounds;
 
@@ -62,8 +63,8 @@ async fn keep_house(at: Rc<WorkerContext>) {
 impl Handler for Gatekeeper {
     type End = Exchange;
 
-    fn handle(&self, peer: Rc<Peer>, request: Request<Incoming>) -> Handled<Exchange> {
-        serve(Rc::clone(&self.0), peer, request)
+    fn handle(&self, peer: Rc<Peer>, head: &Unchecked<'_>, body: ClientBody) -> Handled<Exchange> {
+        serve(Rc::clone(&self.0), peer, head, body)
     }
 
     fn panicked(&self) -> Response<Body<Exchange>> {

@@ -8,6 +8,7 @@
 
 pub mod body;
 mod capture;
+pub mod client_body;
 mod commit;
 pub mod connection;
 pub mod context;

@@ -31,11 +31,10 @@ pub(super) fn pass(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     mut request: Request<RequestBody>,
+    client: OnUpgrade,
     mut admission: Admission,
     mut exchange: Exchange,
 ) -> impl Future<Output = Answer> {
-    // Taken out of the request in any case: what hyper hangs on it is for this hop alone.
-    let client = hyper::upgrade::on(&mut request);
     killpoint::pass(KillPoint::BeforeSend);
     exchange.sending(request.body().watch(), at.clock.steady());
     let departure = match admission.written.take() {
@@ -76,6 +75,7 @@ pub(super) async fn pass_in_any_case(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     request: Request<RequestBody>,
+    client: OnUpgrade,
     admission: Admission,
     exchange: Exchange,
 ) -> Answer {
@@ -87,7 +87,7 @@ pub(super) async fn pass_in_any_case(
     let passing = Rc::clone(&at);
     tokio::task::spawn_local(async move {
         // A client that has left takes no answer: dropped, it closes its record.
-        drop(tell.send(pass(passing, peer, request, admission, exchange).await));
+        drop(tell.send(pass(passing, peer, request, client, admission, exchange).await));
     });
     match told.await {
         Ok(answer) => answer,

@@ -7,14 +7,15 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::Response;
 use rustls::ServerConfig;
 
 use super::body::{Body, OnEnd};
+use super::client_body::ClientBody;
 use super::refrain::Refrain;
 use super::said::Said;
 use super::worker::Slot;
+use crate::policy::head::Unchecked;
 use crate::policy::snapshot::Bounds;
 
 /// The protocol of a client connection.
@@ -89,7 +90,7 @@ pub trait Handler: Clone + 'static {
     type End: OnEnd;
 
     /// Answers one request. A panic in it becomes [`Handler::panicked`], for this request alone.
-    fn handle(&self, peer: Rc<Peer>, request: Request<Incoming>) -> Handled<Self::End>;
+    fn handle(&self, peer: Rc<Peer>, head: &Unchecked<'_>, body: ClientBody) -> Handled<Self::End>;
 
     /// The answer to a request whose handling panicked.
     fn panicked(&self) -> Response<Body<Self::End>>;

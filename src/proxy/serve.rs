@@ -8,10 +8,10 @@ use std::time::Duration;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 
 use super::body::Body;
+use super::client_body::ClientBody;
 use super::commit::commit;
 use super::context::WorkerContext;
 use super::depart::ready_to_leave;
@@ -31,7 +31,7 @@ use crate::clock::Now;
 use crate::policy::authenticate::Caller;
 use crate::policy::authorize::{Permit, authorize};
 use crate::policy::charge::ChargeRule;
-use crate::policy::head::{Head, Lines, is_grpc};
+use crate::policy::head::{Head, Lines, Target, Unchecked, is_grpc};
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::LimitIx;
 use crate::policy::order::Readings;
@@ -49,10 +49,11 @@ pub(super) type Answer = Response<Body<Exchange>>;
 pub(super) fn serve(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
-    request: Request<Incoming>,
+    unchecked: &Unchecked<'_>,
+    body: ClientBody,
 ) -> Handled<Exchange> {
     let now = at.clock.now();
-    let (mut head, body) = request.into_parts();
+    let mut head = parts_of(unchecked);
     let mut exchange = Exchange::begin(&at, now);
     let follows = match peer.http {
         ClientHttp::Http1 if !body.is_end_stream() => Follows::Body,
@@ -74,11 +75,35 @@ pub(super) fn serve(
     }
 }
 
+/// The head in the form that the steps still read.
+fn parts_of(head: &Unchecked<'_>) -> request::Parts {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    let Target { authority, path, query } = head.target;
+    let mut text = authority.map_or(String::new(), |authority| format!("http://{authority}"));
+    text.push_str(path);
+    if let Some(query) = query {
+        text.push('?');
+        text.push_str(query);
+    }
+    parts.uri = text.parse().unwrap_or_default();
+    parts.method = head.method.clone();
+    parts.version = head.version;
+    for field in head.fields {
+        if let (Ok(name), Ok(value)) = (
+            http::HeaderName::from_bytes(field.name.as_bytes()),
+            HeaderValue::from_bytes(field.value),
+        ) {
+            parts.headers.append(name, value);
+        }
+    }
+    parts
+}
+
 /// Step 8, and what follows.
 async fn promise(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
-    request: (request::Parts, Incoming),
+    request: (request::Parts, ClientBody),
     admission: Admission,
     mut exchange: Exchange,
     party: Box<Party>,
@@ -95,16 +120,17 @@ async fn promise(
 fn forward(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
-    (head, body): (request::Parts, Incoming),
+    (head, body): (request::Parts, ClientBody),
     admission: Admission,
     exchange: Exchange,
 ) -> Coming<Exchange> {
+    let (body, upgrade) = body.into_parts();
     let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
     let request = Request::from_parts(head, body);
     if exchange.held().is_some_and(Reservation::holds_promise) {
-        Box::pin(passage::pass_in_any_case(at, peer, request, admission, exchange))
+        Box::pin(passage::pass_in_any_case(at, peer, request, upgrade, admission, exchange))
     } else {
-        Box::pin(passage::pass(at, peer, request, admission, exchange))
+        Box::pin(passage::pass(at, peer, request, upgrade, admission, exchange))
     }
 }
 
@@ -114,8 +140,9 @@ async fn replay(
     mut exchange: Exchange,
     repeat: Repeat,
     idle: Duration,
-    body: Incoming,
+    body: ClientBody,
 ) -> Answer {
+    let (body, _) = body.into_parts();
     let body = RequestBody::new(body, Some(repeat.print.bytes), idle).printed();
     let refused = match repeat.compare(body).await {
         Compared::Same => return exchange.replayed(repeat.answer()),

@@ -13,12 +13,16 @@ use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use smallvec::SmallVec;
 
 use super::body::{AnswerError, Body, OnEnd};
+use super::client_body::ClientBody;
 use super::counters::{ConnectionCounters, up};
 use super::drain::{DrainPhase, DrainSignal};
 use super::peer::{ClientHttp, Coming, Handled, Handler, Peer};
 use super::wire::{Owed, Wire};
+use crate::policy::fields::{Field, Fields};
+use crate::policy::head::{Target, Unchecked};
 
 /// What the requests of one connection have in common.
 pub(super) struct Serving<H> {
@@ -31,13 +35,32 @@ pub(super) struct Serving<H> {
 
 impl<H: Handler> Serving<H> {
     /// Hands a request to the handler.
-    pub(super) fn answer(self: &Rc<Self>, request: Request<Incoming>) -> Answering<H> {
+    pub(super) fn answer(self: &Rc<Self>, mut request: Request<Incoming>) -> Answering<H> {
         let bodied = !http_body::Body::is_end_stream(request.body());
+        let upgrade = hyper::upgrade::on(&mut request);
         let head_only = self.peer.http == ClientHttp::Http2 && request.method() == Method::HEAD;
         let owed = Owed::new(&self.wire, request.version() == Version::HTTP_10, bodied);
+        let (parts, body) = request.into_parts();
+        let lines: SmallVec<[Field<'_>; 24]> = parts
+            .headers
+            .iter()
+            .map(|(name, value)| Field { name: name.as_str(), value: value.as_bytes() })
+            .collect();
+        let head = Unchecked {
+            method: &parts.method,
+            target: Target {
+                authority: parts.uri.authority().map(http::uri::Authority::as_str),
+                path: parts.uri.path(),
+                query: parts.uri.query(),
+            },
+            version: parts.version,
+            fields: Fields(&lines),
+        };
+        let body = ClientBody::new(body, upgrade);
         // What a panicking request leaves behind is its own: shared cells are never borrowed across an await.
-        let handled =
-            catch_unwind(AssertUnwindSafe(|| self.handler.handle(Rc::clone(&self.peer), request)));
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            self.handler.handle(Rc::clone(&self.peer), &head, body)
+        }));
         let (now, later) = match handled {
             Ok(Handled::Now(answer)) => (Some(answer), None),
             Ok(Handled::Later(coming)) => (None, Some(coming)),

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use rustls::ServerConfig;
+use tollgate::policy::head::Unchecked;
 use tollgate::policy::snapshot::{
     Bounds, HostRule, Listener, Scheme, Upstream, UpstreamProtocol, UpstreamTls,
 };
 use tollgate::proxy::body::{Body, BodyEnd, OnEnd};
+use tollgate::proxy::client_body::ClientBody;
 use tollgate::proxy::cut::Cut;
 use tollgate::proxy::http1::RequestHead;
 use tollgate::proxy::listen::Listeners;
@@ -192,10 +194,10 @@ fn own(status: u16, text: &str) -> Response<Body<Note>> {
 impl Handler for PassOn {
     type End = Note;
 
-    fn handle(&self, peer: Rc<Peer>, request: Request<Incoming>) -> Handled<Note> {
+    fn handle(&self, peer: Rc<Peer>, head: &Unchecked<'_>, body: ClientBody) -> Handled<Note> {
         let state = &*self.0;
         state.requests.set(state.requests.get() + 1);
-        match request.uri().path() {
+        match head.target.path {
             "/panic" => panic!("asked to"),
             "/refused" => Handled::Now(own(401, "refused")),
             "/worker" => {
@@ -219,8 +221,8 @@ impl Handler for PassOn {
                 own(200, "at last")
             })),
             _ => {
-                let this = self.clone();
-                Handled::Later(Box::pin(async move { this.pass_on(peer, request).await }))
+                let (this, head) = (self.clone(), owned(head));
+                Handled::Later(Box::pin(async move { this.pass_on(peer, head, body).await }))
             }
         }
     }
@@ -247,20 +249,33 @@ impl Handler for PassOn {
     }
 }
 
+fn owned(head: &Unchecked<'_>) -> Parts {
+    let query = head.target.query.map_or(String::new(), |query| format!("?{query}"));
+    let mut request = Request::builder()
+        .method(head.method)
+        .version(head.version)
+        .uri(format!("{}{query}", head.target.path));
+    for field in head.fields {
+        request = request.header(field.name, field.value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
 impl PassOn {
     async fn pass_on(
         &self,
         peer: Rc<Peer>,
-        mut request: Request<Incoming>,
+        mut head: Parts,
+        body: ClientBody,
     ) -> Response<Body<Note>> {
         let State { setup, pools, events, cut, .. } = &*self.0;
-        let upgrades = request.headers().contains_key("upgrade");
-        let client = upgrades.then(|| hyper::upgrade::on(&mut request));
+        let upgrades = head.headers.contains_key("upgrade");
+        let (incoming, client) = body.into_parts();
+        let client = upgrades.then_some(client);
         let h2 = setup.upstream.protocol == UpstreamProtocol::Http2;
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let authority = format!("{}:{}", setup.upstream.host, setup.upstream.port);
         let target = if h2 { format!("http://{authority}{path}") } else { path };
-        let (mut head, incoming) = request.into_parts();
         head.uri = target.parse().unwrap();
         head.version = if h2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
         head.headers.remove("expect");
