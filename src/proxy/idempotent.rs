@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Response, StatusCode, request, response};
+use http::{Response, StatusCode, response};
 use http_body::Body as _;
 
 use super::body::Body;
 use super::exchange::Exchange;
 use super::request_body::{BodyFate, RequestBody};
 use crate::policy::authenticate::Caller;
+use crate::policy::head::Head;
 use crate::policy::idempotency::{
     BodyPrint, Demand, HeadPrint, IDEMPOTENT_REPLAYED, KeyText, Malformed, RecordId,
 };
@@ -41,10 +42,10 @@ pub(super) fn claim(
     policy: &Snapshot,
     route: &Route,
     caller: Option<Caller>,
-    head: &request::Parts,
+    head: &Head<'_>,
 ) -> Result<Option<Claim>, Refused> {
     let (Some(rule), Some(caller)) = (&route.idempotency, caller) else { return Ok(None) };
-    let key = match KeyText::of(&head.headers) {
+    let key = match KeyText::of(head.seen.idempotency_key) {
         Ok(Some(key)) => key,
         Ok(None) => {
             return match rule.demand {
@@ -60,11 +61,10 @@ pub(super) fn claim(
         }
     };
     let tenant = policy.tenant(caller.tenant).subject;
-    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     Ok(Some(Claim {
         id: RecordId::of(tenant, &key),
         tenant,
-        head: HeadPrint::of(&head.method, target, &head.headers, &policy.credentials),
+        head: HeadPrint::of(head, &policy.credentials),
         keep: rule.keep,
         on_unknown: rule.on_unknown,
     }))

@@ -36,10 +36,20 @@ const ANSWER_LOOKS: u32 = 16;
 /// A request that is ready to leave: everything of it is final.
 #[derive(Debug)]
 pub enum Departure {
-    /// In HTTP/1: as it is written, and a map whose memory the answer's fields may use.
-    Http1(RequestHead, RequestBody, HeaderMap),
+    /// In HTTP/1: as it is written.
+    Http1(RequestHead, RequestBody),
     /// In HTTP/2: its target is absolute.
     Http2(Request<RequestBody>),
+}
+
+impl Departure {
+    /// The body on its way.
+    pub(super) fn body(&self) -> &RequestBody {
+        match self {
+            Departure::Http1(_, body) => body,
+            Departure::Http2(request) => request.body(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -132,8 +142,8 @@ impl Pool {
         let pool = Rc::clone(self);
         let active = Active::new(self);
         let begun = match departure {
-            Departure::Http1(head, body, fields) => {
-                let errand = Errand::new(head, body, fields, response_timeout);
+            Departure::Http1(head, body) => {
+                let errand = Errand::new(head, body, HeaderMap::new(), response_timeout);
                 match self.take_idle() {
                     Some(connection) => {
                         connection.borrow_mut().begin(errand, &self.stock);

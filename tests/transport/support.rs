@@ -295,7 +295,7 @@ impl PassOn {
         let departure = if h2 {
             Departure::Http2(Request::from_parts(head, body))
         } else {
-            Departure::Http1(RequestHead::of(&head).unwrap(), body, head.headers)
+            Departure::Http1(RequestHead::of(&head).unwrap(), body)
         };
         match pool.send(departure, setup.response_timeout).await {
             Ok(answer) => {
