@@ -6,6 +6,7 @@
 //! is no longer admitted, and [`drain`] ends it all. Everything of a
 //! worker stays on its thread. Nothing here compares a scope, an address or a counter itself.
 
+pub mod answer;
 pub mod body;
 mod capture;
 pub mod client_body;
@@ -26,6 +27,7 @@ pub mod http1;
 mod idempotent;
 mod identify;
 mod io;
+pub mod lines;
 pub mod listen;
 mod long_lived;
 mod opening;
