@@ -5,7 +5,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, Response, StatusCode, response};
 use hyper::ext::ReasonPhrase;
 
-use super::lines::Lines;
+use super::field_text::FieldText;
 
 /// What a status line begins with. A connection that speaks HTTP/1.0 says so instead, in the same place.
 const VERSION: &[u8] = b"HTTP/1.1 ";
@@ -20,7 +20,7 @@ const ADDED: usize = 4;
 pub struct Head {
     status: StatusCode,
     /// Behind a status line.
-    lines: Lines,
+    fields: FieldText,
     /// Where the first line begins.
     first: usize,
     /// What hyper spells names by, where it is asked to.
@@ -36,19 +36,19 @@ impl Head {
     /// A head without fields, in which the upstream gives the status a reason of its own (RFC 9112 §4): legal in a
     /// field.
     pub(super) fn with_reason(status: StatusCode, reason: Option<&[u8]>) -> Head {
-        let mut lines = Lines::new();
+        let mut fields = FieldText::new();
         let usual = status.canonical_reason().unwrap_or("");
         let reason = reason.unwrap_or(usual.as_bytes());
-        lines.begin_with(&[VERSION, status.as_str().as_bytes(), b" ", reason, b"\r\n"]);
-        let first = lines.as_bytes().len();
-        Head { status, lines, first, spelling: Extensions::new() }
+        fields.begin_with(&[VERSION, status.as_str().as_bytes(), b" ", reason, b"\r\n"]);
+        let first = fields.as_bytes().len();
+        Head { status, fields, first, spelling: Extensions::new() }
     }
 
     /// The head that another HTTP implementation has read.
     pub(super) fn of(status: StatusCode, fields: &HeaderMap) -> Head {
         let mut head = Head::new(status);
         for (name, value) in fields {
-            head.lines.add(name.as_str(), value.into());
+            head.fields.add(name.as_str(), value.into());
         }
         head
     }
@@ -56,7 +56,7 @@ impl Head {
     /// The same head in memory of its own.
     pub(super) fn copied(&self) -> Head {
         let Head { status, first, .. } = *self;
-        Head { status, lines: self.lines.copied(), first, spelling: self.spelling.clone() }
+        Head { status, fields: self.fields.copied(), first, spelling: self.spelling.clone() }
     }
 
     /// Its status.
@@ -66,24 +66,24 @@ impl Head {
 
     /// Its reason phrase, where it is not the usual one.
     pub(super) fn reason(&self) -> Option<&[u8]> {
-        let reason = &self.lines.as_bytes()[REASON..self.first - 2];
+        let reason = &self.fields.as_bytes()[REASON..self.first - 2];
         let usual = self.status.canonical_reason().unwrap_or("");
         Some(reason).filter(|reason| *reason != usual.as_bytes())
     }
 
     /// Its field lines.
-    pub fn lines(&self) -> &Lines {
-        &self.lines
+    pub fn fields(&self) -> &FieldText {
+        &self.fields
     }
 
     /// Its field lines, to be changed.
-    pub fn lines_mut(&mut self) -> &mut Lines {
-        &mut self.lines
+    pub fn fields_mut(&mut self) -> &mut FieldText {
+        &mut self.fields
     }
 
     /// The status line, in HTTP/1.1, and all field lines; without the empty line that ends a head.
     pub fn as_bytes(&self) -> &[u8] {
-        self.lines.as_bytes()
+        self.fields.as_bytes()
     }
 
     /// Has hyper spell names by this.
@@ -95,8 +95,8 @@ impl Head {
     pub(super) fn into_parts(self) -> response::Parts {
         let (mut parts, ()) = Response::new(()).into_parts();
         parts.status = self.status;
-        parts.headers.reserve(self.lines.len() + ADDED);
-        for (name, value) in self.lines.shared() {
+        parts.headers.reserve(self.fields.len() + ADDED);
+        for (name, value) in self.fields.shared() {
             let value = HeaderValue::from_maybe_shared(value);
             if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), value) {
                 parts.headers.append(name, value);
@@ -139,13 +139,13 @@ impl<B> Answer<B> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lines::Legal;
+    use super::super::field_text::Legal;
     use super::*;
 
     #[test]
     fn a_head_goes_out_as_it_stands() {
         let mut head = Head::new(StatusCode::NOT_FOUND);
-        head.lines_mut().add("a", Legal::of(b"1").unwrap());
+        head.fields_mut().add("a", Legal::of(b"1").unwrap());
         assert_eq!(head.as_bytes(), b"HTTP/1.1 404 Not Found\r\na: 1\r\n");
         assert_eq!((head.status(), head.reason()), (StatusCode::NOT_FOUND, None));
         assert_eq!(head.copied().as_bytes(), head.as_bytes());

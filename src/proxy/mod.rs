@@ -20,6 +20,7 @@ mod depart;
 pub mod drain;
 mod exchange;
 mod failure;
+pub mod field_text;
 mod forward;
 mod handler;
 mod here;
@@ -27,7 +28,7 @@ pub mod http1;
 mod idempotent;
 mod identify;
 mod io;
-pub mod lines;
+mod limit_fields;
 pub mod listen;
 mod long_lived;
 mod opening;
@@ -49,6 +50,7 @@ pub mod tunnel;
 mod upstream;
 mod watch;
 mod wire;
+mod wording;
 pub mod worker;
 
 /// Starts `common.workers` workers on these listeners.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use super::http1::Text;
-use crate::policy::fields::Field;
+use crate::policy::fields::{Field, Lines};
 
 /// The most pieces of memory that a thread keeps.
 const MOST_KEPT: usize = 64;
@@ -37,8 +37,8 @@ impl<'a> Legal<'a> {
         value.iter().fold(true, legal).then_some(Legal(value))
     }
 
-    /// A value that the parser of a head has let through, which is the same check.
-    pub(super) fn parsed(value: &'a [u8]) -> Legal<'a> {
+    /// A value that is known to be one: the gate's own words, or what the parser of a head has let through.
+    pub(super) fn known(value: &'a [u8]) -> Legal<'a> {
         Legal(value)
     }
 
@@ -52,6 +52,15 @@ impl<'a> From<&'a HeaderValue> for Legal<'a> {
     fn from(value: &'a HeaderValue) -> Legal<'a> {
         Legal(value.as_bytes())
     }
+}
+
+/// Whether this can be the name of a line: a token (RFC 9110 §5.6.2), in lower case.
+pub(super) fn is_token(name: &str) -> bool {
+    let fits = |byte| {
+        matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.')
+            | matches!(byte, b'^'..=b'`' | b'|' | b'~')
+    };
+    !name.is_empty() && name.bytes().fold(true, |all, byte| all & fits(byte))
 }
 
 /// Where a line is in its text: its offset, and the lengths of its parts.
@@ -80,30 +89,30 @@ impl Line {
     }
 }
 
-/// Field lines, each `name: value` with its line end, one behind the other. Names are in lower case until [`Lines::print`].
+/// Field lines, each `name: value` with its line end, one behind the other. Names are in lower case until [`FieldText::print`].
 #[derive(Debug)]
-pub struct Lines {
+pub struct FieldText {
     text: Text,
     index: Vec<Line>,
 }
 
-impl Lines {
+impl FieldText {
     /// None yet, in memory that was used before.
-    pub(super) fn new() -> Lines {
+    pub(super) fn new() -> FieldText {
         let spare = SPARE.with_borrow_mut(Vec::pop);
         let (text, index) =
             spare.unwrap_or_else(|| (Text::for_a_head(), Vec::with_capacity(LINES)));
-        Lines { text, index }
+        FieldText { text, index }
     }
 
     /// None, and no memory.
-    pub(super) fn none() -> Lines {
-        Lines { text: Text::default(), index: Vec::new() }
+    pub(super) fn none() -> FieldText {
+        FieldText { text: Text::default(), index: Vec::new() }
     }
 
     /// The same lines in memory of their own.
-    pub(super) fn copied(&self) -> Lines {
-        let mut copy = Lines::new();
+    pub(super) fn copied(&self) -> FieldText {
+        let mut copy = FieldText::new();
         copy.text.push(self.text.as_bytes());
         copy.index.extend_from_slice(&self.index);
         copy
@@ -148,6 +157,20 @@ impl Lines {
         self.add(name, Legal(itoa::Buffer::new().format(number).as_bytes()));
     }
 
+    /// Adds a line whose value is these texts, one behind the other; none where they make no value.
+    pub(super) fn add_text(&mut self, name: &str, pieces: &[&str]) {
+        if pieces.iter().any(|piece| Legal::of(piece.as_bytes()).is_none()) {
+            return;
+        }
+        let start = self.text.len();
+        self.text.field(name.as_bytes(), b"");
+        self.text.cut_out(self.text.len() - 2..self.text.len());
+        pieces.iter().for_each(|piece| self.text.push(piece.as_bytes()));
+        self.text.push(b"\r\n");
+        let value = pieces.iter().map(|piece| piece.len()).sum();
+        self.index.push(Line { start, name: name.len(), value });
+    }
+
     /// Adds a line instead of all lines of that name.
     pub fn insert(&mut self, name: &str, value: Legal<'_>) {
         self.remove(name);
@@ -155,7 +178,7 @@ impl Lines {
     }
 
     /// Adds all lines of `more` behind these.
-    pub(super) fn append(&mut self, more: &Lines) {
+    pub(super) fn append(&mut self, more: &FieldText) {
         let Some(first) = more.index.first() else { return };
         let base = self.text.len();
         self.text.push(&more.text.as_bytes()[first.start..]);
@@ -170,7 +193,7 @@ impl Lines {
 
     /// Takes all lines away whose name is of those. Says whether there was one. Names are in lower case.
     pub(super) fn remove_all(&mut self, which: impl Fn(&[u8]) -> bool) -> bool {
-        let of = |lines: &Lines, at: usize| {
+        let of = |lines: &FieldText, at: usize| {
             let line = lines.index[at];
             which(&lines.text.as_bytes()[line.name()])
         };
@@ -227,6 +250,13 @@ impl Lines {
         self.all(name).next()
     }
 
+    /// What there is of a field that may have one line only.
+    pub(super) fn lines(&self, name: &str) -> Lines<'_> {
+        let mut lines = Lines::None;
+        self.all(name).for_each(|line| lines.add(line));
+        lines
+    }
+
     /// Whether there is a line of a field.
     pub fn has(&self, name: &str) -> bool {
         self.first(name).is_some()
@@ -251,7 +281,7 @@ impl Lines {
     }
 }
 
-impl Drop for Lines {
+impl Drop for FieldText {
     fn drop(&mut self) {
         if !(1..=MOST_TEXT).contains(&self.text.size()) || self.index.capacity() > MOST_INDEX {
             return;
@@ -273,7 +303,7 @@ impl Drop for Lines {
 mod tests {
     use super::*;
 
-    fn text(lines: &Lines) -> &str {
+    fn text(lines: &FieldText) -> &str {
         str::from_utf8(lines.as_bytes()).unwrap()
     }
 
@@ -283,7 +313,7 @@ mod tests {
 
     #[test]
     fn what_is_added_stands_there_as_it_goes_out() {
-        let mut lines = Lines::new();
+        let mut lines = FieldText::new();
         lines.begin_with(&[b"HTTP/1.1 ", b"200 OK\r\n"]);
         lines.add("a", legal("1"));
         lines.add_received(b"B-C", legal(""));
@@ -295,7 +325,7 @@ mod tests {
 
     #[test]
     fn lines_are_removed_and_replaced_wherever_they_stand() {
-        let mut lines = Lines::new();
+        let mut lines = FieldText::new();
         lines.begin_with(&[b"x\r\n"]);
         for (name, value) in [("a", "1"), ("bb", "2"), ("a", "3"), ("c", "4")] {
             lines.add(name, legal(value));
@@ -312,15 +342,15 @@ mod tests {
 
     #[test]
     fn lines_behind_others_are_found_as_if_they_had_been_added_one_by_one() {
-        let mut block = Lines::new();
+        let mut block = FieldText::new();
         block.begin_with(&[b"not this"]);
         block.add("b", legal("2"));
         block.add("c", legal("3"));
-        let mut lines = Lines::new();
+        let mut lines = FieldText::new();
         lines.append(&block);
         lines.add("a", legal("1"));
         lines.append(&block);
-        lines.append(&Lines::none());
+        lines.append(&FieldText::none());
         assert_eq!(text(&lines), "b: 2\r\nc: 3\r\na: 1\r\nb: 2\r\nc: 3\r\n");
         assert_eq!(lines.all("c").collect::<Vec<_>>(), [b"3", b"3"]);
         let copy = block.copied();
@@ -329,7 +359,7 @@ mod tests {
 
     #[test]
     fn printed_names_are_still_the_same_names() {
-        let mut lines = Lines::new();
+        let mut lines = FieldText::new();
         lines.add("retry-after", legal("1"));
         lines.add("x-other", legal("2"));
         lines.print(&["X-Other-Thing", "Retry-After"]);
@@ -350,7 +380,7 @@ mod tests {
     #[test]
     fn memory_that_was_used_holds_nothing_of_before() {
         for _ in 0..3 {
-            let mut lines = Lines::new();
+            let mut lines = FieldText::new();
             assert!(lines.is_empty() && lines.as_bytes().is_empty());
             lines.add("a", legal(&"x".repeat(2000)));
         }
