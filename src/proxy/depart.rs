@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode, request};
+use http::{StatusCode, request};
 
 use super::context::WorkerContext;
 use super::exchange::Exchange;
 use super::forward::{self, Hops, Passage, Wish};
 use super::http1::RequestHead;
 use super::peer::Peer;
+use super::request_id::RequestId;
 use super::serve::{Admission, Facts, Stop};
 use crate::policy::authorize::Permit;
 use crate::policy::head::{Seen, Unchecked};
@@ -111,10 +112,10 @@ pub(super) fn ready_to_leave(
 const LONGEST_ID: usize = 200;
 
 /// Who asks, for people who may have to settle what becomes of it.
-fn party(policy: &Snapshot, permit: &Permit, request_id: &HeaderValue) -> Party {
+fn party(policy: &Snapshot, permit: &Permit, request_id: &RequestId) -> Party {
     let caller = permit.caller;
     // All of it is ASCII.
-    let id = request_id.to_str().unwrap_or("");
+    let id = request_id.as_str();
     Party {
         tenant: caller.map_or("", |caller| &policy.tenant(caller.tenant).name).into(),
         key: caller.map_or("", |caller| policy.keys.at(caller.key).id).into(),

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::answer::Head;
@@ -15,6 +15,7 @@ use super::limit_fields::LimitFields;
 use super::long_lived::Member;
 use super::peer::Peer;
 use super::request_body::BodyWatch;
+use super::request_id::RequestId;
 use super::respond::Reads;
 use super::serve::{Answer, Asked, Facts};
 use super::spelling::PRINTED;
@@ -47,7 +48,7 @@ struct Inner {
     at: Rc<WorkerContext>,
     started: Now,
     draft: Draft,
-    request_id: HeaderValue,
+    request_id: RequestId,
     route: Option<u32>,
     fields: LimitFields,
     reads: Reads,
@@ -83,7 +84,7 @@ impl Exchange {
             draft: at.records.borrow_mut().draft(),
             at: Rc::clone(at),
             started: now,
-            request_id: HeaderValue::from_static("-"),
+            request_id: RequestId::Nameless,
             route: None,
             fields: LimitFields::default(),
             reads: Reads::Http,
@@ -279,7 +280,7 @@ impl Exchange {
     }
 
     /// The id that is returned and forwarded.
-    pub(super) fn request_id(&self) -> &HeaderValue {
+    pub(super) fn request_id(&self) -> &RequestId {
         &self.0.request_id
     }
 
@@ -392,7 +393,7 @@ pub(super) struct Decided {
     /// Its name in the record.
     pub(super) id: DecisionId,
     /// The id that is returned and forwarded.
-    pub(super) request_id: HeaderValue,
+    pub(super) request_id: RequestId,
     /// What the caller reads of a refusal.
     pub(super) reads: Reads,
 }

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::http1::{self, BadLength, RequestHead, Text};
 use super::peer::Peer;
+use super::request_id::RequestId;
 use super::said::{Pseudonym, Said};
 use super::target::{absolute, target};
 use crate::policy::address::X_FORWARDED_FOR;
@@ -46,7 +47,7 @@ pub(super) struct Passage<'a> {
     /// What this gate is called in `Via`.
     pub(super) pseudonym: &'a Pseudonym,
     /// The id of this request.
-    pub(super) request_id: &'a HeaderValue,
+    pub(super) request_id: &'a RequestId,
     /// What its limits said.
     pub(super) readings: &'a [Reading],
 }

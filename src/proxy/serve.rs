@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body::Body as _;
 use smallvec::SmallVec;
 
@@ -25,6 +25,7 @@ use super::passage;
 use super::peer::{ClientHttp, Coming, Handled, Peer};
 use super::pool::{Departure, Pool};
 use super::request_body::RequestBody;
+use super::request_id::RequestId;
 use super::respond::{Reads, Refusing, refusal};
 use crate::clock::Now;
 use crate::policy::authenticate::Caller;
@@ -244,8 +245,7 @@ fn decide(
     let (id, made) = at.next_id();
     let given =
         seen.request_id.first().filter(|_| policy.client_address.trusts_fields(peer.address()));
-    let given = given.and_then(|id| HeaderValue::from_bytes(id).ok());
-    let request_id = given.unwrap_or(made);
+    let request_id = given.map_or(made, RequestId::given);
 
     // The guard has what is taken from the moment on when it is, whatever fails.
     let judged = judge(at, &policy, peer, (head, &seen), now, &mut facts, exchange);
