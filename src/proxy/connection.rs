@@ -118,8 +118,8 @@ async fn arrive<H: Handler>(arrival: Arrival, handler: H) -> Option<(Driver<H>, 
         }
     };
     let slot = Some(slot);
-    let (said, refrain) = (RefCell::default(), RefCell::default());
-    let peer = Peer { socket, announced, local, tls, listener, http, said, refrain, slot };
+    let refrain = RefCell::default();
+    let peer = Peer { socket, announced, local, tls, listener, http, refrain, slot };
     Some((driver, stream, Rc::new(peer)))
 }
 

@@ -28,7 +28,7 @@ pub(super) enum Written {
 /// Step 9's head, written while the policy and the client's head are at hand.
 pub(super) fn ready_to_leave(
     at: &WorkerContext,
-    policy: &Snapshot,
+    policy: &Arc<Snapshot>,
     peer: &Peer,
     (head, seen): (&Unchecked<'_>, &Seen<'_>),
     facts: &Facts,

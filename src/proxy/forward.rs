@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version, request};
@@ -11,12 +12,13 @@ use smallvec::SmallVec;
 use super::http1::{self, BadLength, RequestHead, Text};
 use super::peer::Peer;
 use super::request_id::RequestId;
-use super::said::{Pseudonym, Said};
+use super::said::{Lines, Pseudonym, Way};
 use super::target::{absolute, target};
-use crate::policy::address::X_FORWARDED_FOR;
+use crate::policy::address::{X_FORWARDED_FOR, write_address};
+use crate::policy::authenticate::Caller;
 use crate::policy::authorize::Permit;
 use crate::policy::credential::Place;
-use crate::policy::fields::{Field, Fields, Lines, is_printable, lists, members, printable};
+use crate::policy::fields::{self, Field, Fields, is_printable, lists, members, printable};
 use crate::policy::head::{Seen, Unchecked};
 use crate::policy::money::Money;
 use crate::policy::order::Reading;
@@ -37,7 +39,7 @@ pub(super) struct Passage<'a> {
     /// What `Max-Forwards` says behind this hop.
     pub(super) hops: Hops,
     /// The policy that admitted it.
-    pub(super) policy: &'a Snapshot,
+    pub(super) policy: &'a Arc<Snapshot>,
     /// The right to forward it.
     pub(super) permit: &'a Permit,
     /// The decided address.
@@ -69,8 +71,8 @@ trait Outgoing {
     /// One more field of the gate's own, which frames nothing and whose value is one.
     fn say_own(&mut self, name: &str, value: &[u8]);
 
-    /// One more field of the gate's own words. A text that is no field value is not said: the loader refuses such names.
-    fn say_text(&mut self, name: &str, text: &str);
+    /// Fields of the gate's own that were written before.
+    fn say_lines(&mut self, lines: &Lines);
 }
 
 impl Outgoing for RequestHead {
@@ -82,8 +84,8 @@ impl Outgoing for RequestHead {
         self.own(name, value);
     }
 
-    fn say_text(&mut self, name: &str, text: &str) {
-        self.text(name, text);
+    fn say_lines(&mut self, lines: &Lines) {
+        self.lines(lines.as_bytes());
     }
 }
 
@@ -94,17 +96,18 @@ impl Outgoing for HeaderMap {
     }
 
     fn say_own(&mut self, name: &str, value: &[u8]) {
-        // Both were read from a head or compiled: they are a name and a value.
-        let name = HeaderName::from_bytes(name.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
-            self.append(name, value);
-        }
+        append(self, name.as_bytes(), value);
     }
 
-    fn say_text(&mut self, name: &str, text: &str) {
-        if is_printable(text.as_bytes()) {
-            self.say_own(name, text.as_bytes());
-        }
+    fn say_lines(&mut self, lines: &Lines) {
+        lines.iter().for_each(|(name, value)| append(self, name, value));
+    }
+}
+
+fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) {
+    // Both were read from a head or compiled: they are a name and a value.
+    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        fields.append(name, value);
     }
 }
 
@@ -183,8 +186,11 @@ fn client_fields<'a>(passage: &Passage<'a>, to: &mut impl Outgoing) -> Result<Sp
     // A public route's `Authorization` is between the client and the backend: the gate did not read it.
     let keyed = policy.route(passage.permit.route).access == Access::Keyed;
     let authorization = keyed && policy.credentials.reads_authorization();
-    let nominated =
-        if passage.seen.connection == Lines::None { SmallVec::new() } else { nominated(fields) };
+    let nominated = if passage.seen.connection == fields::Lines::None {
+        SmallVec::new()
+    } else {
+        nominated(fields)
+    };
     let goes_on = |name: &str| {
         !policy.identity.forbidden.forbids(name)
             // A header of the gate's own is its own on every route: clients send their key everywhere.
@@ -249,12 +255,31 @@ fn gate_fields(
     host: Option<&[u8]>,
     to: &mut impl Outgoing,
 ) -> Result<(), BadLength> {
-    let upstream = &*passage.policy.upstream;
-    let mut own = Unless { upstream, to };
-    own.say_own("via", passage.pseudonym.via(passage.head.version).as_bytes());
-    forwarded(passage, said_proto(passage, spoken), host, &mut own);
-    own.say_own("x-request-id", passage.request_id.as_bytes());
-    identity(passage, &mut own);
+    let policy = passage.policy;
+    let upstream = &*policy.upstream;
+    let mut refrain = passage.peer.refrain.borrow_mut();
+    let said = refrain.said(policy);
+    let way = Way {
+        client: passage.client,
+        proto: said_proto(passage, spoken),
+        version: passage.head.version,
+    };
+    to.say_lines(said.of_way(way, |lines| came_by(way, passage, lines)));
+    if let Some(host) = host.filter(|_| allows(upstream, "x-forwarded-host")) {
+        to.say_own("x-forwarded-host", host);
+    }
+    if allows(upstream, "x-request-id") {
+        to.say_own("x-request-id", passage.request_id.as_bytes());
+    }
+    if let Some(caller) = passage.permit.caller {
+        to.say_lines(said.of_caller(caller.key, |lines| identity(policy, caller, lines)));
+        if let Some(BalanceHeader { name, of }) = &policy.identity.balance
+            && let Some(reading) = passage.readings.iter().find(|reading| reading.limit == *of)
+            && allows(upstream, name.as_str())
+        {
+            to.say_own(name.as_str(), Money(reading.remaining).to_string().as_bytes());
+        }
+    }
     for (at, (name, value)) in upstream.set_headers.iter().enumerate() {
         // Of two the last holds.
         if !upstream.set_headers[at + 1..].iter().any(|(later, _)| later == name) {
@@ -267,29 +292,9 @@ fn gate_fields(
     Ok(())
 }
 
-/// Fields of the gate's own, which are said unless the policy takes them away or has words of its own for them.
-struct Unless<'a, T> {
-    upstream: &'a Upstream,
-    to: &'a mut T,
-}
-
-impl<T: Outgoing> Unless<'_, T> {
-    fn say_own(&mut self, name: &str, value: &[u8]) {
-        if self.allows(name) {
-            self.to.say_own(name, value);
-        }
-    }
-
-    fn say_text(&mut self, name: &str, text: &str) {
-        if self.allows(name) {
-            self.to.say_text(name, text);
-        }
-    }
-
-    fn allows(&self, name: &str) -> bool {
-        !self.upstream.removes(name)
-            && !self.upstream.set_headers.iter().any(|(set, _)| set.as_str() == name)
-    }
+/// Whether the gate says a field of its own: the policy may take it away, or have words of its own for it.
+fn allows(upstream: &Upstream, name: &str) -> bool {
+    !upstream.removes(name) && !upstream.set_headers.iter().any(|(set, _)| set.as_str() == name)
 }
 
 fn is_credential(name: &str, policy: &Snapshot) -> bool {
@@ -381,57 +386,48 @@ fn said_proto(passage: &Passage<'_>, spoken: &Spoken<'_>) -> &'static str {
     }
 }
 
-/// Rebuilds `Forwarded` (RFC 7239) and the `X-Forwarded-` fields from what the gate itself decided.
-fn forwarded(
-    passage: &Passage<'_>,
-    proto: &'static str,
-    host: Option<&[u8]>,
-    to: &mut Unless<'_, impl Outgoing>,
-) {
-    let mut said = passage.peer.said.borrow_mut();
-    let same = |said: &Said| said.client == passage.client && said.proto == proto;
-    if !said.as_ref().is_some_and(same) {
-        *said = Some(Said::of(passage.client, proto));
-    }
-    if let Some(said) = &*said {
-        if let Some(name) = &passage.policy.identity.address {
-            to.say_own(name.as_str(), said.address.as_bytes());
+/// Rebuilds `Via`, `Forwarded` (RFC 7239) and the `X-Forwarded-` fields from what the gate itself decided.
+fn came_by(way: Way, passage: &Passage<'_>, lines: &mut Lines) {
+    let mut say = |name: &str, value: &[u8]| {
+        if allows(&passage.policy.upstream, name) {
+            lines.add(name, value);
         }
-        to.say_own(X_FORWARDED_FOR, said.address.as_bytes());
-        to.say_own("forwarded", said.forwarded.as_bytes());
+    };
+    say("via", passage.pseudonym.via(way.version).as_bytes());
+    let mut address = Vec::with_capacity(40);
+    write_address(&mut address, way.client);
+    if let Some(name) = &passage.policy.identity.address {
+        say(name.as_str(), &address);
     }
-    to.say_own("x-forwarded-proto", proto.as_bytes());
-    if let Some(host) = host {
-        to.say_own("x-forwarded-host", host);
-    }
+    say(X_FORWARDED_FOR, &address);
+    let node: [&[u8]; 3] = match way.client {
+        IpAddr::V4(_) => [b"for=", &address, b";proto="],
+        IpAddr::V6(_) => [b"for=\"[", &address, b"]\";proto="],
+    };
+    say("forwarded", &[node.concat().as_slice(), way.proto.as_bytes()].concat());
+    say("x-forwarded-proto", way.proto.as_bytes());
 }
 
-fn identity(passage: &Passage<'_>, to: &mut Unless<'_, impl Outgoing>) {
-    let Some(caller) = passage.permit.caller else { return };
-    let (policy, identity) = (passage.policy, &passage.policy.identity);
-    if let Some(name) = &identity.tenant {
-        to.say_text(name.as_str(), &policy.tenant(caller.tenant).name);
-    }
-    if let Some(name) = &identity.key {
-        to.say_text(name.as_str(), policy.keys.at(caller.key).id);
-    }
-    if let Some(name) = &identity.plan {
-        to.say_text(name.as_str(), &policy.plan(caller.plan).name);
-    }
-    if let Some(name) = &identity.scopes {
-        match policy.grant(caller.grant) {
-            Grant::All => to.say_text(name.as_str(), "*"),
-            Grant::Only(held) => {
-                let names: Vec<&str> =
-                    held.iter().map(|ix| &*policy.scopes[ix.0 as usize]).collect();
-                to.say_text(name.as_str(), &names.join(" "));
-            }
+/// Who asks, in the fields that the policy names. A text that is no field value is not said: the loader refuses such names.
+fn identity(policy: &Snapshot, caller: Caller, lines: &mut Lines) {
+    let mut say = |name: &Option<HeaderName>, text: &str| {
+        if let Some(name) = name
+            && allows(&policy.upstream, name.as_str())
+            && is_printable(text.as_bytes())
+        {
+            lines.add(name.as_str(), text.as_bytes());
         }
-    }
-    if let Some(BalanceHeader { name, of }) = &identity.balance
-        && let Some(reading) = passage.readings.iter().find(|reading| reading.limit == *of)
-    {
-        to.say_text(name.as_str(), &Money(reading.remaining).to_string());
+    };
+    let identity = &policy.identity;
+    say(&identity.tenant, &policy.tenant(caller.tenant).name);
+    say(&identity.key, policy.keys.at(caller.key).id);
+    say(&identity.plan, &policy.plan(caller.plan).name);
+    match policy.grant(caller.grant) {
+        Grant::All => say(&identity.scopes, "*"),
+        Grant::Only(held) => {
+            let names: Vec<&str> = held.iter().map(|ix| &*policy.scopes[ix.0 as usize]).collect();
+            say(&identity.scopes, &names.join(" "));
+        }
     }
 }
 

@@ -13,7 +13,6 @@ use super::answer::Answer;
 use super::body::{Body, OnEnd};
 use super::client_body::ClientBody;
 use super::refrain::Refrain;
-use super::said::Said;
 use super::worker::Slot;
 use crate::policy::head::Unchecked;
 use crate::policy::snapshot::Bounds;
@@ -53,8 +52,6 @@ pub struct Peer {
     pub listener: usize,
     /// The protocol spoken.
     pub http: ClientHttp,
-    /// What the gate says of this connection's client, rendered for the latest one.
-    pub(crate) said: RefCell<Option<Said>>,
     /// What its records have in common, rendered for the latest one.
     pub(crate) refrain: RefCell<Refrain>,
     /// Given up with the last of the connection's requests; `None` where there is no connection, as in tests.

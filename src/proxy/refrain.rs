@@ -9,6 +9,7 @@ use http::HeaderValue;
 
 use super::peer::{ClientHttp, Peer};
 use super::respond::demanded_scope;
+use super::said::Said;
 use super::serve::Facts;
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::{Ceiling, LimitIx, Mode};
@@ -18,8 +19,8 @@ use crate::policy::report::{policy_member, state_beginning};
 use crate::policy::snapshot::{RouteIx, Snapshot};
 use crate::telemetry::record::{Caller, LimitPhrase, Origin};
 
-/// What the requests of a connection and their records have in common: nearly always all its requests are of one client, and often of one
-/// key on one route. 700 instructions a record where they are.
+/// What the requests of a connection and their records have in common: nearly always all its requests are of one client,
+/// and often of one key on one route. 700 instructions a record where they are.
 #[derive(Debug, Default)]
 pub(crate) struct Refrain {
     /// A weak hold, so that a connection that idles keeps no old policy; and no other policy can take its place in memory.
@@ -30,6 +31,7 @@ pub(crate) struct Refrain {
     caller: Vec<u8>,
     /// The credential that came last.
     recall: Recall,
+    said: Said,
 }
 
 impl Refrain {
@@ -37,6 +39,7 @@ impl Refrain {
         if self.policy.as_ptr() != Arc::as_ptr(policy) {
             (self.client, self.asked) = (None, None);
             self.recall.forget();
+            self.said.forget();
             self.policy = Arc::downgrade(policy);
         }
     }
@@ -45,6 +48,12 @@ impl Refrain {
     pub(super) fn recall(&mut self, policy: &Arc<Snapshot>) -> &mut Recall {
         self.belong_to(policy);
         &mut self.recall
+    }
+
+    /// What the backend is told of its client and its caller.
+    pub(super) fn said(&mut self, policy: &Arc<Snapshot>) -> &mut Said {
+        self.belong_to(policy);
+        &mut self.said
     }
 
     /// Where a request of `peer` comes from, and who asks for what.

@@ -9,7 +9,7 @@ use http_body::Body as _;
 
 use super::framing::{Asked, BodyLength, content_length};
 use super::text::Text;
-use crate::policy::fields::{is_printable, members};
+use crate::policy::fields::members;
 use crate::proxy::request_body::RequestBody;
 
 /// What stands behind every field.
@@ -93,11 +93,9 @@ impl RequestHead {
         self.text.field(name.as_bytes(), value);
     }
 
-    /// Says a field that frames nothing. A text that is no field value is not said at all.
-    pub(crate) fn text(&mut self, name: &str, text: &str) {
-        if is_printable(text.as_bytes()) {
-            self.own(name, text.as_bytes());
-        }
+    /// Says fields that frame nothing and announce nothing, as they stand: whole lines.
+    pub(crate) fn lines(&mut self, lines: &[u8]) {
+        self.text.push(lines);
     }
 
     fn announce(&mut self, value: &[u8]) {
@@ -218,17 +216,6 @@ mod tests {
         let (parts, ()) =
             Request::post("/").header("content-length", "+1").body(()).unwrap().into_parts();
         assert_eq!(RequestHead::of(&parts).err(), Some(BadLength));
-    }
-
-    #[test]
-    fn a_text_that_is_no_value_is_not_said() {
-        let mut head = RequestHead::begin(Text::for_a_head(), &Method::GET, "/", None);
-        for text in ["a\r\nb: c", "\0", "\u{7f}", "ä"] {
-            head.text("x", text);
-        }
-        head.text("x", "a\tb");
-        let (text, _, _) = head.end(&RequestBody::empty());
-        assert_eq!(text.as_bytes(), b"GET / HTTP/1.1\r\nx: a\tb\r\n\r\n");
     }
 
     #[test]
