@@ -3,14 +3,14 @@
 use std::rc::Rc;
 
 use http::{Request, Response, StatusCode, response};
-use hyper::upgrade::OnUpgrade;
 
 use super::body::{Body, UpstreamBody};
 use super::capture::Capture;
 use super::context::WorkerContext;
 use super::cut::Cut;
 use super::exchange::Exchange;
-use super::forward::{self, Wish};
+use super::forward;
+use super::http1::Upgrading;
 use super::idempotent;
 use super::peer::Peer;
 use super::pool::{Departure, Processed, SendFailure, Why};
@@ -31,7 +31,7 @@ pub(super) fn pass(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     mut request: Request<RequestBody>,
-    client: OnUpgrade,
+    client: Option<Upgrading>,
     mut admission: Admission,
     mut exchange: Exchange,
 ) -> impl Future<Output = Answer> {
@@ -75,7 +75,7 @@ pub(super) async fn pass_in_any_case(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     request: Request<RequestBody>,
-    client: OnUpgrade,
+    client: Option<Upgrading>,
     admission: Admission,
     exchange: Exchange,
 ) -> Answer {
@@ -99,7 +99,7 @@ pub(super) async fn pass_in_any_case(
 fn deliver(
     at: &Rc<WorkerContext>,
     peer: &Rc<Peer>,
-    client: OnUpgrade,
+    client: Option<Upgrading>,
     response: Response<UpstreamBody>,
     admission: &Admission,
     mut exchange: Exchange,
@@ -111,12 +111,15 @@ fn deliver(
     let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let cut = watched(at, admission, switching, &mut exchange);
     if switching {
-        let switched = match admission.wish {
-            Wish::Upgrade => body.switched().ok_or("the upstream switched in mid-request"),
-            Wish::Http => Err("the upstream switched protocols unasked"),
+        let switched = match client {
+            Some(client) => {
+                let upstream = body.switched().ok_or("the upstream switched in mid-request");
+                upstream.map(|upstream| (client, upstream))
+            }
+            None => Err("the upstream switched protocols unasked"),
         };
-        let upstream = match switched {
-            Ok(upstream) => upstream,
+        let (client, upstream) = match switched {
+            Ok(both) => both,
             Err(detail) => {
                 let refused = Refused::because(Refusal::UpstreamBroken, detail);
                 let answer = late_refusal(at, &mut exchange, &refused);

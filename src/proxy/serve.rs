@@ -124,7 +124,10 @@ fn forward(
     admission: Admission,
     exchange: Exchange,
 ) -> Coming<Exchange> {
-    let (body, upgrade) = body.into_parts();
+    let upgrade = match admission.wish {
+        Wish::Upgrade => body.upgrading(),
+        Wish::Http => None,
+    };
     let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
     let request = Request::from_parts(head, body);
     if exchange.held().is_some_and(Reservation::holds_promise) {
@@ -142,7 +145,6 @@ async fn replay(
     idle: Duration,
     body: ClientBody,
 ) -> Answer {
-    let (body, _) = body.into_parts();
     let body = RequestBody::new(body, Some(repeat.print.bytes), idle).printed();
     let refused = match repeat.compare(body).await {
         Compared::Same => return exchange.replayed(repeat.answer()),
