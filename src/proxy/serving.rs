@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Request, Response};
+use http::{Method, Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
+use super::answer;
 use super::body::{AnswerError, Body, OnEnd};
 use super::client_body::ClientBody;
 use super::counters::{ConnectionCounters, up};
@@ -43,13 +43,17 @@ impl<H: Handler> Serving<H> {
     }
 
     /// The answer where the handling of a request has panicked.
-    pub(super) fn panicked(&self) -> Response<Body<H::End>> {
+    pub(super) fn panicked(&self) -> answer::Answer<Body<H::End>> {
         up(&self.counters.panics);
         self.handler.panicked()
     }
 
     /// Hands a request of HTTP/2 to the handler.
-    pub(super) fn answer(self: &Rc<Self>, wire: &Rc<Wire>, request: Request<Incoming>) -> Answering<H> {
+    pub(super) fn answer(
+        self: &Rc<Self>,
+        wire: &Rc<Wire>,
+        request: Request<Incoming>,
+    ) -> Answering<H> {
         let head_only = request.method() == Method::HEAD;
         let owed = Owed::new(wire);
         let (parts, body) = request.into_parts();
@@ -82,7 +86,7 @@ pub(super) struct Answering<H: Handler> {
     serving: Rc<Serving<H>>,
     owed: Option<Owed>,
     head_only: bool,
-    now: Option<Response<Body<H::End>>>,
+    now: Option<answer::Answer<Body<H::End>>>,
     later: Option<Coming<H::End>>,
 }
 
@@ -103,17 +107,19 @@ impl<H: Handler> Future for Answering<H> {
         }
         let this = &mut *self;
         // Both are there until the answer is given, and nobody asks for it twice.
-        let (Some(mut answer), Some(owed)) = (this.now.take(), this.owed.take()) else {
+        let (Some(answer), Some(owed)) = (this.now.take(), this.owed.take()) else {
             return Poll::Pending;
         };
+        let answer::Answer { mut head, mut body } = answer;
         if this.head_only {
             // hyper leaves the body of an answer to HEAD out for HTTP/1 only (RFC 9110 §9.3.2).
-            let unsent = answer.body_mut().take_full();
+            let unsent = body.take_full();
             if !unsent.is_empty() {
-                answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(unsent.len()));
+                head.fields_mut().remove("content-length");
+                head.fields_mut().add_number("content-length", unsent.len() as u64);
             }
         }
-        Poll::Ready(Ok(answer.map(|body| Answer { body, owed })))
+        Poll::Ready(Ok(Response::from_parts(head.into_parts(), Answer { body, owed })))
     }
 }
 

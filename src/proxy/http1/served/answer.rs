@@ -1,21 +1,24 @@
 //! The head of an answer as its client will read it (RFC 9112 §4, §6, §9): how long its body is, and whether the
 //! connection goes on behind it.
 
-use http::header::{self, HeaderName};
-use http::{HeaderValue, StatusCode, Version, response};
+use http::header::HeaderName;
+use http::{StatusCode, Version};
 use http_body::SizeHint;
-use hyper::ext::ReasonPhrase;
 
 use super::super::framing::{Asked, BodyLength, content_length};
 use super::super::head_out::Announced;
 use super::super::text::Text;
 use super::date::Today;
 use super::head::{After, Trailers};
+use crate::proxy::answer::Head;
+
+/// What an answer to a client of HTTP/1.0 begins with: no version is said that it may not know.
+const VERSION_10: &[u8] = b"HTTP/1.0";
 
 /// What an answer's head depends on, besides the answer itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
-    /// The version that the client speaks: none is said that it may not know.
+    /// The version that the client speaks.
     pub(super) version: Version,
     /// Whether it wants the body.
     pub(super) asked: Asked,
@@ -55,29 +58,46 @@ pub(super) struct Written {
     pub(super) announced: Announced,
 }
 
-/// Writes the head of an answer with a body of this size. `text` is what goes out before it.
+/// Writes the head of an answer with a body of this size behind `text`. Most heads go out as they stand; what the answer
+/// says of the hop is the connection's to say, and what frames the body is said once.
 pub(super) fn write(
     mut text: Text,
-    head: &response::Parts,
+    mut head: Head,
     size: &SizeHint,
     asker: Asker,
     today: &Today,
 ) -> Written {
-    status_line(&mut text, head, asker.version);
-    let mut said = Said { after: asker.after, length: None, date: Date::Missing, announced: None };
-    for (name, value) in &head.headers {
-        if said.look_at(name, value, head.status) == Say::AsItIs {
-            text.field(name.as_str().as_bytes(), value.as_bytes());
-        }
+    let status = head.status();
+    let said = Said::by(&head);
+    let (length, says) = framing(status, size, asker, said.length);
+    if said.hop == Hop::Said && status != StatusCode::SWITCHING_PROTOCOLS {
+        head.fields_mut().remove_all(|name| matches!(name, b"connection" | b"transfer-encoding"));
     }
-    let length = say_framing(&mut text, head.status, size, asker, &mut said);
-    if said.date == Date::Missing && !head.status.is_informational() {
+    let as_it_stands = said.lengths == 1 && said.length.map(Says::Length) == Some(says);
+    if said.lengths > 0 && !as_it_stands {
+        head.fields_mut().remove("content-length");
+    }
+    let before = text.len();
+    text.push(head.as_bytes());
+    if asker.version == Version::HTTP_10 {
+        text.as_mut_bytes()[before..before + VERSION_10.len()].copy_from_slice(VERSION_10);
+    }
+    match says {
+        Says::Chunked => text.push(b"transfer-encoding: chunked\r\n"),
+        Says::Length(length) if !as_it_stands => {
+            text.field(b"content-length", itoa::Buffer::new().format(length).as_bytes());
+        }
+        Says::Length(_) | Says::Nothing => {}
+    }
+    if said.date == Date::Missing && !status.is_informational() {
         text.field(b"date", &today.words());
     }
-    let then = match (head.status, said.after) {
-        (StatusCode::SWITCHING_PROTOCOLS, _) => Then::Switches,
-        (_, After::Close) => Then::Closes,
-        (_, After::Keep) => Then::Asks,
+    let then = match (status, length, said.after, asker.after) {
+        (StatusCode::SWITCHING_PROTOCOLS, ..) => Then::Switches,
+        (_, BodyLength::UntilClose, ..) | (.., After::Close, _) | (.., After::Close) => {
+            Then::Closes
+        }
+        (_, _, After::Keep, After::Keep) => Then::Asks,
     };
     match (then, asker.version) {
         (Then::Closes, _) => text.push(b"connection: close\r\n"),
@@ -85,64 +105,57 @@ pub(super) fn write(
         (Then::Asks | Then::Switches, _) => {}
     }
     text.push(b"\r\n");
-    let announced = said.announced.filter(|_| asker.trailers == Trailers::Taken);
+    let announced = match (said.trailer, asker.trailers) {
+        (Trailer::Announced, Trailers::Taken) => announced(&head),
+        (Trailer::Announced | Trailer::Silent, _) => None,
+    };
     Written { text, length, then, announced }
 }
 
-/// Says how long the body is.
-fn say_framing(
-    text: &mut Text,
+/// What an answer says of its body's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    Nothing,
+    Length(u64),
+    Chunked,
+}
+
+/// How long the body is, and what is said of it; `own` is what the answer says itself.
+fn framing(
     status: StatusCode,
     size: &SizeHint,
     asker: Asker,
-    said: &mut Said,
-) -> BodyLength {
-    let exact = size.exact().or(said.length);
-    if asker.asked == Asked::FieldsAlone
-        || status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-    {
-        // What a body would be is said where it is known, and where there may be a length at all (RFC 9110 §8.6).
-        let own = exact.filter(|length| *length > 0 && asker.asked == Asked::FieldsAlone);
-        let sayable = !status.is_informational() && status != StatusCode::NO_CONTENT;
-        if let Some(length) = said.length.or(own).filter(|_| sayable) {
-            say_length(text, length);
-        }
-        return BodyLength::Nothing;
+    own: Option<u64>,
+) -> (BodyLength, Says) {
+    // RFC 9110 §8.6: none may say a length that can have no body at all.
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        return (BodyLength::Nothing, Says::Nothing);
     }
-    if let Some(length) = exact {
-        say_length(text, length);
-        return BodyLength::Exactly(length);
+    let says = |length: Option<u64>| length.map_or(Says::Nothing, Says::Length);
+    if status == StatusCode::NOT_MODIFIED {
+        return (BodyLength::Nothing, says(own));
     }
-    if asker.version == Version::HTTP_10 {
-        said.after = After::Close;
-        return BodyLength::UntilClose;
+    if asker.asked == Asked::FieldsAlone {
+        // What the body would be. An empty one tells nothing: it may just not be there.
+        return (BodyLength::Nothing, says(own.or(size.exact().filter(|size| *size > 0))));
     }
-    text.push(b"transfer-encoding: chunked\r\n");
-    BodyLength::Chunked
+    match (size.exact().or(own), asker.version) {
+        (Some(length), _) => (BodyLength::Exactly(length), Says::Length(length)),
+        (None, Version::HTTP_10) => (BodyLength::UntilClose, Says::Nothing),
+        (None, _) => (BodyLength::Chunked, Says::Chunked),
+    }
 }
 
-fn status_line(text: &mut Text, head: &response::Parts, version: Version) {
-    let reason = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
-    let usual = head.status.canonical_reason().unwrap_or("");
-    text.push(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
-    text.push(head.status.as_str().as_bytes());
-    text.push(b" ");
-    text.push(reason.unwrap_or(usual.as_bytes()));
-    text.push(b"\r\n");
-}
-
-fn say_length(text: &mut Text, length: u64) {
-    text.field(b"content-length", itoa::Buffer::new().format(length).as_bytes());
-}
-
-/// What an answer's own fields say.
+/// What an answer's own fields say of what is the connection's.
 #[derive(Debug)]
 struct Said {
     after: After,
     length: Option<u64>,
+    /// How many lines say so.
+    lengths: usize,
+    hop: Hop,
     date: Date,
-    announced: Announced,
+    trailer: Trailer,
 }
 
 /// Whether an answer is dated.
@@ -152,37 +165,58 @@ enum Date {
     Said,
 }
 
-/// Who says a field.
+/// Whether an answer has fields of the hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Say {
-    /// It goes out as it is.
-    AsItIs,
-    /// The connection, in its own words.
-    Otherwise,
+enum Hop {
+    Silent,
+    Said,
+}
+
+/// Whether an answer announces fields behind its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trailer {
+    Silent,
+    Announced,
 }
 
 impl Said {
-    fn look_at(&mut self, name: &HeaderName, value: &HeaderValue, status: StatusCode) -> Say {
-        let words = || value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        match *name {
-            header::CONTENT_LENGTH => {
-                self.length = content_length(value.as_bytes());
-                return Say::Otherwise;
-            }
-            header::TRANSFER_ENCODING => return Say::Otherwise,
-            header::CONNECTION if status != StatusCode::SWITCHING_PROTOCOLS => {
-                if words().any(|word| word.eq_ignore_ascii_case(b"close")) {
-                    self.after = After::Close;
+    fn by(head: &Head) -> Said {
+        let mut said = Said {
+            after: After::Keep,
+            length: None,
+            lengths: 0,
+            hop: Hop::Silent,
+            date: Date::Missing,
+            trailer: Trailer::Silent,
+        };
+        for (name, value) in head.fields().pairs() {
+            match name {
+                b"content-length" => {
+                    said.length = content_length(value);
+                    said.lengths += 1;
                 }
-                return Say::Otherwise;
+                b"date" => said.date = Date::Said,
+                b"trailer" => said.trailer = Trailer::Announced,
+                b"transfer-encoding" => said.hop = Hop::Said,
+                b"connection" => {
+                    said.hop = Hop::Said;
+                    if words(value).any(|word| word.eq_ignore_ascii_case(b"close")) {
+                        said.after = After::Close;
+                    }
+                }
+                _ => {}
             }
-            header::DATE => self.date = Date::Said,
-            header::TRAILER => {
-                let names = words().filter_map(|word| HeaderName::from_bytes(word).ok());
-                self.announced.get_or_insert_default().extend(names);
-            }
-            _ => {}
         }
-        Say::AsItIs
+        said
     }
+}
+
+/// The fields that an answer announces behind its body.
+fn announced(head: &Head) -> Announced {
+    let names = head.fields().all("trailer").flat_map(words);
+    Some(Box::new(names.filter_map(|word| HeaderName::from_bytes(word).ok()).collect()))
+}
+
+fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::{Method, Response, Version};
+use http::{Method, Version};
 use http_body::Body as _;
 use smallvec::SmallVec;
 
@@ -22,6 +22,7 @@ use super::target;
 use crate::policy::fields::{Field, Fields};
 use crate::policy::head::Unchecked;
 use crate::policy::snapshot::Bounds;
+use crate::proxy::answer::Answer;
 use crate::proxy::body::{Body, OnEnd};
 use crate::proxy::client_body::ClientBody;
 use crate::proxy::drain::DrainPhase;
@@ -275,8 +276,8 @@ impl<H: Handler> Served<H> {
     }
 
     /// Begins an answer.
-    fn answer(&mut self, answer: Response<Body<H::End>>) -> Turn<H::End> {
-        let (head, body) = answer.into_parts();
+    fn answer(&mut self, answer: Answer<Body<H::End>>) -> Turn<H::End> {
+        let Answer { head, body } = answer;
         let mut io = self.client.io.borrow_mut();
         let drained = io.left.bytes().is_some_and(|left| left <= DRAINED) && !io.is_awaited();
         let ends = match self.client.reading.get() {
@@ -291,7 +292,7 @@ impl<H: Handler> Served<H> {
         text.push(io.end_interim());
         drop(io);
         let Written { text, length, then, announced } =
-            answer::write(text, &head, &body.size_hint(), self.asker, &self.terms.today);
+            answer::write(text, head, &body.size_hint(), self.asker, &self.terms.today);
         self.then = then;
         Turn::Answering(Outgoing::new(text, body, length, announced, Head::Leaves))
     }
@@ -339,7 +340,7 @@ fn poll_handler<H: Handler>(
     serving: &Serving<H>,
     coming: &mut Coming<H::End>,
     cx: &mut Context<'_>,
-) -> Poll<Response<Body<H::End>>> {
+) -> Poll<Answer<Body<H::End>>> {
     let polled = catch_unwind(AssertUnwindSafe(|| coming.as_mut().poll(cx)));
     polled.unwrap_or_else(|_| Poll::Ready(serving.panicked()))
 }
