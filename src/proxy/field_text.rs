@@ -238,6 +238,12 @@ impl FieldText {
         })
     }
 
+    /// All names and values in their order, as they stand there.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let text = self.text.as_bytes();
+        self.index.iter().map(|line| (&text[line.name()], &text[line.value()]))
+    }
+
     /// All names and values, whose memory is one piece.
     pub(super) fn shared(&self) -> impl Iterator<Item = (&[u8], Bytes)> {
         let text = self.text.as_bytes();
