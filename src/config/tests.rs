@@ -245,7 +245,7 @@ fn body(policy: &str, refusal: Refusal) -> String {
         request_id: "r-1",
         ..Facts::default()
     };
-    let bytes = snapshot.answers.to(refusal).body.render(&facts);
+    let bytes = snapshot.answers.to(refusal).body.render(&facts, &mut String::new());
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 

@@ -13,6 +13,7 @@ use super::pool::Pools;
 use super::refrain::LimitRefrains;
 use super::said::Pseudonym;
 use super::served_tls::ServedTls;
+use super::wording::Wordings;
 use crate::clock::{Clock, Now, Steady, Wall};
 use crate::policy::keys::Key;
 use crate::policy::limit::SubjectKey;
@@ -42,6 +43,8 @@ pub(crate) struct WorkerContext {
     pub(super) ids: RefCell<DecisionIds>,
     /// What its answers and records say of limits.
     pub(super) limit_refrains: RefCell<LimitRefrains>,
+    /// What its refusals have in common.
+    pub(super) wordings: RefCell<Wordings>,
     pub(super) long_lived: LongLived,
     pub(super) tls: Arc<ServedTls>,
     /// The printed spelling of the names that the gate writes.
@@ -134,6 +137,7 @@ impl Common {
             records: RefCell::new(self.records.buffer()),
             ids: RefCell::new(DecisionIds::new(self.boot, worker)),
             limit_refrains: RefCell::default(),
+            wordings: RefCell::default(),
             long_lived: LongLived::default(),
             tls: Arc::clone(&self.tls),
             spelling,

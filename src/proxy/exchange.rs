@@ -4,17 +4,20 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderValue, Response, request};
+use http::{HeaderValue, request};
 use smallvec::SmallVec;
 
-use super::body::{Body, BodyEnd, OnEnd};
+use super::answer::Head;
+use super::body::{BodyEnd, OnEnd};
 use super::context::WorkerContext;
 use super::forward::X_REQUEST_ID;
+use super::limit_fields::LimitFields;
 use super::long_lived::Member;
 use super::peer::Peer;
 use super::request_body::BodyWatch;
-use super::respond::{LimitFields, Reads};
-use super::serve::{Asked, Facts};
+use super::respond::Reads;
+use super::serve::{Answer, Asked, Facts};
+use super::spelling::PRINTED;
 use super::tunnel::{TunnelEnd, Tunnelled};
 use crate::clock::{Now, Steady};
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
@@ -288,66 +291,49 @@ impl Exchange {
     }
 
     /// The gate's own answer goes out: a refusal that was noted, or one that it gives by itself.
-    pub(super) fn answered(
-        mut self,
-        mut answer: Response<Body<Exchange>>,
-    ) -> Response<Body<Exchange>> {
+    pub(super) fn answered(mut self, answer: Answer) -> Answer {
         self.0.status = answer.status().as_u16();
-        self.hang_on(&mut answer);
-        answer
+        self.hang_on(answer)
     }
 
     /// The upstream failed, or the request's body did: a late refusal.
-    pub(super) fn failed(
-        mut self,
-        refused: &Refused,
-        mut answer: Response<Body<Exchange>>,
-    ) -> Response<Body<Exchange>> {
+    pub(super) fn failed(mut self, refused: &Refused, answer: Answer) -> Answer {
         self.note(refused, None);
         self.renote_idempotency(refused.why);
         if refused.why.blame() == Blame::Upstream {
             self.0.at.metrics.upstream_error(refused.why);
         }
         self.0.status = answer.status().as_u16();
-        self.hang_on(&mut answer);
-        answer
+        self.hang_on(answer)
     }
 
     /// An answer that was given before goes out once more.
-    pub(super) fn replayed(
-        mut self,
-        mut answer: Response<Body<Exchange>>,
-    ) -> Response<Body<Exchange>> {
+    pub(super) fn replayed(mut self, mut answer: Answer) -> Answer {
         let inner = &mut *self.0;
         (inner.status, inner.outcome) = (answer.status().as_u16(), Outcome::Replayed);
         inner.answered.get_or_insert(inner.started.steady);
-        inner.fields.give(answer.headers_mut());
-        answer.headers_mut().insert(&X_REQUEST_ID, inner.request_id.clone());
-        self.hang_on(&mut answer);
-        answer
+        inner.sign(&mut answer.head);
+        self.hang_on(answer)
     }
 
     /// The upstream's answer goes out.
-    pub(super) fn delivering(
-        mut self,
-        mut answer: Response<Body<Exchange>>,
-    ) -> Response<Body<Exchange>> {
-        self.dress(&mut answer);
-        self.hang_on(&mut answer);
-        answer
+    pub(super) fn delivering(mut self, mut answer: Answer) -> Answer {
+        self.admitted(&mut answer.head);
+        self.hang_on(answer)
     }
 
     /// The upstream's 101 goes out; what follows is [`Exchange::tunnelled`].
-    pub(super) fn switching(&mut self, answer: &mut Response<Body<Exchange>>) {
-        self.dress(answer);
+    pub(super) fn switching(&mut self, head: &mut Head) {
+        self.admitted(head);
+        self.0.spell(head);
     }
 
-    fn dress(&mut self, answer: &mut Response<Body<Exchange>>) {
-        let status = answer.status().as_u16();
-        (self.0.status, self.0.upstream_status) = (status, Some(status));
-        self.0.outcome = Outcome::Admitted;
-        self.0.fields.give(answer.headers_mut());
-        answer.headers_mut().insert(&X_REQUEST_ID, self.0.request_id.clone());
+    fn admitted(&mut self, head: &mut Head) {
+        let inner = &mut *self.0;
+        let status = head.status().as_u16();
+        (inner.status, inner.upstream_status) = (status, Some(status));
+        inner.outcome = Outcome::Admitted;
+        inner.sign(head);
     }
 
     /// The tunnel that this exchange became is over.
@@ -391,13 +377,10 @@ impl Exchange {
         );
     }
 
-    fn hang_on(self, answer: &mut Response<Body<Exchange>>) {
-        match self.0.fields.spelling {
-            Spelling::Lower => {}
-            Spelling::Printed => answer.extensions_mut().extend(self.0.at.spelling.clone()),
-        }
-        let body = std::mem::replace(answer.body_mut(), Body::empty());
-        *answer.body_mut() = body.on_end(self);
+    fn hang_on(self, answer: Answer) -> Answer {
+        let Answer { mut head, body } = answer;
+        self.0.spell(&mut head);
+        Answer { head, body: body.on_end(self) }
     }
 }
 
@@ -437,6 +420,24 @@ impl OnEnd for Exchange {
 }
 
 impl Inner {
+    /// Says what the gate says on every answer that is not its own.
+    fn sign(&mut self, head: &mut Head) {
+        let fields = head.fields_mut();
+        self.fields.give(fields);
+        fields.insert(X_REQUEST_ID.as_str(), (&self.request_id).into());
+    }
+
+    /// Spells names as the policy wants them.
+    fn spell(&self, head: &mut Head) {
+        match self.fields.spelling {
+            Spelling::Lower => {}
+            Spelling::Printed => {
+                head.fields_mut().print(PRINTED);
+                head.spelled_by(self.at.spelling.clone());
+            }
+        }
+    }
+
     /// The answer's stated cost does not fit what was reserved.
     fn costs_more(&self, stated: &str, reserved: Money) {
         self.at.metrics.cost_exceeded(self.route);

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Version, request, response};
+use http::{Method, Version, request};
 use smallvec::SmallVec;
 
 use super::http1::{self, BadLength, RequestHead, Text};
@@ -291,19 +291,19 @@ pub(super) fn request_trailers(trailers: &mut HeaderMap, policy: &Snapshot) {
     }
 }
 
-/// Takes from an HTTP/2 backend's head what belongs to a connection alone; it should not be there. HTTP/1 leaves it out
+/// Takes from an HTTP/2 backend's fields what belongs to a connection alone; it should not be there. HTTP/1 leaves it out
 /// where it reads the head.
-pub(super) fn response_head(head: &mut response::Parts) {
-    if !head.headers.keys().any(http1::is_of_the_hop) {
+pub(super) fn response_fields(fields: &mut HeaderMap) {
+    if !fields.keys().any(http1::is_of_the_hop) {
         return;
     }
-    for name in nominated(&head.headers) {
-        head.headers.remove(name);
+    for name in nominated(fields) {
+        fields.remove(name);
     }
     let gone: SmallVec<[HeaderName; 4]> =
-        head.headers.keys().filter(|name| http1::is_of_the_hop(name)).cloned().collect();
+        fields.keys().filter(|name| http1::is_of_the_hop(name)).cloned().collect();
     for name in gone {
-        head.headers.remove(name);
+        fields.remove(name);
     }
 }
 

@@ -5,16 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Response};
 use rustls::ServerConfig;
 
-use super::body::Body;
 use super::client_body::ClientBody;
 use super::context::WorkerContext;
 use super::exchange::Exchange;
 use super::peer::{Handled, Handler, Peer};
 use super::respond::unasked;
-use super::serve::serve;
+use super::serve::{Answer, serve};
 use crate::policy::head::Unchecked;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::Bounds;
@@ -74,7 +72,7 @@ impl Handler for Gatekeeper {
         serve(Rc::clone(&self.0), peer, head, body)
     }
 
-    fn panicked(&self) -> Response<Body<Exchange>> {
+    fn panicked(&self) -> Answer {
         self.0.metrics.panic();
         unasked(&self.0, &Refused::because(Refusal::Internal, "a panic"))
     }
@@ -109,22 +107,11 @@ impl Handler for Gatekeeper {
 }
 
 /// A whole answer as bytes of HTTP/1.1, for connections on which no request can be read.
-fn written(mut answer: Response<Body<Exchange>>) -> Vec<u8> {
-    let body = answer.body_mut().take_full();
-    let length = HeaderValue::from(body.len());
-    answer.headers_mut().insert(http::header::CONTENT_LENGTH, length);
-    answer.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-    let status = answer.status();
-    let mut out =
-        format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or(""));
-    for (name, value) in answer.headers() {
-        out.push_str(name.as_str());
-        out.push_str(": ");
-        out.push_str(&String::from_utf8_lossy(value.as_bytes()));
-        out.push_str("\r\n");
-    }
-    out.push_str("\r\n");
-    let mut out = out.into_bytes();
-    out.extend_from_slice(&body);
-    out
+fn written(answer: Answer) -> Vec<u8> {
+    let Answer { mut head, mut body } = answer;
+    let body = body.take_full();
+    let length = itoa::Buffer::new().format(body.len()).to_owned();
+    head.fields_mut().add_text("content-length", &[&length]);
+    head.fields_mut().add_text("connection", &["close"]);
+    [head.as_bytes(), b"\r\n", &body].concat()
 }

@@ -6,6 +6,7 @@
 //! is no longer admitted, and [`drain`] ends it all. Everything of a
 //! worker stays on its thread. Nothing here compares a scope, an address or a counter itself.
 
+pub mod answer;
 pub mod body;
 mod capture;
 pub mod client_body;
@@ -19,6 +20,7 @@ mod depart;
 pub mod drain;
 mod exchange;
 mod failure;
+pub mod field_text;
 mod forward;
 mod handler;
 mod here;
@@ -26,6 +28,7 @@ pub mod http1;
 mod idempotent;
 mod identify;
 mod io;
+mod limit_fields;
 pub mod listen;
 mod long_lived;
 mod opening;
@@ -47,6 +50,7 @@ pub mod tunnel;
 mod upstream;
 mod watch;
 mod wire;
+mod wording;
 pub mod worker;
 
 /// Starts `common.workers` workers on these listeners.

@@ -2,15 +2,16 @@
 
 use std::rc::Rc;
 
-use http::{Request, Response, StatusCode, response};
+use http::{Request, StatusCode};
 use hyper::upgrade::OnUpgrade;
 
+use super::answer::{self, Head};
 use super::body::{Body, UpstreamBody};
 use super::capture::Capture;
 use super::context::WorkerContext;
 use super::cut::Cut;
 use super::exchange::Exchange;
-use super::forward::{self, Wish};
+use super::forward::Wish;
 use super::idempotent;
 use super::peer::Peer;
 use super::pool::{Departure, Processed, SendFailure, Why};
@@ -22,7 +23,7 @@ use crate::killpoint::{self, KillPoint};
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::outcome::Outcome;
 use crate::policy::refusal::{Refusal, Refused};
-use crate::policy::snapshot::{OnRevoke, UpstreamProtocol};
+use crate::policy::snapshot::OnRevoke;
 use crate::store::Completion;
 
 /// Sends an admitted request on, and passes the answer back. What it returns is small, because hyper moves it about: the
@@ -38,10 +39,7 @@ pub(super) fn pass(
     killpoint::pass(KillPoint::BeforeSend);
     exchange.sending(request.body().watch(), at.clock.steady());
     let departure = match admission.written.take() {
-        Some(head) => {
-            let fields = std::mem::take(request.headers_mut());
-            Departure::Http1(head, std::mem::take(request.body_mut()), fields)
-        }
+        Some(head) => Departure::Http1(head, std::mem::take(request.body_mut())),
         None => Departure::Http2(request),
     };
     let sending = admission.pool.send(departure, admission.response_timeout);
@@ -53,11 +51,12 @@ pub(super) fn pass(
         let free = ChargeRule::default();
         let rule = admission.charge.as_deref().unwrap_or(&free);
         match sent {
-            Ok(response) => {
-                let verdict = Verdict::of_status(response.status().as_u16());
-                exchange.learned(verdict, rule, rule.stated(response.headers()), now);
+            Ok(came) => {
+                let verdict = Verdict::of_status(came.status().as_u16());
+                let stated = rule.stated(|name| came.head.fields().lines(name.as_str()));
+                exchange.learned(verdict, rule, stated, now);
                 killpoint::pass(KillPoint::AfterHead);
-                deliver(&at, &peer, client, response, &admission, exchange)
+                deliver(&at, &peer, client, came, &admission, exchange)
             }
             Err(failure) => {
                 let verdict = Verdict::without_head(outcome_of(&failure));
@@ -100,15 +99,12 @@ fn deliver(
     at: &Rc<WorkerContext>,
     peer: &Rc<Peer>,
     client: OnUpgrade,
-    response: Response<UpstreamBody>,
+    came: answer::Answer<UpstreamBody>,
     admission: &Admission,
     mut exchange: Exchange,
 ) -> Answer {
-    let (mut head, body) = response.into_parts();
-    if admission.pool.upstream().protocol == UpstreamProtocol::Http2 {
-        forward::response_head(&mut head);
-    }
-    let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let answer::Answer { mut head, body } = came;
+    let switching = head.status() == StatusCode::SWITCHING_PROTOCOLS;
     let cut = watched(at, admission, switching, &mut exchange);
     if switching {
         let switched = match admission.wish {
@@ -125,8 +121,7 @@ fn deliver(
         };
         // A tunnel is done as far as repeats go, and nothing of it can be kept.
         exchange.completed(Completion::NotReplayable);
-        let mut answer = Response::from_parts(head, Body::empty());
-        exchange.switching(&mut answer);
+        exchange.switching(&mut head);
         // The connection still counts: the tunnel holds its slot.
         let peer = Rc::clone(peer);
         tokio::task::spawn_local(async move {
@@ -134,7 +129,7 @@ fn deliver(
             exchange.tunnelled(through);
             drop(peer);
         });
-        return answer;
+        return Answer { head, body: Body::empty() };
     }
     let body = match captured(at, peer, &head, admission, &mut exchange) {
         Some(capture) if http_body::Body::is_end_stream(&body) => {
@@ -148,14 +143,14 @@ fn deliver(
         Some(cut) => body.cut_by(cut),
         None => body,
     };
-    exchange.delivering(Response::from_parts(head, body))
+    exchange.delivering(Answer { head, body })
 }
 
 /// Who reads the answer of a claimed request.
 fn captured(
     at: &Rc<WorkerContext>,
     peer: &Rc<Peer>,
-    head: &response::Parts,
+    head: &Head,
     admission: &Admission,
     exchange: &mut Exchange,
 ) -> Option<Capture> {

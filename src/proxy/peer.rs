@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Response;
 use rustls::ServerConfig;
 
+use super::answer::Answer;
 use super::body::{Body, OnEnd};
 use super::client_body::ClientBody;
 use super::refrain::Refrain;
@@ -70,7 +70,7 @@ impl Peer {
 }
 
 /// An answer that takes time. Boxed, so that what hyper keeps and moves with every connection stays small.
-pub type Coming<E> = Pin<Box<dyn Future<Output = Response<Body<E>>>>>;
+pub type Coming<E> = Pin<Box<dyn Future<Output = Answer<Body<E>>>>>;
 
 /// What a handler makes of a request before it waits for anything.
 #[expect(
@@ -79,7 +79,7 @@ pub type Coming<E> = Pin<Box<dyn Future<Output = Response<Body<E>>>>>;
 )]
 pub enum Handled<E: OnEnd> {
     /// The answer, at hand.
-    Now(Response<Body<E>>),
+    Now(Answer<Body<E>>),
     /// The answer when it comes. Dropped unfinished when the client leaves.
     Later(Coming<E>),
 }
@@ -93,7 +93,7 @@ pub trait Handler: Clone + 'static {
     fn handle(&self, peer: Rc<Peer>, head: &Unchecked<'_>, body: ClientBody) -> Handled<Self::End>;
 
     /// The answer to a request whose handling panicked.
-    fn panicked(&self) -> Response<Body<Self::End>>;
+    fn panicked(&self) -> Answer<Body<Self::End>>;
 
     /// A whole HTTP/1.1 answer, with `Connection: close` and its length, to a head that cannot be read: 400, 414, 431,
     /// or 408 when it took too long.

@@ -12,14 +12,16 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
+use http::Request;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
+use super::answer::{Answer, Head};
 use super::body::UpstreamBody;
 use super::counters::{ConnectionCounters, down, up};
 use super::failure::{GAVE_UP, LATE, NO_TURN, broken, proves_unprocessed};
 pub use super::failure::{Processed, SendFailure, Why};
+use super::forward::response_fields;
 use super::http1::{self, AnswerBody, Errand, RequestHead, Shared, Stock};
 use super::request_body::{BodyFate, BodyWatch, RequestBody};
 use super::tls::TlsProblem;
@@ -36,8 +38,8 @@ const ANSWER_LOOKS: u32 = 16;
 /// A request that is ready to leave: everything of it is final.
 #[derive(Debug)]
 pub enum Departure {
-    /// In HTTP/1: as it is written, and a map whose memory the answer's fields may use.
-    Http1(RequestHead, RequestBody, HeaderMap),
+    /// In HTTP/1: as it is written.
+    Http1(RequestHead, RequestBody),
     /// In HTTP/2: its target is absolute.
     Http2(Request<RequestBody>),
 }
@@ -128,12 +130,12 @@ impl Pool {
         self: &Rc<Pool>,
         departure: Departure,
         response_timeout: Duration,
-    ) -> impl Future<Output = Result<Response<UpstreamBody>, SendFailure>> + use<> {
+    ) -> impl Future<Output = Result<Answer<UpstreamBody>, SendFailure>> + use<> {
         let pool = Rc::clone(self);
         let active = Active::new(self);
         let begun = match departure {
-            Departure::Http1(head, body, fields) => {
-                let errand = Errand::new(head, body, fields, response_timeout);
+            Departure::Http1(head, body) => {
+                let errand = Errand::new(head, body, response_timeout);
                 match self.take_idle() {
                     Some(connection) => {
                         connection.borrow_mut().begin(errand, &self.stock);
@@ -171,7 +173,7 @@ impl Pool {
         self: &Rc<Pool>,
         mut errand: Box<Errand>,
         active: Active,
-    ) -> Result<Response<UpstreamBody>, SendFailure> {
+    ) -> Result<Answer<UpstreamBody>, SendFailure> {
         for _ in 0..FRESH_ATTEMPTS {
             let connection = self.counted(self.target.http1().await)?;
             connection.borrow_mut().begin(*errand, &self.stock);
@@ -191,7 +193,7 @@ impl Pool {
         head: http1::AnswerHead,
         connection: Shared,
         active: Active,
-    ) -> Response<UpstreamBody> {
+    ) -> Answer<UpstreamBody> {
         let idle = self.target.upstream.idle_timeout;
         AnswerBody::answer(head, connection, active, idle).map(UpstreamBody::http1)
     }
@@ -201,7 +203,7 @@ impl Pool {
         mut request: Request<RequestBody>,
         active: Active,
         response_timeout: Duration,
-    ) -> Result<Response<UpstreamBody>, SendFailure> {
+    ) -> Result<Answer<UpstreamBody>, SendFailure> {
         let watch = request.body().watch();
         let idle = self.target.upstream.idle_timeout;
         for attempt in 0..=FRESH_ATTEMPTS {
@@ -214,7 +216,10 @@ impl Pool {
             let mut error = match answer.ok_or(LATE)? {
                 Ok(answer) => {
                     let stream = SharedStream { _active: active, _count: stream };
-                    return Ok(answer.map(|incoming| UpstreamBody::http2(incoming, stream, idle)));
+                    let (mut parts, incoming) = answer.into_parts();
+                    response_fields(&mut parts.headers);
+                    let head = Head::of(parts.status, &parts.headers);
+                    return Ok(Answer { head, body: UpstreamBody::http2(incoming, stream, idle) });
                 }
                 Err(error) => error,
             };

@@ -101,8 +101,8 @@ pub(super) struct LimitRefrain {
     pub(super) limits: Vec<LimitWords>,
     /// `RateLimit-Policy`; `None` where it is not sent, or no limit is enforced.
     pub(super) policy_field: Option<HeaderValue>,
-    /// The seconds that `X-RateLimit-Reset` said last, and how.
-    reset: Option<(u64, HeaderValue)>,
+    /// Where `RateLimit` is put together.
+    pub(super) state: Vec<u8>,
 }
 
 /// What is said of one limit.
@@ -169,20 +169,7 @@ impl LimitRefrain {
             .collect();
         let sent = policy.report.sends_ratelimit() && !field.is_empty();
         let policy_field = sent.then(|| HeaderValue::try_from(field).ok()).flatten();
-        LimitRefrain { limits, policy_field, reset: None }
-    }
-
-    /// `X-RateLimit-Reset`: whole seconds, which a busy limit says of one request after the other. 200 instructions where
-    /// they are the last ones.
-    pub(super) fn reset(&mut self, seconds: u64) -> HeaderValue {
-        match &self.reset {
-            Some((last, said)) if *last == seconds => said.clone(),
-            Some(_) | None => {
-                let said = HeaderValue::from(seconds);
-                self.reset = Some((seconds, said.clone()));
-                said
-            }
-        }
+        LimitRefrain { limits, policy_field, state: Vec::new() }
     }
 
     fn is_of(&self, readings: &[Reading]) -> bool {

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap};
-use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap};
+use http::{HeaderValue, Method, Request, StatusCode, request};
 use http_body::Body as _;
 use smallvec::SmallVec;
 
@@ -16,6 +16,7 @@ use super::commit::commit;
 use super::context::WorkerContext;
 use super::depart::ready_to_leave;
 use super::exchange::{Decided, Exchange};
+use super::field_text::Legal;
 use super::forward::{Wish, X_REQUEST_ID};
 use super::here;
 use super::http1::RequestHead;
@@ -42,7 +43,7 @@ use crate::store::{Party, Reservation};
 use crate::telemetry::metrics::IdempotencyOutcome;
 
 /// An answer on its way out; the exchange hangs on the end of its body.
-pub(super) type Answer = Response<Body<Exchange>>;
+pub(super) type Answer = super::answer::Answer<Body<Exchange>>;
 
 /// Answers one request. Step 1, accepting, is the connection's. Steps 2 to 7 wait for nothing, so only what follows them
 /// is a future: what hyper moves about is small, and a refusal is none at all.
@@ -289,11 +290,11 @@ fn decide(
     let request_id = exchange.request_id().clone();
     let mut answer = match stop {
         Stop::Repeated(repeat) => return Decision::Replay(repeat, policy.bounds.body_idle),
-        Stop::Here(status) => here::bare(status, request_id),
-        Stop::Ready => here::readiness(at, request_id),
+        Stop::Here(status) => here::bare(status, &request_id),
+        Stop::Ready => here::readiness(at, &request_id),
         Stop::Balance(of) => {
-            let mut answer = here::balance(&policy, of, &facts.readings, request_id);
-            exchange.fields().give(answer.headers_mut());
+            let mut answer = here::balance(&policy, of, &facts.readings, &request_id);
+            exchange.fields().give(answer.head.fields_mut());
             answer
         }
         Stop::Refused(refused) => {
@@ -312,12 +313,11 @@ fn decide(
                 now: now.wall,
                 reads,
             };
-            // Nobody reads the request's own fields any more.
-            refusal(&mut refusing, std::mem::take(&mut head.headers))
+            refusal(at, &mut refusing)
         }
     };
     if closes {
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        answer.head.fields_mut().insert("connection", Legal::known(b"close"));
     }
     Decision::Here(answer)
 }
@@ -415,7 +415,7 @@ pub(super) fn late_refusal(
         now: at.clock.now().wall,
         reads,
     };
-    refusal(&mut refusing, HeaderMap::new())
+    refusal(at, &mut refusing)
 }
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.

@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
+use super::answer;
 use super::body::{AnswerError, Body, OnEnd};
 use super::client_body::ClientBody;
 use super::counters::{ConnectionCounters, up};
 use super::drain::{DrainPhase, DrainSignal};
+use super::field_text::Legal;
 use super::peer::{ClientHttp, Coming, Handled, Handler, Peer};
 use super::wire::{Owed, Wire};
 use crate::policy::fields::{Field, Fields};
@@ -69,24 +70,25 @@ impl<H: Handler> Serving<H> {
         Answering { serving: Rc::clone(self), owed: Some(owed), head_only, now, later }
     }
 
-    fn panicked(&self) -> Response<Body<H::End>> {
+    fn panicked(&self) -> answer::Answer<Body<H::End>> {
         up(&self.counters.panics);
         self.handler.panicked()
     }
 
     /// What the connection has to say on an answer.
-    fn finish(&self, response: &mut Response<Body<H::End>>, head_only: bool) {
+    fn finish(&self, answer: &mut answer::Answer<Body<H::End>>, head_only: bool) {
         let announces = self.drain.phase() >= DrainPhase::Announcing
             && self.peer.http == ClientHttp::Http1
-            && !response.status().is_informational();
+            && !answer.status().is_informational();
         if announces {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            answer.head.fields_mut().insert("connection", Legal::known(b"close"));
         }
         if head_only {
             // hyper leaves the body of an answer to HEAD out for HTTP/1 only (RFC 9110 §9.3.2).
-            let unsent = response.body_mut().take_full();
+            let unsent = answer.body.take_full();
             if !unsent.is_empty() {
-                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(unsent.len()));
+                answer.head.fields_mut().remove("content-length");
+                answer.head.fields_mut().add_number("content-length", unsent.len() as u64);
             }
         }
     }
@@ -98,7 +100,7 @@ pub(super) struct Answering<H: Handler> {
     serving: Rc<Serving<H>>,
     owed: Option<Owed>,
     head_only: bool,
-    now: Option<Response<Body<H::End>>>,
+    now: Option<answer::Answer<Body<H::End>>>,
     later: Option<Coming<H::End>>,
 }
 
@@ -123,7 +125,8 @@ impl<H: Handler> Future for Answering<H> {
             return Poll::Pending;
         };
         this.serving.finish(&mut answer, this.head_only);
-        Poll::Ready(Ok(answer.map(|body| Answer { body, owed })))
+        let answer::Answer { head, body } = answer;
+        Poll::Ready(Ok(Response::from_parts(head.into_parts(), Answer { body, owed })))
     }
 }
 

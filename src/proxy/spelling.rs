@@ -11,20 +11,21 @@ use http::{Extensions, Request};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-/// The fields that the gate itself writes, as the documents print them.
-const PRINTED: &[u8] = b"HTTP/1.1 204 No Content\r\n\
-    X-RateLimit-Limit: 0\r\n\
-    X-RateLimit-Remaining: 0\r\n\
-    X-RateLimit-Reset: 0\r\n\
-    RateLimit-Policy: 0\r\n\
-    RateLimit: 0\r\n\
-    Retry-After: 0\r\n\
-    WWW-Authenticate: 0\r\n\
-    Idempotent-Replayed: 0\r\n\
-    X-Request-Id: 0\r\n\
-    Content-Type: 0\r\n\
-    Cache-Control: 0\r\n\
-    Allow: 0\r\n\r\n";
+/// The names of the fields that the gate itself writes, as the documents print them.
+pub(super) const PRINTED: &[&str] = &[
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "RateLimit-Policy",
+    "RateLimit",
+    "Retry-After",
+    "WWW-Authenticate",
+    "Idempotent-Replayed",
+    "X-Request-Id",
+    "Content-Type",
+    "Cache-Control",
+    "Allow",
+];
 
 /// What hyper remembers of the printed names. One for each worker: a shared one would be a line that all of them write.
 pub(super) fn printed() -> io::Result<Extensions> {
@@ -42,7 +43,7 @@ async fn read_printed() -> Result<Extensions, hyper::Error> {
         // An answer that comes before its request is out would be a stranger's, and end the connection.
         let spoken = async {
             theirs.read_u8().await?;
-            theirs.write_all(PRINTED).await
+            theirs.write_all(answer_with_all().as_bytes()).await
         };
         let (answer, _) = tokio::join!(sent, spoken);
         answer
@@ -51,6 +52,11 @@ async fn read_printed() -> Result<Extensions, hyper::Error> {
         answer = answer => answer.map(|answer| answer.into_parts().0.extensions),
         closed = connection => closed.map(|()| Extensions::new()),
     }
+}
+
+fn answer_with_all() -> String {
+    let lines: String = PRINTED.iter().map(|name| format!("{name}: 0\r\n")).collect();
+    format!("HTTP/1.1 204 No Content\r\n{lines}\r\n")
 }
 
 #[cfg(test)]

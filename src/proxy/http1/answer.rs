@@ -10,9 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Response;
 use http_body::{Frame, SizeHint};
-use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
@@ -20,6 +18,7 @@ use super::chunked::{BadChunk, Chunks, Piece};
 use super::connection::Shared;
 use super::framing::BodyLength;
 use super::head_in::{After, AnswerHead};
+use crate::proxy::answer::Answer;
 use crate::proxy::deadline::Silence;
 use crate::proxy::io::Stream;
 use crate::proxy::pool::Active;
@@ -86,8 +85,8 @@ impl AnswerBody {
         connection: Shared,
         active: Active,
         idle: Duration,
-    ) -> Response<AnswerBody> {
-        let AnswerHead { status, reason, fields, length, after } = head;
+    ) -> Answer<AnswerBody> {
+        let AnswerHead { head, length, after } = head;
         let left = match length {
             BodyLength::Nothing | BodyLength::Exactly(0) => Left::Nothing,
             BodyLength::Exactly(bytes) => Left::Bytes(bytes),
@@ -102,20 +101,14 @@ impl AnswerBody {
         let connection = Some(connection);
         let silence = Silence::new(idle);
         // The bytes behind a 101 belong to whoever upgrades; that connection never comes back.
-        let switching = status == http::StatusCode::SWITCHING_PROTOCOLS;
+        let switching = head.status() == http::StatusCode::SWITCHING_PROTOCOLS;
         let active = Some(active).filter(|_| !switching);
         let mut body =
             AnswerBody { left, connection, after, active, silence, uploading, broken: None };
         if body.is_over() && !switching {
             body.end();
         }
-        let mut answer = Response::new(body);
-        *answer.status_mut() = status;
-        *answer.headers_mut() = fields;
-        if let Some(reason) = reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
-            answer.extensions_mut().insert(reason);
-        }
-        answer
+        Answer { head, body }
     }
 
     /// What follows a 101. `None` where the connection is not the upstream's to switch: its request is not sent whole.
