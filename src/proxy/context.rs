@@ -1,6 +1,7 @@
 //! What a request needs of its worker: everything is the worker's own, or shared read-only. Nothing here is locked.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -8,6 +9,7 @@ use arc_swap::ArcSwap;
 use http::Extensions;
 
 use super::counters::ConnectionCounters;
+use super::http1::Stock;
 use super::long_lived::LongLived;
 use super::pool::Pools;
 use super::refrain::LimitRefrains;
@@ -124,13 +126,14 @@ impl Common {
         &self,
         index: usize,
         counters: Arc<ConnectionCounters>,
+        stock: Rc<Stock>,
         spelling: Extensions,
     ) -> WorkerContext {
         let worker = u16::try_from(index).unwrap_or(u16::MAX);
         WorkerContext {
             policy: Arc::clone(&self.policy),
             ledger: Arc::clone(&self.ledger),
-            pools: Pools::new(counters),
+            pools: Pools::new(counters, stock),
             clock: self.clock.clone(),
             metrics: self.metrics.worker(),
             lifecycle: Arc::clone(&self.lifecycle),

@@ -381,10 +381,10 @@ impl Exchange {
         );
     }
 
-    fn hang_on(self, answer: Answer) -> Answer {
-        let Answer { mut head, body } = answer;
-        self.0.spell(&mut head);
-        Answer { head, body: body.on_end(self) }
+    fn hang_on(self, mut answer: Answer) -> Answer {
+        self.0.spell(&mut answer.head);
+        answer.body.hang(self);
+        answer
     }
 }
 

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use http::StatusCode;
-use hyper::upgrade::OnUpgrade;
 
 use super::answer::{self, Head};
 use super::body::{Body, UpstreamBody};
@@ -11,7 +10,7 @@ use super::capture::Capture;
 use super::context::WorkerContext;
 use super::cut::Cut;
 use super::exchange::Exchange;
-use super::forward::Wish;
+use super::http1::Upgrading;
 use super::idempotent;
 use super::peer::Peer;
 use super::pool::{Departure, Processed, SendFailure, Why};
@@ -32,7 +31,7 @@ pub(super) fn pass(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     departure: Departure,
-    client: OnUpgrade,
+    client: Option<Upgrading>,
     admission: Admission,
     mut exchange: Exchange,
 ) -> impl Future<Output = Answer> {
@@ -70,7 +69,7 @@ pub(super) async fn pass_in_any_case(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     departure: Departure,
-    client: OnUpgrade,
+    client: Option<Upgrading>,
     admission: Admission,
     exchange: Exchange,
 ) -> Answer {
@@ -90,7 +89,7 @@ pub(super) async fn pass_in_any_case(
 fn deliver(
     at: &Rc<WorkerContext>,
     peer: &Rc<Peer>,
-    client: OnUpgrade,
+    client: Option<Upgrading>,
     came: answer::Answer<UpstreamBody>,
     admission: &Admission,
     mut exchange: Exchange,
@@ -99,12 +98,15 @@ fn deliver(
     let switching = head.status() == StatusCode::SWITCHING_PROTOCOLS;
     let cut = watched(at, admission, switching, &mut exchange);
     if switching {
-        let switched = match admission.wish {
-            Wish::Upgrade => body.switched().ok_or("the upstream switched in mid-request"),
-            Wish::Http => Err("the upstream switched protocols unasked"),
+        let switched = match client {
+            Some(client) => {
+                let upstream = body.switched().ok_or("the upstream switched in mid-request");
+                upstream.map(|upstream| (client, upstream))
+            }
+            None => Err("the upstream switched protocols unasked"),
         };
-        let upstream = match switched {
-            Ok(upstream) => upstream,
+        let (client, upstream) = match switched {
+            Ok(both) => both,
             Err(detail) => {
                 let refused = Refused::because(Refusal::UpstreamBroken, detail);
                 let answer = late_refusal(at, &mut exchange, &refused);

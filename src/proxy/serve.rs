@@ -100,7 +100,10 @@ fn forward(
     admission: Admission,
     exchange: Exchange,
 ) -> Coming<Exchange> {
-    let (body, upgrade) = body.into_parts();
+    let upgrade = match admission.wish {
+        Wish::Upgrade => body.upgrading(),
+        Wish::Http => None,
+    };
     let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
     let body = match admission.keep_answer {
         Some(_) => body.printed(),
@@ -125,7 +128,6 @@ async fn replay(
     idle: Duration,
     body: ClientBody,
 ) -> Answer {
-    let (body, _) = body.into_parts();
     let body = RequestBody::new(body, Some(repeat.print.bytes), idle).printed();
     let refused = match repeat.compare(body).await {
         Compared::Same => return exchange.replayed(repeat.answer()),
