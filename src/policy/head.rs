@@ -148,13 +148,13 @@ impl<'a> Head<'a> {
 
 fn check_query(query: &str) -> Result<(), Refused> {
     let bad = |detail| Err(Refused::because(Refusal::BadRequest, detail));
-    // Without an early end, so that it is done many bytes at a time.
-    let sayable = |all, byte: u8| all & (0x21..0x7f).contains(&byte);
-    if !query.bytes().fold(true, sayable) {
+    if query.bytes().all(|byte| of_class(byte, QUERY)) {
+        return Ok(());
+    }
+    if query.bytes().any(|byte| !(0x21..0x7f).contains(&byte)) {
         return bad("a byte in the query that is not printable ASCII");
     }
-    let encoded = |some, byte: u8| some | matches!(byte, b'#' | b'"' | b'<' | b'>');
-    if query.bytes().fold(false, encoded) {
+    if query.bytes().any(|byte| matches!(byte, b'#' | b'"' | b'<' | b'>')) {
         return bad("a byte in the query that must be encoded");
     }
     if names_a_control_character(query) {
@@ -201,13 +201,14 @@ fn is_host(host: &[u8]) -> bool {
 
 /// A name or an IPv4 address in lower case, perhaps with a port: nearly all there are, and told in a quarter of the work.
 fn is_plain_host(host: &[u8]) -> bool {
-    let port = host.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
-    let name = match host.len().checked_sub(port + 1).map(|at| host.split_at(at)) {
-        Some((name, [b':', ..])) if (1..=5).contains(&port) => name,
-        _ => host,
+    let Some(end) = host.iter().position(|byte| !of_class(*byte, HOST)) else {
+        return !host.is_empty();
     };
+    let (name, rest) = host.split_at(end);
     !name.is_empty()
-        && name.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-'))
+        && rest[0] == b':'
+        && (1..=5).contains(&rest[1..].len())
+        && rest[1..].iter().all(u8::is_ascii_digit)
 }
 
 fn is_other_host(host: &[u8]) -> bool {
@@ -285,17 +286,50 @@ pub fn canonical_path(path: &str) -> Result<(), &'static str> {
 /// Whether a path begins with a slash and has nothing in it that could make two readings: no empty segment but the last,
 /// none that starts with a dot, and no character that is ever encoded or cut at.
 fn is_plain_path(path: &[u8]) -> bool {
-    let mut before = 0;
-    path.first() == Some(&b'/')
+    let mut next = SLASH;
+    !path.is_empty()
         && path.iter().all(|&byte| {
-            let fine = match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => true,
-                b'/' | b'.' => before != b'/',
-                _ => false,
-            };
-            before = byte;
+            let fine = of_class(byte, next);
+            next = if byte == b'/' { SEGMENT } else { SEGMENT | DOT | SLASH };
             fine
         })
+}
+
+/// What never means anything but itself in a path segment.
+const SEGMENT: u8 = 1;
+const DOT: u8 = 2;
+const SLASH: u8 = 4;
+/// What stands in a host's name, in lower case.
+const HOST: u8 = 8;
+/// What stands in a query and means nothing to who decodes it as characters: all that is printable but the percent sign and what
+/// must be encoded.
+const QUERY: u8 = 16;
+
+/// The classes of every byte: five instructions a byte less than to compare it, for hosts, paths and queries together 300 a
+/// request.
+static CLASSES: [u8; 256] = classes();
+
+const fn classes() -> [u8; 256] {
+    let mut classes = [0; 256];
+    let mut byte: u8 = 0x21;
+    while byte < 0x7f {
+        let segment = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let host =
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+        let query = !matches!(byte, b'%' | b'#' | b'"' | b'<' | b'>');
+        classes[byte as usize] = if segment { SEGMENT } else { 0 }
+            | if byte == b'.' { DOT } else { 0 }
+            | if byte == b'/' { SLASH } else { 0 }
+            | if host { HOST } else { 0 }
+            | if query { QUERY } else { 0 };
+        byte += 1;
+    }
+    classes
+}
+
+#[inline]
+fn of_class(byte: u8, class: u8) -> bool {
+    CLASSES[usize::from(byte)] & class != 0
 }
 
 /// Whether one path segment has one reading only. Empty is fine here: only the last segment of a path may be.

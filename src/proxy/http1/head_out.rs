@@ -47,14 +47,8 @@ impl RequestHead {
         path: &str,
         query: Option<&str>,
     ) -> RequestHead {
-        text.push(method.as_str().as_bytes());
-        text.push(b" ");
-        text.push(path.as_bytes());
-        if let Some(query) = query {
-            text.push(b"?");
-            text.push(query.as_bytes());
-        }
-        text.push(b" HTTP/1.1\r\n");
+        let (mark, query) = query.map_or(("", ""), |query| ("?", query));
+        text.push_all([method.as_str(), " ", path, mark, query, " HTTP/1.1\r\n"]);
         let asked = if method == Method::HEAD { Asked::FieldsAlone } else { Asked::Whole };
         RequestHead { text, asked, length: Length::Unsaid, announced: None }
     }

@@ -25,6 +25,16 @@ impl Text {
         self.place(piece.len()).copy_from_slice(piece);
     }
 
+    /// Adds these pieces, one behind the other.
+    pub(super) fn push_all<const N: usize>(&mut self, pieces: [&str; N]) {
+        let mut place = self.place(pieces.iter().map(|piece| piece.len()).sum());
+        for piece in pieces {
+            let (here, behind) = place.split_at_mut(piece.len());
+            here.copy_from_slice(piece.as_bytes());
+            place = behind;
+        }
+    }
+
     /// Adds a status line (RFC 9112 §4).
     pub(crate) fn status_line(&mut self, status: [u8; 3], reason: &[u8]) {
         const REASON: usize = 13;
