@@ -151,7 +151,9 @@ mod tests {
     fn a_stated_cost_is_bounded_by_the_reserve() {
         let stated = |values: &[&'static str]| {
             let mut lines = Lines::None;
-            values.iter().for_each(|value| lines.add(value.as_bytes()));
+            for value in values {
+                lines.add(value.as_bytes());
+            }
             rule().stated(|name| {
                 assert_eq!(name, "x-cost");
                 lines
