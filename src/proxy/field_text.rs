@@ -21,6 +21,22 @@ const LINES: usize = 24;
 /// The most lines whose index is kept.
 const MOST_INDEX: usize = 256;
 
+/// The names of the fields that the gate itself writes, as the documents print them.
+const PRINTED: &[&str] = &[
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "RateLimit-Policy",
+    "RateLimit",
+    "Retry-After",
+    "WWW-Authenticate",
+    "Idempotent-Replayed",
+    "X-Request-Id",
+    "Content-Type",
+    "Cache-Control",
+    "Allow",
+];
+
 thread_local! {
     static SPARE: RefCell<Vec<(Text, Vec<Line>)>> = const { RefCell::new(Vec::new()) };
 }
@@ -278,12 +294,13 @@ impl FieldText {
         self.first(name).is_some()
     }
 
-    /// Spells those names as `printed` has them.
-    pub(super) fn print(&mut self, printed: &[&str]) {
+    /// Spells the names that the gate says as documents print them. HTTP does not care about case, but a contract that
+    /// prints `X-RateLimit-Limit` has readers who compare it byte for byte.
+    pub(super) fn print(&mut self) {
         for line in &self.index {
             let name = &mut self.text.as_mut_bytes()[line.name()];
             let same = |printed: &&&str| printed.as_bytes().eq_ignore_ascii_case(name);
-            if let Some(printed) = printed.iter().find(same) {
+            if let Some(printed) = PRINTED.iter().find(same) {
                 name.copy_from_slice(printed.as_bytes());
             }
         }
@@ -378,7 +395,7 @@ mod tests {
         let mut lines = FieldText::new();
         lines.add("retry-after", legal("1"));
         lines.add("x-other", legal("2"));
-        lines.print(&["X-Other-Thing", "Retry-After"]);
+        lines.print();
         assert_eq!(text(&lines), "Retry-After: 1\r\nx-other: 2\r\n");
         assert!(lines.remove("retry-after"));
     }
