@@ -2,13 +2,10 @@
 //! for HTTP/2 fields are made of it at the edge.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Extensions, Response, StatusCode, response};
-use hyper::ext::ReasonPhrase;
+use http::{Response, StatusCode, response};
 
 use super::field_text::FieldText;
 
-/// Where the reason phrase of a status line begins.
-const REASON: usize = "HTTP/1.1 200 ".len();
 /// Fields that a connection adds, as a reservation.
 const ADDED: usize = 4;
 
@@ -19,10 +16,6 @@ pub struct Head {
     status: StatusCode,
     /// Behind a status line.
     fields: FieldText,
-    /// Where the first line begins.
-    first: usize,
-    /// What hyper spells names by, where it is asked to.
-    spelling: Extensions,
 }
 
 impl Head {
@@ -38,8 +31,7 @@ impl Head {
         let usual = status.canonical_reason().unwrap_or("");
         let reason = reason.unwrap_or(usual.as_bytes());
         fields.begin_with_status(status.as_u16(), reason);
-        let first = fields.as_bytes().len();
-        Head { status, fields, first, spelling: Extensions::new() }
+        Head { status, fields }
     }
 
     /// The head that another HTTP implementation has read.
@@ -53,20 +45,12 @@ impl Head {
 
     /// The same head in memory of its own.
     pub(super) fn copied(&self) -> Head {
-        let Head { status, first, .. } = *self;
-        Head { status, fields: self.fields.copied(), first, spelling: self.spelling.clone() }
+        Head { status: self.status, fields: self.fields.copied() }
     }
 
     /// Its status.
     pub fn status(&self) -> StatusCode {
         self.status
-    }
-
-    /// Its reason phrase, where it is not the usual one.
-    pub(super) fn reason(&self) -> Option<&[u8]> {
-        let reason = &self.fields.as_bytes()[REASON..self.first - 2];
-        let usual = self.status.canonical_reason().unwrap_or("");
-        Some(reason).filter(|reason| *reason != usual.as_bytes())
     }
 
     /// Its field lines.
@@ -84,12 +68,7 @@ impl Head {
         self.fields.as_bytes()
     }
 
-    /// Has hyper spell names by this.
-    pub(super) fn spelled_by(&mut self, spelling: Extensions) {
-        self.spelling = spelling;
-    }
-
-    /// The same for an implementation of HTTP that has fields in a map.
+    /// The same for an implementation of HTTP that has fields in a map, and no reason phrases: for HTTP/2.
     pub(super) fn into_parts(self) -> response::Parts {
         let (mut parts, ()) = Response::new(()).into_parts();
         parts.status = self.status;
@@ -99,11 +78,6 @@ impl Head {
             if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value) {
                 parts.headers.append(name, value);
             }
-        }
-        parts.extensions = self.spelling.clone();
-        let reason = self.reason().and_then(|reason| ReasonPhrase::try_from(reason).ok());
-        if let Some(reason) = reason {
-            parts.extensions.insert(reason);
         }
         parts
     }
@@ -145,10 +119,12 @@ mod tests {
         let mut head = Head::new(StatusCode::NOT_FOUND);
         head.fields_mut().add("a", Legal::of(b"1").unwrap());
         assert_eq!(head.as_bytes(), b"HTTP/1.1 404 Not Found\r\na: 1\r\n");
-        assert_eq!((head.status(), head.reason()), (StatusCode::NOT_FOUND, None));
+        assert_eq!(head.status(), StatusCode::NOT_FOUND);
         assert_eq!(head.copied().as_bytes(), head.as_bytes());
         let unnamed = Head::new(StatusCode::from_u16(299).unwrap());
-        assert_eq!((unnamed.as_bytes(), unnamed.reason()), (&b"HTTP/1.1 299 \r\n"[..], None));
+        assert_eq!(unnamed.as_bytes(), b"HTTP/1.1 299 \r\n");
+        let fine = Head::with_reason(StatusCode::OK, Some(b"Fine"));
+        assert_eq!(fine.as_bytes(), b"HTTP/1.1 200 Fine\r\n");
     }
 
     #[test]
@@ -159,9 +135,5 @@ mod tests {
         }
         let parts = Head::of(StatusCode::CREATED, &fields).into_parts();
         assert_eq!((parts.status, parts.headers), (StatusCode::CREATED, fields));
-        assert!(parts.extensions.get::<ReasonPhrase>().is_none());
-        let parts = Head::with_reason(StatusCode::OK, Some(b"Fine")).into_parts();
-        let reason = parts.extensions.get::<ReasonPhrase>().unwrap();
-        assert_eq!(reason.as_bytes(), b"Fine");
     }
 }

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use http::Extensions;
 
 use super::counters::ConnectionCounters;
 use super::http1::Stock;
@@ -50,8 +49,6 @@ pub(crate) struct WorkerContext {
     pub(super) wordings: RefCell<Wordings>,
     pub(super) long_lived: LongLived,
     pub(super) tls: Arc<ServedTls>,
-    /// The printed spelling of the names that the gate writes.
-    pub(super) spelling: Extensions,
     pub(super) in_flight: Cell<usize>,
     /// How many workers share `bounds.in_flight`.
     pub(super) workers: usize,
@@ -127,7 +124,6 @@ impl Common {
         index: usize,
         counters: Arc<ConnectionCounters>,
         stock: Rc<Stock>,
-        spelling: Extensions,
     ) -> WorkerContext {
         let worker = u16::try_from(index).unwrap_or(u16::MAX);
         WorkerContext {
@@ -144,7 +140,6 @@ impl Common {
             wordings: RefCell::default(),
             long_lived: LongLived::default(),
             tls: Arc::clone(&self.tls),
-            spelling,
             in_flight: Cell::new(0),
             workers: self.workers,
             sweeps: index == 0,

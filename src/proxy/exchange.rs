@@ -18,7 +18,6 @@ use super::request_body::BodyWatch;
 use super::request_id::RequestId;
 use super::respond::Reads;
 use super::serve::{Answer, Asked, Facts};
-use super::spelling::PRINTED;
 use super::tunnel::{TunnelEnd, Tunnelled};
 use crate::clock::{Now, Steady};
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
@@ -434,10 +433,7 @@ impl Inner {
     fn spell(&self, head: &mut Head) {
         match self.fields.spelling {
             Spelling::Lower => {}
-            Spelling::Printed => {
-                head.fields_mut().print(PRINTED);
-                head.spelled_by(self.at.spelling.clone());
-            }
+            Spelling::Printed => head.fields_mut().print(),
         }
     }
 

@@ -21,6 +21,22 @@ const LINES: usize = 24;
 /// The most lines whose index is kept.
 const MOST_INDEX: usize = 256;
 
+/// The names of the fields that the gate itself writes, as the documents print them.
+const PRINTED: &[&str] = &[
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "RateLimit-Policy",
+    "RateLimit",
+    "Retry-After",
+    "WWW-Authenticate",
+    "Idempotent-Replayed",
+    "X-Request-Id",
+    "Content-Type",
+    "Cache-Control",
+    "Allow",
+];
+
 thread_local! {
     static SPARE: RefCell<Vec<(Text, Vec<Line>)>> = const { RefCell::new(Vec::new()) };
 }
@@ -33,7 +49,7 @@ impl<'a> Legal<'a> {
     /// These bytes, if they are one: none of them a control but the tab.
     pub fn of(value: &'a [u8]) -> Option<Legal<'a>> {
         // Without an early end, so that it is done many bytes at a time.
-        let legal = |all, byte: &u8| all & ((*byte >= b' ' && *byte != 0x7f) | (*byte == b'\t'));
+        let legal = |all, byte: &u8| all & matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
         value.iter().fold(true, legal).then_some(Legal(value))
     }
 
@@ -164,7 +180,9 @@ impl FieldText {
         let start = self.text.len();
         self.text.field(name.as_bytes(), b"");
         self.text.cut_out(self.text.len() - 2..self.text.len());
-        pieces.iter().for_each(|piece| self.text.push(piece.as_bytes()));
+        for piece in pieces {
+            self.text.push(piece.as_bytes());
+        }
         self.text.push(b"\r\n");
         let value = pieces.iter().map(|piece| piece.len()).sum();
         self.index.push(Line { start, name: name.len(), value });
@@ -255,8 +273,7 @@ impl FieldText {
     pub fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         let text = self.text.as_bytes();
         let of = move |line: &&Line| {
-            line.name as usize == name.len()
-                && text[line.name()].eq_ignore_ascii_case(name.as_bytes())
+            line.name == name.len() && text[line.name()].eq_ignore_ascii_case(name.as_bytes())
         };
         self.index.iter().filter(of).map(|line| &text[line.value()])
     }
@@ -278,12 +295,13 @@ impl FieldText {
         self.first(name).is_some()
     }
 
-    /// Spells those names as `printed` has them.
-    pub(super) fn print(&mut self, printed: &[&str]) {
+    /// Spells the names that the gate says as documents print them. HTTP does not care about case, but a contract that
+    /// prints `X-RateLimit-Limit` has readers who compare it byte for byte.
+    pub(super) fn print(&mut self) {
         for line in &self.index {
             let name = &mut self.text.as_mut_bytes()[line.name()];
             let same = |printed: &&&str| printed.as_bytes().eq_ignore_ascii_case(name);
-            if let Some(printed) = printed.iter().find(same) {
+            if let Some(printed) = PRINTED.iter().find(same) {
                 name.copy_from_slice(printed.as_bytes());
             }
         }
@@ -374,11 +392,29 @@ mod tests {
     }
 
     #[test]
+    fn a_value_of_several_texts_is_said_whole_or_not_at_all() {
+        let mut lines = FieldText::new();
+        lines.add_text("a", &["1", "", "2"]);
+        lines.add_text("b", &["1", "\r\nc: 2"]);
+        lines.add("d", legal("3"));
+        assert_eq!(text(&lines), "a: 12\r\nd: 3\r\n");
+        assert_eq!((lines.first("a"), lines.first("d")), (Some(&b"12"[..]), Some(&b"3"[..])));
+    }
+
+    #[test]
+    fn only_a_token_in_lower_case_is_a_name() {
+        assert!(["a", "x-1", "!#$%&'*+-.^_`|~"].into_iter().all(is_token));
+        assert!(
+            ["", "A", "a b", "a:", "a\r", "ä", "(", "a\u{7f}"].into_iter().all(|no| !is_token(no))
+        );
+    }
+
+    #[test]
     fn printed_names_are_still_the_same_names() {
         let mut lines = FieldText::new();
         lines.add("retry-after", legal("1"));
         lines.add("x-other", legal("2"));
-        lines.print(&["X-Other-Thing", "Retry-After"]);
+        lines.print();
         assert_eq!(text(&lines), "Retry-After: 1\r\nx-other: 2\r\n");
         assert!(lines.remove("retry-after"));
     }

@@ -44,7 +44,6 @@ mod said;
 mod serve;
 pub mod served_tls;
 mod serving;
-mod spelling;
 mod target;
 pub mod tls;
 pub mod tunnel;
@@ -59,10 +58,7 @@ pub fn start(
     common: context::Common,
     listeners: &[listen::Bound],
 ) -> std::io::Result<worker::Workers> {
-    let spellings =
-        (0..common.workers).map(|_| spelling::printed()).collect::<std::io::Result<Vec<_>>>()?;
     worker::Workers::start(common.workers, listeners, move |parts| {
-        let spelling = spellings.get(parts.index).cloned().unwrap_or_default();
-        handler::Gatekeeper::new(common.context(parts.index, parts.counters, parts.stock, spelling))
+        handler::Gatekeeper::new(common.context(parts.index, parts.counters, parts.stock))
     })
 }

@@ -1,7 +1,8 @@
-//! HTTP/1 (RFC 9112), spoken by ourselves. Towards the upstream here, towards clients in `served`. No task, no channel and no copy stands between a request's
-//! future and its connection. A head is written where it is decided and sent as it stands; an answer's fields are read
-//! straight into the map that the client's connection will write. Strict in what it takes: what two readers could read
-//! two ways ends the connection. Never decides what is said, nor whether a request is sent again.
+//! HTTP/1 (RFC 9112), spoken by ourselves. Towards the upstream here, towards clients in `served`. No task and no channel
+//! stands between a request's future and its connection. A head is written where it is decided and sent as it stands; an
+//! answer's fields are copied once, from the bytes that were read into the text that the client will get. Strict in what
+//! it takes: what two readers could read two ways ends the connection. Never decides what is said, nor whether a request
+//! is sent again.
 
 mod answer;
 mod chunked;
