@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use http::{Extensions, HeaderValue};
+use http::Extensions;
 
 use super::counters::ConnectionCounters;
 use super::http1::Stock;
 use super::long_lived::LongLived;
 use super::pool::Pools;
 use super::refrain::LimitRefrains;
+use super::request_id::RequestId;
 use super::said::Pseudonym;
 use super::served_tls::ServedTls;
 use super::wording::Wordings;
@@ -173,10 +174,9 @@ impl WorkerContext {
     }
 
     /// A name for one more request, and the id that its client and its backend see.
-    pub(super) fn next_id(&self) -> (DecisionId, HeaderValue) {
+    pub(super) fn next_id(&self) -> (DecisionId, RequestId) {
         let mut ids = self.ids.borrow_mut();
         let id = ids.next_id();
-        let request_id = HeaderValue::from_bytes(ids.request_id(id).as_bytes());
-        (id, request_id.unwrap_or(HeaderValue::from_static("-")))
+        (id, RequestId::Made(ids.request_id(id)))
     }
 }

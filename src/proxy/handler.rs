@@ -26,6 +26,8 @@ const RECHECK_TICKS: u32 = 10;
 const SWEEP_TICKS: usize = 300;
 /// The least that one sweep looks at.
 const LEAST_SWEEP: usize = 64;
+/// The most that it looks at before requests have their turn: some 50 µs.
+const SWEEP_PIECE: usize = 512;
 
 /// One worker's handler of requests.
 #[derive(Clone)]
@@ -52,8 +54,13 @@ async fn keep_house(at: Rc<WorkerContext>) {
             at.long_lived.recheck(&at.policy.load(), &at.ledger.overlay(), now.wall);
         }
         if at.sweeps {
-            let share = at.ledger.occupancy().cells / SWEEP_TICKS;
-            at.ledger.sweep(now, share.max(LEAST_SWEEP));
+            let mut left = (at.ledger.occupancy().cells / SWEEP_TICKS).max(LEAST_SWEEP);
+            while left > 0 {
+                let piece = left.min(SWEEP_PIECE);
+                at.ledger.sweep(now, piece);
+                left -= piece;
+                tokio::task::yield_now().await;
+            }
         }
     }
 }

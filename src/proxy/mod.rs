@@ -38,6 +38,7 @@ pub mod pool;
 pub mod proxy_protocol;
 mod refrain;
 pub mod request_body;
+mod request_id;
 mod respond;
 mod said;
 mod serve;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{Request, StatusCode};
+use http::StatusCode;
 
 use super::answer::{self, Head};
 use super::body::{Body, UpstreamBody};
@@ -14,7 +14,7 @@ use super::http1::Upgrading;
 use super::idempotent;
 use super::peer::Peer;
 use super::pool::{Departure, Processed, SendFailure, Why};
-use super::request_body::{BodyFate, RequestBody};
+use super::request_body::BodyFate;
 use super::respond::unasked;
 use super::serve::{Admission, Answer, late_refusal};
 use super::tunnel;
@@ -30,17 +30,13 @@ use crate::store::Completion;
 pub(super) fn pass(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
-    mut request: Request<RequestBody>,
+    departure: Departure,
     client: Option<Upgrading>,
-    mut admission: Admission,
+    admission: Admission,
     mut exchange: Exchange,
 ) -> impl Future<Output = Answer> {
     killpoint::pass(KillPoint::BeforeSend);
-    exchange.sending(request.body().watch(), at.clock.steady());
-    let departure = match admission.written.take() {
-        Some(head) => Departure::Http1(head, std::mem::take(request.body_mut())),
-        None => Departure::Http2(request),
-    };
+    exchange.sending(departure.body().watch(), at.clock.steady());
     let sending = admission.pool.send(departure, admission.response_timeout);
     async move {
         let sending = std::pin::pin!(sending);
@@ -72,20 +68,16 @@ pub(super) fn pass(
 pub(super) async fn pass_in_any_case(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
-    request: Request<RequestBody>,
+    departure: Departure,
     client: Option<Upgrading>,
     admission: Admission,
     exchange: Exchange,
 ) -> Answer {
-    let request = match admission.keep_answer {
-        Some(_) => request.map(RequestBody::printed),
-        None => request,
-    };
     let (tell, told) = tokio::sync::oneshot::channel();
     let passing = Rc::clone(&at);
     tokio::task::spawn_local(async move {
         // A client that has left takes no answer: dropped, it closes its record.
-        drop(tell.send(pass(passing, peer, request, client, admission, exchange).await));
+        drop(tell.send(pass(passing, peer, departure, client, admission, exchange).await));
     });
     match told.await {
         Ok(answer) => answer,

@@ -44,6 +44,16 @@ pub enum Departure {
     Http2(Request<RequestBody>),
 }
 
+impl Departure {
+    /// The body on its way.
+    pub(super) fn body(&self) -> &RequestBody {
+        match self {
+            Departure::Http1(_, body) => body,
+            Departure::Http2(request) => request.body(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Idle {
     connection: Shared,
