@@ -22,6 +22,10 @@ use crate::proxy::upstream::BUFFER;
 /// What a client that waits is told when its body is wanted (RFC 9110 §10.1.1).
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
+/// A body of at most so many bytes, which nobody wants, has very likely arrived with its head: it is read away, and the
+/// connection goes on. What is larger ends the connection.
+const DRAINED: u64 = 8 * 1024;
+
 /// How far the body of the newest request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
@@ -233,9 +237,10 @@ impl Io {
         !self.unread.is_empty()
     }
 
-    /// Whether the client waits to be asked for its body.
-    pub(super) fn is_awaited(&self) -> bool {
-        matches!(self.interim, Interim::Saying(_))
+    /// Whether what is left of the body is little, and on its way unasked.
+    pub(super) fn rest_is_small(&self) -> bool {
+        let little = self.left.bytes().is_some_and(|left| left <= DRAINED);
+        little && self.interim == Interim::Silent
     }
 
     /// What was read and belongs to nobody yet.

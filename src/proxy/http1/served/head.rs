@@ -272,3 +272,142 @@ impl Hop {
 fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: HeadBounds = HeadBounds { bytes: 1000, fields: 10 };
+
+    /// What a reader makes of a head that arrives in these pieces.
+    fn read(pieces: &[&[u8]]) -> Result<Option<(Found, Vec<(String, String)>)>, BadHead> {
+        let mut reader = HeadReader::new(BOUNDS);
+        let (mut unread, mut lines) = (Vec::new(), Lines::new());
+        for piece in pieces {
+            unread.extend_from_slice(piece);
+            if let Some(found) = reader.read(&mut unread, &mut lines)? {
+                let text = |place: Place| String::from_utf8_lossy(&unread[place.range()]).into();
+                let fields = lines.iter().map(|(name, value)| (text(*name), text(*value)));
+                return Ok(Some((found, fields.collect())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn hop(fields: &str) -> Result<Hop, BadHead> {
+        let version = if fields.contains("(1.0)") { Version::HTTP_10 } else { Version::HTTP_11 };
+        let mut head = format!("POST / HTTP/1.1\r\n{fields}\r\n").into_bytes();
+        let mut lines = Lines::new();
+        HeadReader::new(BOUNDS).read(&mut head, &mut lines)?.expect("a whole head");
+        Hop::of(&head, &lines, version)
+    }
+
+    #[test]
+    fn a_head_is_the_same_in_one_piece_in_two_and_byte_by_byte() {
+        let bytes = b"\r\nGET /a?b HTTP/1.0\r\nHoSt: a\r\nX-Empty:\r\nX-Y:  z \t\r\n\r\nrest";
+        let same = |pieces: &[&[u8]]| {
+            let (found, fields) = read(pieces).unwrap().expect("a whole head");
+            assert_eq!((found.bytes, found.version), (bytes.len() - 4, Version::HTTP_10));
+            assert_eq!(&bytes[found.target.range()], b"/a?b");
+            let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (&**n, &**v)).collect();
+            assert_eq!(fields, [("host", "a"), ("x-empty", ""), ("x-y", "z")]);
+        };
+        same(&[bytes]);
+        for cut in 0..bytes.len() {
+            same(&[&bytes[..cut], &bytes[cut..]]);
+        }
+        same(&bytes.iter().map(std::slice::from_ref).collect::<Vec<_>>());
+        for end in 0..bytes.len() - 4 {
+            assert!(read(&[&bytes[..end]]).unwrap().is_none(), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_line_feed_alone_ends_a_line_and_a_carriage_return_alone_ends_none() {
+        let (found, fields) = read(&[b"GET / HTTP/1.1\nA: b\n\n"]).unwrap().expect("a head");
+        assert_eq!((found.bytes, fields.len()), (21, 1));
+        for bytes in ["GET / HTTP/1.1\rA: b\r\n\r\n", "GET / HTTP/1.1\r\nA: b\rC: d\r\n\r\n"] {
+            assert_eq!(read(&[bytes.as_bytes()]).err(), Some(BadHead::Malformed), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_two_readings_is_no_head() {
+        for bytes in [
+            "GET / HTTP/1.1\r\nA : b\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+            "GET / HTTP/1.1\r\n A: b\r\n\r\n",
+            "GET / HTTP/1.1\r\n: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: b\0\r\n\r\n",
+            "GET / HTTP/1.1\r\nA b: c\r\n\r\n",
+            "GET / http/1.1\r\n\r\n",
+            "GET / HTTP/2.0\r\n\r\n",
+            "GET / HTTP/1.2\r\n\r\n",
+            "GET /\r\n\r\n",
+            "GET  / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1 \r\n\r\n",
+            "G(T / HTTP/1.1\r\n\r\n",
+        ] {
+            assert_eq!(read(&[bytes.as_bytes()]).err(), Some(BadHead::Malformed), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_over_a_bound_says_over_which() {
+        let long = format!("GET /{}", "x".repeat(1000));
+        assert_eq!(read(&[long.as_bytes()]).err(), Some(BadHead::LongTarget));
+        let long = format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(1000));
+        assert_eq!(read(&[long.as_bytes()]).err(), Some(BadHead::TooLarge));
+        let long = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(1000));
+        assert_eq!(read(&[long.as_bytes()]).err(), Some(BadHead::TooLarge));
+        let many = |lines| format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(lines));
+        assert!(read(&[many(10).as_bytes()]).unwrap().is_some());
+        assert_eq!(read(&[many(11).as_bytes()]).err(), Some(BadHead::TooLarge));
+        assert_eq!([414, 431], [BadHead::LongTarget.status(), BadHead::TooLarge.status()]);
+    }
+
+    #[test]
+    fn where_a_request_ends_is_certain_or_it_is_refused() {
+        let length = |fields: &str| hop(fields).map(|hop| hop.length);
+        assert_eq!(length(""), Ok(BodyLength::Nothing));
+        assert_eq!(length("Content-Length: 7\r\n"), Ok(BodyLength::Exactly(7)));
+        assert_eq!(length("Transfer-Encoding: Chunked\r\n"), Ok(BodyLength::Chunked));
+        assert_eq!(length("Transfer-Encoding: gzip, chunked\r\n"), Ok(BodyLength::Chunked));
+        for fields in [
+            "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 7\r\n",
+            "Transfer-Encoding: chunked\r\nX: (1.0)\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n",
+            "Transfer-Encoding: chunked, gzip\r\n",
+            "Transfer-Encoding: gzip\r\n",
+            "Transfer-Encoding: xchunked\r\n",
+            "Transfer-Encoding:\r\n",
+            "Content-Length: 7\r\nContent-Length: 8\r\n",
+            "Content-Length: 7, 7\r\n",
+            "Content-Length: +7\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 18446744073709551616\r\n",
+        ] {
+            assert_eq!(length(fields), Err(BadHead::Malformed), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_goes_on_as_its_version_and_its_client_say() {
+        let after = |fields: &str| hop(fields).unwrap().after;
+        assert_eq!(after(""), After::Keep);
+        assert_eq!(after("Connection: x, CLOSE\r\n"), After::Close);
+        assert_eq!(after("Connection: close\r\nConnection: keep-alive\r\n"), After::Close);
+        assert_eq!(after("X: (1.0)\r\n"), After::Close);
+        assert_eq!(after("X: (1.0)\r\nConnection: Keep-Alive\r\n"), After::Keep);
+    }
+
+    #[test]
+    fn an_expectation_is_http_1_1s_and_trailers_are_taken_where_they_are_named() {
+        let of = |fields: &str| hop(fields).map(|hop| (hop.expects, hop.trailers)).unwrap();
+        assert_eq!(of("Expect: 100-Continue\r\n"), (Expects::Continue, Trailers::Ignored));
+        assert_eq!(of("Expect: 100-continue\r\nX: (1.0)\r\n").0, Expects::Nothing);
+        assert_eq!(of("TE: gzip, Trailers\r\n"), (Expects::Nothing, Trailers::Taken));
+    }
+}

@@ -31,10 +31,6 @@ use crate::proxy::peer::{Coming, Handled, Handler};
 use crate::proxy::serving::Serving;
 use crate::proxy::watch::{Awaits, Sight};
 
-/// A body of at most so many bytes, which nobody wants, has very likely arrived with its head: it is read away, and the
-/// connection goes on. What is larger ends the connection.
-const DRAINED: u64 = 8 * 1024;
-
 /// How HTTP ended on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) enum Ended {
@@ -279,10 +275,9 @@ impl<H: Handler> Served<H> {
     fn answer(&mut self, answer: Answer<Body<H::End>>) -> Turn<H::End> {
         let Answer { head, body } = answer;
         let mut io = self.client.io.borrow_mut();
-        let drained = io.left.bytes().is_some_and(|left| left <= DRAINED) && !io.is_awaited();
         let ends = match self.client.reading.get() {
             Reading::Over | Reading::Unasked | Reading::Asked => false,
-            Reading::Unwanted => !drained,
+            Reading::Unwanted => !io.rest_is_small(),
             Reading::GivenUp => true,
         };
         if ends || self.serving.drain.phase() >= DrainPhase::Announcing {
@@ -303,7 +298,11 @@ impl<H: Handler> Served<H> {
             (Then::Switches, _) => Err(Ended::Switched),
             (_, Reading::Unasked | Reading::Asked) => Ok(Turn::Reading),
             (Then::Closes, _) | (_, Reading::GivenUp) => Err(Ended::Done),
-            (Then::Asks, Reading::Over | Reading::Unwanted) => Ok(Turn::Asking),
+            (Then::Asks, Reading::Over) => Ok(Turn::Asking),
+            (Then::Asks, Reading::Unwanted) => {
+                let small = self.client.io.borrow().rest_is_small();
+                if small { Ok(Turn::Asking) } else { Err(Ended::Done) }
+            }
         }
     }
 
