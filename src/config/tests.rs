@@ -370,7 +370,7 @@ upstream:
     );
     assert!(!format!("{:?}", upstream.set_headers).contains("s3cret"));
     assert!(loaded.files.contains(&PathBuf::from("token.txt")));
-    assert!(loaded.snapshot.identity.forbidden.forbids(&"x_token".parse().unwrap()));
+    assert!(loaded.snapshot.identity.forbidden.forbids("x_token"));
 }
 
 #[test]

@@ -164,6 +164,6 @@ mod tests {
             assert_eq!(stated(values), Stated::Unreadable, "{values:?}");
         }
         let unasked = ChargeRule { actual: None, ..rule() };
-        assert_eq!(unasked.stated(|_| Lines::Several), Stated::Unasked);
+        assert_eq!(unasked.stated(|_| Lines::Several(b"1")), Stated::Unasked);
     }
 }

@@ -7,10 +7,8 @@ use hyper::ext::ReasonPhrase;
 
 use super::field_text::FieldText;
 
-/// What a status line begins with. A connection that speaks HTTP/1.0 says so instead, in the same place.
-const VERSION: &[u8] = b"HTTP/1.1 ";
-/// Where its reason phrase begins: behind the status and a blank.
-const REASON: usize = VERSION.len() + 4;
+/// Where the reason phrase of a status line begins.
+const REASON: usize = "HTTP/1.1 200 ".len();
 /// Fields that a connection adds, as a reservation.
 const ADDED: usize = 4;
 
@@ -39,7 +37,7 @@ impl Head {
         let mut fields = FieldText::new();
         let usual = status.canonical_reason().unwrap_or("");
         let reason = reason.unwrap_or(usual.as_bytes());
-        fields.begin_with(&[VERSION, status.as_str().as_bytes(), b" ", reason, b"\r\n"]);
+        fields.begin_with_status(status.as_u16(), reason);
         let first = fields.as_bytes().len();
         Head { status, fields, first, spelling: Extensions::new() }
     }
@@ -98,7 +96,7 @@ impl Head {
         parts.headers.reserve(self.fields.len() + ADDED);
         for (name, value) in self.fields.shared() {
             let value = HeaderValue::from_maybe_shared(value);
-            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), value) {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value) {
                 parts.headers.append(name, value);
             }
         }

@@ -1,17 +1,20 @@
 //! What a request needs of its worker: everything is the worker's own, or shared read-only. Nothing here is locked.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use http::{Extensions, HeaderValue};
+use http::Extensions;
 
 use super::commit::Words;
 use super::counters::ConnectionCounters;
+use super::http1::Stock;
 use super::long_lived::LongLived;
 use super::pool::Pools;
 use super::refrain::LimitRefrains;
+use super::request_id::RequestId;
 use super::said::Pseudonym;
 use super::served_tls::ServedTls;
 use super::wording::Wordings;
@@ -126,13 +129,14 @@ impl Common {
         &self,
         index: usize,
         counters: Arc<ConnectionCounters>,
+        stock: Rc<Stock>,
         spelling: Extensions,
     ) -> WorkerContext {
         let worker = u16::try_from(index).unwrap_or(u16::MAX);
         WorkerContext {
             policy: Arc::clone(&self.policy),
             ledger: Arc::clone(&self.ledger),
-            pools: Pools::new(counters),
+            pools: Pools::new(counters, stock),
             clock: self.clock.clone(),
             metrics: self.metrics.worker(),
             lifecycle: Arc::clone(&self.lifecycle),
@@ -174,10 +178,9 @@ impl WorkerContext {
     }
 
     /// A name for one more request, and the id that its client and its backend see.
-    pub(super) fn next_id(&self) -> (DecisionId, HeaderValue) {
+    pub(super) fn next_id(&self) -> (DecisionId, RequestId) {
         let mut ids = self.ids.borrow_mut();
         let id = ids.next_id();
-        let request_id = HeaderValue::from_bytes(ids.request_id(id).as_bytes());
-        (id, request_id.unwrap_or(HeaderValue::from_static("-")))
+        (id, RequestId::Made(ids.request_id(id)))
     }
 }

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderValue, request};
+use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::answer::Head;
@@ -15,12 +15,15 @@ use super::limit_fields::LimitFields;
 use super::long_lived::Member;
 use super::peer::Peer;
 use super::request_body::BodyWatch;
+use super::request_id::RequestId;
 use super::respond::Reads;
 use super::serve::{Answer, Asked, Facts};
 use super::spelling::PRINTED;
 use super::tunnel::{TunnelEnd, Tunnelled};
 use crate::clock::{Now, Steady};
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
+use crate::policy::fields::printable;
+use crate::policy::head::{Seen, Unchecked};
 use crate::policy::limit::{LimitIx, Mode};
 use crate::policy::money::Money;
 use crate::policy::order::Reading;
@@ -45,7 +48,7 @@ struct Inner {
     at: Rc<WorkerContext>,
     started: Now,
     draft: Draft,
-    request_id: HeaderValue,
+    request_id: RequestId,
     route: Option<u32>,
     fields: LimitFields,
     reads: Reads,
@@ -81,7 +84,7 @@ impl Exchange {
             draft: at.records.borrow_mut().draft(),
             at: Rc::clone(at),
             started: now,
-            request_id: HeaderValue::from_static("-"),
+            request_id: RequestId::Nameless,
             route: None,
             fields: LimitFields::default(),
             reads: Reads::Http,
@@ -108,7 +111,7 @@ impl Exchange {
         &mut self,
         policy: &Arc<Snapshot>,
         peer: &Peer,
-        parts: &request::Parts,
+        (head, seen): (&Unchecked<'_>, &Seen<'_>),
         said: Decided,
         facts: &Facts,
     ) {
@@ -131,7 +134,8 @@ impl Exchange {
             .record
             .headers
             .iter()
-            .filter_map(|name| Some((name.as_str(), parts.headers.get(name)?.as_bytes())))
+            .map(HeaderName::as_str)
+            .filter_map(|name| Some((name, head.fields.first(name)?)))
             .collect();
         let mut refrain = peer.refrain.borrow_mut();
         let (origin, caller) = refrain.of(policy, peer, facts);
@@ -139,9 +143,9 @@ impl Exchange {
             time: inner.started.wall,
             id: said.id,
             origin,
-            method: parts.method.as_str(),
-            path: parts.uri.path(),
-            host: asked_host(parts),
+            method: head.method.as_str(),
+            path: head.target.path,
+            host: asked_host(head, seen),
             caller,
             shadow: &facts.shadowed,
             request_id: Some(inner.request_id.as_bytes()).filter(|id| id.is_ascii()).unwrap_or(b""),
@@ -276,7 +280,7 @@ impl Exchange {
     }
 
     /// The id that is returned and forwarded.
-    pub(super) fn request_id(&self) -> &HeaderValue {
+    pub(super) fn request_id(&self) -> &RequestId {
         &self.0.request_id
     }
 
@@ -377,10 +381,10 @@ impl Exchange {
         );
     }
 
-    fn hang_on(self, answer: Answer) -> Answer {
-        let Answer { mut head, body } = answer;
-        self.0.spell(&mut head);
-        Answer { head, body: body.on_end(self) }
+    fn hang_on(self, mut answer: Answer) -> Answer {
+        self.0.spell(&mut answer.head);
+        answer.body.hang(self);
+        answer
     }
 }
 
@@ -389,15 +393,14 @@ pub(super) struct Decided {
     /// Its name in the record.
     pub(super) id: DecisionId,
     /// The id that is returned and forwarded.
-    pub(super) request_id: HeaderValue,
+    pub(super) request_id: RequestId,
     /// What the caller reads of a refusal.
     pub(super) reads: Reads,
 }
 
 /// Without user information: the request is refused for it, and its password must not be written down.
-fn asked_host(head: &request::Parts) -> Option<&str> {
-    let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    let host = authority.or_else(|| head.headers.get(http::header::HOST)?.to_str().ok())?;
+fn asked_host<'a>(head: &Unchecked<'a>, seen: &Seen<'a>) -> Option<&'a str> {
+    let host = head.target.authority.or_else(|| printable(seen.host.first()?))?;
     // Bytes, not characters: a host's look backwards costs 40 instructions then, not 200.
     let user = host.bytes().rposition(|byte| byte == b'@');
     user.map_or(Some(host), |at| host.get(at + 1..))

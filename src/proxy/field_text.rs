@@ -118,11 +118,10 @@ impl FieldText {
         copy
     }
 
-    /// Puts something that is no line in front of all lines. Only before the first one.
-    pub(super) fn begin_with(&mut self, pieces: &[&[u8]]) {
-        for piece in pieces {
-            self.text.push(piece);
-        }
+    /// Puts a status line in front of all lines. Only before the first one.
+    pub(super) fn begin_with_status(&mut self, status: u16, reason: &[u8]) {
+        let digit = |of: u16| u8::try_from(of % 10).map_or(b'0', |digit| b'0' + digit);
+        self.text.status_line([digit(status / 100), digit(status / 10), digit(status)], reason);
     }
 
     /// The whole text, with what it begins with.
@@ -188,7 +187,12 @@ impl FieldText {
 
     /// Takes all lines of this name away. Says whether there was one.
     pub fn remove(&mut self, name: &str) -> bool {
-        self.remove_all(|each| each.eq_ignore_ascii_case(name.as_bytes()))
+        let mut removed = false;
+        while let Some(at) = self.place_of(name) {
+            self.remove_at(at);
+            removed = true;
+        }
+        removed
     }
 
     /// Takes all lines away whose name is of those. Says whether there was one. Names are in lower case.
@@ -206,6 +210,14 @@ impl FieldText {
             }
         }
         removed
+    }
+
+    fn place_of(&self, name: &str) -> Option<usize> {
+        let text = self.text.as_bytes();
+        // The lengths first, which nearly always differ.
+        self.index.iter().position(|line| {
+            line.name == name.len() && text[line.name()].eq_ignore_ascii_case(name.as_bytes())
+        })
     }
 
     fn remove_at(&mut self, at: usize) {
@@ -226,13 +238,17 @@ impl FieldText {
         })
     }
 
+    /// All names and values in their order, as they stand there.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let text = self.text.as_bytes();
+        self.index.iter().map(|line| (&text[line.name()], &text[line.value()]))
+    }
+
     /// All names and values, whose memory is one piece.
-    pub(super) fn shared(&self) -> impl Iterator<Item = (&str, Bytes)> {
+    pub(super) fn shared(&self) -> impl Iterator<Item = (&[u8], Bytes)> {
         let text = self.text.as_bytes();
         let all = Bytes::copy_from_slice(text);
-        self.index.iter().map(move |line| {
-            (str::from_utf8(&text[line.name()]).unwrap_or(""), all.slice(line.value()))
-        })
+        self.index.iter().map(move |line| (&text[line.name()], all.slice(line.value())))
     }
 
     /// The values of all lines of a field.
@@ -314,7 +330,7 @@ mod tests {
     #[test]
     fn what_is_added_stands_there_as_it_goes_out() {
         let mut lines = FieldText::new();
-        lines.begin_with(&[b"HTTP/1.1 ", b"200 OK\r\n"]);
+        lines.begin_with_status(200, b"OK");
         lines.add("a", legal("1"));
         lines.add_received(b"B-C", legal(""));
         lines.add_number("d", 40);
@@ -326,24 +342,24 @@ mod tests {
     #[test]
     fn lines_are_removed_and_replaced_wherever_they_stand() {
         let mut lines = FieldText::new();
-        lines.begin_with(&[b"x\r\n"]);
+        lines.begin_with_status(299, b"");
         for (name, value) in [("a", "1"), ("bb", "2"), ("a", "3"), ("c", "4")] {
             lines.add(name, legal(value));
         }
         assert_eq!(lines.all("a").collect::<Vec<_>>(), [b"1", b"3"]);
         lines.insert("a", legal("5"));
-        assert_eq!(text(&lines), "x\r\nbb: 2\r\nc: 4\r\na: 5\r\n");
+        assert_eq!(text(&lines), "HTTP/1.1 299 \r\nbb: 2\r\nc: 4\r\na: 5\r\n");
         assert_eq!((lines.first("c"), lines.first("d")), (Some(&b"4"[..]), None));
         assert!(lines.remove("bb") && !lines.remove("bb"));
-        assert_eq!((text(&lines), lines.len()), ("x\r\nc: 4\r\na: 5\r\n", 2));
+        assert_eq!((text(&lines), lines.len()), ("HTTP/1.1 299 \r\nc: 4\r\na: 5\r\n", 2));
         assert!(lines.remove_all(|_| true) && lines.is_empty());
-        assert_eq!(text(&lines), "x\r\n");
+        assert_eq!(text(&lines), "HTTP/1.1 299 \r\n");
     }
 
     #[test]
     fn lines_behind_others_are_found_as_if_they_had_been_added_one_by_one() {
         let mut block = FieldText::new();
-        block.begin_with(&[b"not this"]);
+        block.begin_with_status(100, b"not this");
         block.add("b", legal("2"));
         block.add("c", legal("3"));
         let mut lines = FieldText::new();

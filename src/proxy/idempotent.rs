@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{StatusCode, request};
+use http::StatusCode;
 use http_body::Body as _;
 
 use super::answer::Head;
@@ -13,6 +13,7 @@ use super::field_text::{Legal, is_token};
 use super::request_body::{BodyFate, RequestBody};
 use super::serve::Answer;
 use crate::policy::authenticate::Caller;
+use crate::policy::head;
 use crate::policy::idempotency::{
     BodyPrint, Demand, HeadPrint, IDEMPOTENT_REPLAYED, KeyText, Malformed, RecordId,
 };
@@ -42,10 +43,10 @@ pub(super) fn claim(
     policy: &Snapshot,
     route: &Route,
     caller: Option<Caller>,
-    head: &request::Parts,
+    head: &head::Head<'_>,
 ) -> Result<Option<Claim>, Refused> {
     let (Some(rule), Some(caller)) = (&route.idempotency, caller) else { return Ok(None) };
-    let key = match KeyText::of(&head.headers) {
+    let key = match KeyText::of(head.seen.idempotency_key) {
         Ok(Some(key)) => key,
         Ok(None) => {
             return match rule.demand {
@@ -61,11 +62,10 @@ pub(super) fn claim(
         }
     };
     let tenant = policy.tenant(caller.tenant).subject;
-    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     Ok(Some(Claim {
         id: RecordId::of(tenant, &key),
         tenant,
-        head: HeadPrint::of(&head.method, target, &head.headers, &policy.credentials),
+        head: HeadPrint::of(head, &policy.credentials),
         keep: rule.keep,
         on_unknown: rule.on_unknown,
     }))

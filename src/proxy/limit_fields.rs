@@ -63,10 +63,9 @@ impl LimitFields {
                     state_member(state, &words.state, reading);
                 }
             }
-            if let Some(state) = Legal::of(state) {
-                lines.add("ratelimit-policy", policy.into());
-                lines.add("ratelimit", state);
-            }
+            lines.add("ratelimit-policy", policy.into());
+            // Numbers, and the names that are in the value above.
+            lines.add("ratelimit", Legal::known(state));
         }
         fields.lines = lines;
         fields
@@ -76,11 +75,9 @@ impl LimitFields {
     /// forbids an intermediary to remove the backend's own `RateLimit` fields: ours are further list members.
     pub(super) fn give(&mut self, to: &mut FieldText) {
         if self.x == XLines::Present {
-            to.remove_all(|name| match name.len() {
-                17 => name == X_LIMIT.as_bytes() || name == X_RESET.as_bytes(),
-                21 => name == X_REMAINING.as_bytes(),
-                _ => false,
-            });
+            for name in [X_LIMIT, X_REMAINING, X_RESET] {
+                to.remove(name);
+            }
         }
         to.append(&self.lines);
         (self.lines, self.x) = (FieldText::none(), XLines::Absent);

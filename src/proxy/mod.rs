@@ -38,6 +38,7 @@ pub mod pool;
 pub mod proxy_protocol;
 mod refrain;
 pub mod request_body;
+mod request_id;
 mod respond;
 mod said;
 mod serve;
@@ -62,6 +63,6 @@ pub fn start(
         (0..common.workers).map(|_| spelling::printed()).collect::<std::io::Result<Vec<_>>>()?;
     worker::Workers::start(common.workers, listeners, move |parts| {
         let spelling = spellings.get(parts.index).cloned().unwrap_or_default();
-        handler::Gatekeeper::new(common.context(parts.index, parts.counters, spelling))
+        handler::Gatekeeper::new(common.context(parts.index, parts.counters, parts.stock, spelling))
     })
 }

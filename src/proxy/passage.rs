@@ -2,8 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{Request, StatusCode};
-use hyper::upgrade::OnUpgrade;
+use http::StatusCode;
 
 use super::answer::{self, Head};
 use super::body::{Body, UpstreamBody};
@@ -11,11 +10,11 @@ use super::capture::Capture;
 use super::context::WorkerContext;
 use super::cut::Cut;
 use super::exchange::Exchange;
-use super::forward::Wish;
+use super::http1::Upgrading;
 use super::idempotent;
 use super::peer::Peer;
 use super::pool::{Departure, Processed, SendFailure, Why};
-use super::request_body::{BodyFate, RequestBody};
+use super::request_body::BodyFate;
 use super::respond::unasked;
 use super::serve::{Admission, Answer, late_refusal};
 use super::tunnel;
@@ -31,17 +30,13 @@ use crate::store::Completion;
 pub(super) fn pass(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
-    mut request: Request<RequestBody>,
-    client: OnUpgrade,
-    mut admission: Admission,
+    departure: Departure,
+    client: Option<Upgrading>,
+    admission: Admission,
     mut exchange: Exchange,
 ) -> impl Future<Output = Answer> {
     killpoint::pass(KillPoint::BeforeSend);
-    exchange.sending(request.body().watch(), at.clock.steady());
-    let departure = match admission.written.take() {
-        Some(head) => Departure::Http1(head, std::mem::take(request.body_mut())),
-        None => Departure::Http2(request),
-    };
+    exchange.sending(departure.body().watch(), at.clock.steady());
     let sending = admission.pool.send(departure, admission.response_timeout);
     async move {
         let sending = std::pin::pin!(sending);
@@ -73,20 +68,16 @@ pub(super) fn pass(
 pub(super) async fn pass_in_any_case(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
-    request: Request<RequestBody>,
-    client: OnUpgrade,
+    departure: Departure,
+    client: Option<Upgrading>,
     admission: Admission,
     exchange: Exchange,
 ) -> Answer {
-    let request = match admission.keep_answer {
-        Some(_) => request.map(RequestBody::printed),
-        None => request,
-    };
     let (tell, told) = tokio::sync::oneshot::channel();
     let passing = Rc::clone(&at);
     tokio::task::spawn_local(async move {
         // A client that has left takes no answer: dropped, it closes its record.
-        drop(tell.send(pass(passing, peer, request, client, admission, exchange).await));
+        drop(tell.send(pass(passing, peer, departure, client, admission, exchange).await));
     });
     match told.await {
         Ok(answer) => answer,
@@ -98,7 +89,7 @@ pub(super) async fn pass_in_any_case(
 fn deliver(
     at: &Rc<WorkerContext>,
     peer: &Rc<Peer>,
-    client: OnUpgrade,
+    client: Option<Upgrading>,
     came: answer::Answer<UpstreamBody>,
     admission: &Admission,
     mut exchange: Exchange,
@@ -107,12 +98,15 @@ fn deliver(
     let switching = head.status() == StatusCode::SWITCHING_PROTOCOLS;
     let cut = watched(at, admission, switching, &mut exchange);
     if switching {
-        let switched = match admission.wish {
-            Wish::Upgrade => body.switched().ok_or("the upstream switched in mid-request"),
-            Wish::Http => Err("the upstream switched protocols unasked"),
+        let switched = match client {
+            Some(client) => {
+                let upstream = body.switched().ok_or("the upstream switched in mid-request");
+                upstream.map(|upstream| (client, upstream))
+            }
+            None => Err("the upstream switched protocols unasked"),
         };
-        let upstream = match switched {
-            Ok(upstream) => upstream,
+        let (client, upstream) = match switched {
+            Ok(both) => both,
             Err(detail) => {
                 let refused = Refused::because(Refusal::UpstreamBroken, detail);
                 let answer = late_refusal(at, &mut exchange, &refused);

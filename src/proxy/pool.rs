@@ -44,6 +44,16 @@ pub enum Departure {
     Http2(Request<RequestBody>),
 }
 
+impl Departure {
+    /// The body on its way.
+    pub(super) fn body(&self) -> &RequestBody {
+        match self {
+            Departure::Http1(_, body) => body,
+            Departure::Http2(request) => request.body(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Idle {
     connection: Shared,
@@ -61,20 +71,21 @@ pub struct Pool {
     opening: Mutex<()>,
     step: Cell<u32>,
     retired: Cell<bool>,
-    stock: Stock,
+    stock: Rc<Stock>,
 }
 
 /// The pool of a worker: always that of the upstream in force.
 #[derive(Debug)]
 pub struct Pools {
     counters: Arc<ConnectionCounters>,
+    stock: Rc<Stock>,
     current: RefCell<Option<Rc<Pool>>>,
 }
 
 impl Pools {
     /// None yet; the first request makes it.
-    pub fn new(counters: Arc<ConnectionCounters>) -> Pools {
-        Pools { counters, current: RefCell::new(None) }
+    pub fn new(counters: Arc<ConnectionCounters>, stock: Rc<Stock>) -> Pools {
+        Pools { counters, stock, current: RefCell::new(None) }
     }
 
     /// The pool of `upstream`. If it is another than before, the former's idle connections are closed, and those in use
@@ -85,7 +96,8 @@ impl Pools {
         {
             return Ok(Rc::clone(pool));
         }
-        let pool = Pool::new(Arc::clone(upstream), Arc::clone(&self.counters))?;
+        let (upstream, counters) = (Arc::clone(upstream), Arc::clone(&self.counters));
+        let pool = Pool::new(upstream, counters, Rc::clone(&self.stock))?;
         if let Some(former) = self.current.replace(Some(Rc::clone(&pool))) {
             former.retire();
         }
@@ -98,6 +110,7 @@ impl Pool {
     pub fn new(
         upstream: Arc<Upstream>,
         counters: Arc<ConnectionCounters>,
+        stock: Rc<Stock>,
     ) -> Result<Rc<Pool>, TlsProblem> {
         let every = (upstream.pool_idle / AGE_STEPS).max(Duration::from_millis(1));
         let pool = Rc::new(Pool {
@@ -108,7 +121,7 @@ impl Pool {
             opening: Mutex::new(()),
             step: Cell::new(0),
             retired: Cell::new(false),
-            stock: Stock::default(),
+            stock,
         });
         tokio::task::spawn_local(close_old(Rc::downgrade(&pool), every));
         Ok(pool)

@@ -13,11 +13,12 @@ use super::serve::Facts;
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::{Ceiling, LimitIx, Mode};
 use crate::policy::order::Reading;
+use crate::policy::recall::Recall;
 use crate::policy::report::{policy_member, state_beginning};
 use crate::policy::snapshot::{RouteIx, Snapshot};
 use crate::telemetry::record::{Caller, LimitPhrase, Origin};
 
-/// What the records of a connection have in common: nearly always all its requests are of one client, and often of one
+/// What the requests of a connection and their records have in common: nearly always all its requests are of one client, and often of one
 /// key on one route. 700 instructions a record where they are.
 #[derive(Debug, Default)]
 pub(crate) struct Refrain {
@@ -27,9 +28,25 @@ pub(crate) struct Refrain {
     origin: Vec<u8>,
     asked: Option<(Option<RouteIx>, Option<KeyIx>)>,
     caller: Vec<u8>,
+    /// The credential that came last.
+    recall: Recall,
 }
 
 impl Refrain {
+    fn belong_to(&mut self, policy: &Arc<Snapshot>) {
+        if self.policy.as_ptr() != Arc::as_ptr(policy) {
+            (self.client, self.asked) = (None, None);
+            self.recall.forget();
+            self.policy = Arc::downgrade(policy);
+        }
+    }
+
+    /// What the connection presented last under this policy.
+    pub(super) fn recall(&mut self, policy: &Arc<Snapshot>) -> &mut Recall {
+        self.belong_to(policy);
+        &mut self.recall
+    }
+
     /// Where a request of `peer` comes from, and who asks for what.
     pub(super) fn of(
         &mut self,
@@ -37,10 +54,7 @@ impl Refrain {
         peer: &Peer,
         facts: &Facts,
     ) -> (&[u8], &[u8]) {
-        if self.policy.as_ptr() != Arc::as_ptr(policy) {
-            (self.client, self.asked) = (None, None);
-            self.policy = Arc::downgrade(policy);
-        }
+        self.belong_to(policy);
         if self.client != Some(facts.client) {
             self.client = Some(facts.client);
             self.origin.clear();

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 
 use super::body::Body;
 use super::context::WorkerContext;
 use super::field_text::Legal;
 use super::forward::X_REQUEST_ID;
 use super::limit_fields::LimitFields;
+use super::request_id::RequestId;
 use super::serve::Answer;
 use super::wording::{Overrides, is_the_gates};
 use crate::clock::Wall;
@@ -38,7 +39,7 @@ pub(super) struct Refusing<'a> {
     /// Value of `Allow` on 405, where the path has routes.
     pub(super) allow: Option<&'a str>,
     /// The id of this request.
-    pub(super) request_id: &'a HeaderValue,
+    pub(super) request_id: &'a RequestId,
     /// The instant of the decision.
     pub(super) now: Wall,
     /// What the caller reads.
@@ -58,7 +59,7 @@ pub(super) enum Reads {
 pub(super) fn refusal(at: &WorkerContext, refusing: &mut Refusing<'_>) -> Answer {
     let Refusing { policy, refused, request_id, .. } = *refusing;
     let words = policy.answers.to(refused.why);
-    let facts = facts(refusing, request_id.to_str().unwrap_or(""));
+    let facts = facts(refusing, request_id.as_str());
     let mut wordings = at.wordings.borrow_mut();
     let (wording, room) = wordings.of(policy, refused.why, refusing.reads);
 

@@ -154,7 +154,7 @@ impl Setup {
             PassOn(Rc::new(State {
                 index: parts.index,
                 setup: Arc::clone(&setup),
-                pools: Pools::new(parts.counters),
+                pools: Pools::new(parts.counters, parts.stock),
                 requests: Cell::new(0),
                 cut: Cut::new(),
                 events: events.clone(),
@@ -270,8 +270,7 @@ impl PassOn {
     ) -> Answer<Body<Note>> {
         let State { setup, pools, events, cut, .. } = &*self.0;
         let upgrades = head.headers.contains_key("upgrade");
-        let (incoming, client) = body.into_parts();
-        let client = upgrades.then_some(client);
+        let client = body.upgrading().filter(|_| upgrades);
         let h2 = setup.upstream.protocol == UpstreamProtocol::Http2;
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let authority = format!("{}:{}", setup.upstream.host, setup.upstream.port);
@@ -287,7 +286,7 @@ impl PassOn {
         } else if !head.headers.contains_key("host") {
             head.headers.insert("host", authority.parse().unwrap());
         }
-        let body = RequestBody::new(incoming, setup.max_body, setup.bounds.body_idle);
+        let body = RequestBody::new(body, setup.max_body, setup.bounds.body_idle);
         let watch = body.watch();
         let to_other = head.uri.path() == "/other";
         let upstream = setup.other.as_ref().filter(|_| to_other).unwrap_or(&setup.upstream);

@@ -14,9 +14,10 @@ use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 
 use super::head_in::{AnswerHead, BadHead, HeadReader};
 use super::head_out::RequestHead;
+use super::outgoing::Accepted;
 use super::patience::Patience;
 use super::stock::{ROOM, Stock};
-use super::upload::{Accepted, Upload, UploadFailure};
+use super::upload::{Upload, UploadFailure};
 use crate::proxy::io::Stream;
 use crate::proxy::request_body::{BodyWatch, RequestBody};
 use crate::proxy::upstream::BUFFER;

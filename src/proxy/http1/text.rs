@@ -25,6 +25,19 @@ impl Text {
         self.place(piece.len()).copy_from_slice(piece);
     }
 
+    /// Adds a status line (RFC 9112 §4).
+    pub(crate) fn status_line(&mut self, status: [u8; 3], reason: &[u8]) {
+        const REASON: usize = 13;
+        let end = REASON + reason.len();
+        let place = self.place(end + 2);
+        let [a, b, c] = status;
+        place[..REASON].copy_from_slice(&[
+            b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b' ', a, b, c, b' ',
+        ]);
+        place[REASON..end].copy_from_slice(reason);
+        place[end..].copy_from_slice(b"\r\n");
+    }
+
     /// Adds a field with the end of its line (RFC 9112 §5).
     pub(crate) fn field(&mut self, name: &[u8], value: &[u8]) {
         let (colon, blank) = (name.len(), name.len() + 1);
