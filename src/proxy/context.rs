@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
+use super::commit::Words;
 use super::counters::ConnectionCounters;
 use super::http1::Stock;
 use super::long_lived::LongLived;
@@ -42,6 +43,8 @@ pub(crate) struct WorkerContext {
     /// This gate's pseudonym in `Via`.
     pub(super) pseudonym: Pseudonym,
     pub(super) records: RefCell<RecordBuffer>,
+    /// What the journal's thread has to tell its requests.
+    pub(super) words: Words,
     pub(super) ids: RefCell<DecisionIds>,
     /// What its answers and records say of limits.
     pub(super) limit_refrains: RefCell<LimitRefrains>,
@@ -135,6 +138,7 @@ impl Common {
             lifecycle: Arc::clone(&self.lifecycle),
             pseudonym: Pseudonym::new(&self.boot),
             records: RefCell::new(self.records.buffer()),
+            words: Words::default(),
             ids: RefCell::new(DecisionIds::new(self.boot, worker)),
             limit_refrains: RefCell::default(),
             wordings: RefCell::default(),

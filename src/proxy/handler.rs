@@ -34,10 +34,12 @@ const SWEEP_PIECE: usize = 512;
 pub(crate) struct Gatekeeper(Rc<WorkerContext>);
 
 impl Gatekeeper {
-    /// Takes up the work, and keeps house every tick. To be called inside the worker's runtime.
+    /// Takes up the work, keeps house every tick, and tells its requests what became durable. To be called inside the worker's runtime.
     pub(crate) fn new(at: WorkerContext) -> Gatekeeper {
         let at = Rc::new(at);
         tokio::task::spawn_local(keep_house(Rc::clone(&at)));
+        let words = Rc::clone(&at);
+        tokio::task::spawn_local(async move { words.words.hand_out().await });
         Gatekeeper(at)
     }
 }

@@ -84,7 +84,7 @@ async fn promise(
     mut exchange: Exchange,
     party: Box<Party>,
 ) -> Answer {
-    let committed = Box::pin(commit(&mut exchange, *party)).await;
+    let committed = Box::pin(commit(&at, &mut exchange, *party)).await;
     if let Err(refused) = committed {
         let answer = late_refusal(&at, &mut exchange, &refused);
         return exchange.failed(&refused, answer);
