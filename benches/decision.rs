@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use http::{Method, Version};
 use sha2::{Digest, Sha256};
 
 use tollgate::clock::{Clock, Now, Wall};
@@ -25,8 +25,10 @@ use tollgate::config::{self, Overrides, Sources};
 use tollgate::policy::authenticate::authenticate;
 use tollgate::policy::authorize::authorize;
 use tollgate::policy::covering;
-use tollgate::policy::head::Head;
+use tollgate::policy::fields::{Field, Fields};
+use tollgate::policy::head::{Head, Seen, Target, Unchecked};
 use tollgate::policy::order::{Asks, Readings};
+use tollgate::policy::recall::Recall;
 use tollgate::policy::route::Routed;
 use tollgate::policy::snapshot::Snapshot;
 use tollgate::store::{Backing, Ledger, Order, Reservation, Restored, Told};
@@ -143,8 +145,8 @@ struct World {
 
 /// One request as it stands after its head was parsed.
 struct Request {
-    uri: Uri,
-    headers: HeaderMap,
+    path: String,
+    authorization: String,
     client: IpAddr,
 }
 
@@ -157,13 +159,9 @@ struct Answer {
 
 impl World {
     fn new(shape: Shape) -> World {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:8080"));
-        headers.insert(header::USER_AGENT, HeaderValue::from_static("bench/1.0"));
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         let request = || Request {
-            uri: Uri::from_static("/"),
-            headers: headers.clone(),
+            path: "/".to_owned(),
+            authorization: String::new(),
             client: [127, 0, 0, 1].into(),
         };
         World {
@@ -209,9 +207,8 @@ impl World {
 
     fn prepare(&mut self, at: usize, key: usize, route: usize, network: usize) {
         let request = &mut self.requests[at];
-        let bearer = HeaderValue::try_from(format!("Bearer {}", secret(key)));
-        request.headers.insert(header::AUTHORIZATION, bearer.expect("a secret is ASCII"));
-        request.uri = path(route).parse().expect("a target");
+        request.authorization = format!("Bearer {}", secret(key));
+        request.path = path(route);
         if self.shape.counted[2] != "address" {
             request.client = address(network % self.shape.networks).into();
         }
@@ -239,12 +236,28 @@ fn decide(
     now: Now,
     answer: &mut Answer,
 ) -> usize {
-    let Request { uri, headers, client } = request;
-    let head = Head::check(&Method::GET, uri, Version::HTTP_11, headers, &snapshot.bounds)
-        .expect("a good head");
-    let client = snapshot.client_address.client(*client, head.headers);
+    let Request { path, authorization, client } = request;
+    let field = |name, value| Field { name, value };
+    let lines = [
+        field("host", b"127.0.0.1:8080"),
+        field("user-agent", b"bench/1.0"),
+        field("accept", b"application/json"),
+        field("authorization", authorization.as_bytes()),
+    ];
+    let head = Unchecked {
+        method: &Method::GET,
+        target: Target { authority: None, path, query: Some("id=42") },
+        version: Version::HTTP_11,
+        fields: Fields(&lines),
+    };
+    let seen = Seen::of(head.fields);
+    let head = Head::check(&head, &seen, &snapshot.bounds).expect("a good head");
+    let client = snapshot.client_address.client(*client, head.fields);
     let Routed::To(route) = snapshot.router.find(head.method, head.path) else { panic!("a route") };
-    let caller = authenticate(snapshot, &ledger.overlay(), &head, now.wall).expect("a good key");
+    // Every request is the first one of its connection.
+    let mut recall = Recall::default();
+    let caller = authenticate(snapshot, &ledger.overlay(), &head, &mut recall, now.wall);
+    let caller = caller.expect("a good key");
     let permit = authorize(snapshot, route, Some(caller), client, &head).expect("a permit");
     let mut asks = Asks::new();
     covering::asks_into(&mut asks, snapshot, route, permit.caller, client, now.wall);
@@ -272,9 +285,9 @@ fn secret(n: usize) -> String {
 
 fn path(route: usize) -> String {
     if route.is_multiple_of(2) {
-        format!("/api/v1/things{route}?id=42")
+        format!("/api/v1/things{route}")
     } else {
-        format!("/api/v1/things{route}/42?id=42")
+        format!("/api/v1/things{route}/42")
     }
 }
 

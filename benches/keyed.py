@@ -44,7 +44,7 @@ upstream: http://127.0.0.1:%(upstream)d
 admin: 127.0.0.1:%(admin)d
 state: %(state)s
 workers: 1
-record: { to: off }
+record: { to: none }
 credentials: { accept: [bearer], keys: bench.keys.yaml }
 idempotency: { keep: 1h, records: 20000000, records_per_tenant: 20000000, memory: 8GiB }
 routes:

@@ -31,7 +31,7 @@ listen: 127.0.0.1:%(port)d
 upstream: http://127.0.0.1:9
 admin: 127.0.0.1:%(admin)d
 state: ./state
-record: { to: off }
+record: { to: none }
 idempotency: { keep: 1d, records: 50000000, records_per_tenant: 50000000, memory: 64GiB }
 routes:
   - { name: root, match: GET /, public: true, answer: ready }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """System calls a request, by name, of the gate and its peers.
 
-    cargo build --release && benches/syscalls.py [--seconds 2] [--connections 1,64] [--proxies tollgate,nginx]
+    cargo build --release && benches/syscalls.py [--seconds 6] [--connections 1,64] [--proxies tollgate,nginx]
 
 strace counts the calls of the proxy's whole process tree while kept connections ask as fast as they are answered; the policies are those of
 `benches/against.py` (gate: all on; peers: key, limit, networks, no log). The least that a proxy of HTTP/1.1 can do is four: a read and a
@@ -23,7 +23,8 @@ from rounds import PROXY_CORE, Failures, answering, build_load, generate, ready_
 def counted(candidate, connections, seconds, failures):
     """Calls by name, for each request."""
     words = ("--to", f"127.0.0.1:{candidate.port}", "--connections", connections, "--keys", f"{candidate.site.work}/keys.txt")
-    generate("closed", 0.5, *words)
+    # Long enough that what a start leaves to be done, such as a second look at fresh files, is done.
+    generate("closed", 2, *words)
     out = f"{candidate.site.work}/strace.out"
     attached = [word for pid in tree(candidate.pid) for word in ("-p", str(pid))]
     strace = subprocess.Popen(["strace", "-f", "-c", "-U", "calls,name", "-o", out, *attached], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -40,7 +41,7 @@ def counted(candidate, connections, seconds, failures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--seconds", type=int, default=6, help="so long that making the connections does not count")
     parser.add_argument("--connections", default="1,64")
     parser.add_argument("--proxies", help="tollgate,nginx,haproxy,envoy,pingora")
     options = parser.parse_args()

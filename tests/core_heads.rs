@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use http::{Method, Version};
 use proptest::prelude::*;
 
 use tollgate::clock::Wall;
@@ -14,8 +14,10 @@ use tollgate::config::{self, Overrides, Sources};
 use tollgate::policy::authenticate::authenticate;
 use tollgate::policy::authorize::authorize;
 use tollgate::policy::covering;
-use tollgate::policy::head::Head;
+use tollgate::policy::fields::{Field, Fields};
+use tollgate::policy::head::{Head, Seen, Target, Unchecked};
 use tollgate::policy::overlay::Overlay;
+use tollgate::policy::recall::Recall;
 use tollgate::policy::refusal::Refusal;
 use tollgate::policy::route::Routed;
 use tollgate::policy::snapshot::{Access, Snapshot};
@@ -66,20 +68,19 @@ enum End {
 
 fn decide(
     snapshot: &Snapshot,
-    method: &Method,
-    uri: &Uri,
-    version: Version,
-    headers: &HeaderMap,
+    unchecked: &Unchecked<'_>,
     peer: IpAddr,
+    recall: &mut Recall,
 ) -> End {
-    let head = match Head::check(method, uri, version, headers, &snapshot.bounds) {
+    let seen = Seen::of(unchecked.fields);
+    let head = match Head::check(unchecked, &seen, &snapshot.bounds) {
         Ok(head) => head,
         Err(refused) => return End::Refused(refused.why),
     };
-    let client = snapshot.client_address.client(peer, headers);
+    let client = snapshot.client_address.client(peer, head.fields);
     let routed = snapshot.router.find(head.method, head.path);
     let public = matches!(routed, Routed::To(ix) if snapshot.route(ix).access == Access::Public);
-    let caller = match authenticate(snapshot, &Overlay::default(), &head, Wall(1)) {
+    let caller = match authenticate(snapshot, &Overlay::default(), &head, recall, Wall(1)) {
         _ if public => None,
         Ok(caller) => Some(caller),
         Err(stranger) => {
@@ -127,7 +128,7 @@ fn words() -> impl Strategy<Value = String> {
     prop_oneof![3 => known.prop_map(str::to_owned), 1 => "[ -~]{0,40}"]
 }
 
-fn headers() -> impl Strategy<Value = HeaderMap> {
+fn lines() -> impl Strategy<Value = Vec<(&'static str, String)>> {
     let name = prop::sample::select(vec![
         "host",
         "authorization",
@@ -143,15 +144,14 @@ fn headers() -> impl Strategy<Value = HeaderMap> {
         "x_forwarded_for",
         "upgrade",
     ]);
-    prop::collection::vec((name, words()), 0..8).prop_map(|lines| {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                headers.append(HeaderName::from_static(name), value);
-            }
-        }
-        headers
-    })
+    prop::collection::vec((name, words()), 0..8)
+}
+
+fn target<'a>(authority: Option<&'a str>, text: &'a str) -> Target<'a> {
+    match text.split_once('?') {
+        Some((path, query)) => Target { authority, path, query: Some(query) },
+        None => Target { authority, path: text, query: None },
+    }
 }
 
 fn targets() -> impl Strategy<Value = String> {
@@ -181,8 +181,12 @@ fn targets() -> impl Strategy<Value = String> {
         "*",
         "%25%32%65",
         "+",
+        "#",
+        "\u{e9}",
+        "<",
     ]);
-    prop::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
+    (prop::sample::select(vec!["/", "/", "/", ""]), prop::collection::vec(piece, 0..12))
+        .prop_map(|(root, pieces)| format!("{root}{}", pieces.concat()))
 }
 
 proptest! {
@@ -191,32 +195,36 @@ proptest! {
     #[test]
     fn any_head_is_decided_and_twice_the_same(
         method in prop::sample::select(vec!["GET", "HEAD", "POST", "OPTIONS", "CONNECT", "TRACE", "get", "X-Y"]),
-        target in targets(),
+        text in targets(),
         authority in prop::option::of(prop::sample::select(vec!["a.example", "a.example:80", "[::1]:1"])),
         two in any::<bool>(),
-        headers in headers(),
+        lines in lines(),
         peer in prop::sample::select(vec!["127.0.0.1", "192.0.2.1", "2001:db8::7", "::ffff:127.0.0.1"]),
     ) {
-        let uri = match authority {
-            Some(authority) => format!("http://{authority}{target}"),
-            None => target,
-        };
-        let Ok(uri) = uri.parse::<Uri>() else { return Ok(()) };
         let version = if two { Version::HTTP_2 } else { Version::HTTP_11 };
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let peer = peer.parse().unwrap();
-        let once = decide(&SNAPSHOT, &method, &uri, version, &headers, peer);
-        prop_assert_eq!(decide(&SNAPSHOT, &method, &uri, version, &headers, peer), once);
+        let lines: Vec<Field<'_>> =
+            lines.iter().map(|(name, value)| Field { name, value: value.as_bytes() }).collect();
+        let target = target(authority, &text);
+        let head = Unchecked { method: &method, target, version, fields: Fields(&lines) };
+        // The second time its connection knows the credential.
+        let mut recall = Recall::default();
+        let once = decide(&SNAPSHOT, &head, peer, &mut recall);
+        prop_assert_eq!(decide(&SNAPSHOT, &head, peer, &mut recall), once);
     }
 }
 
 #[test]
 fn the_generator_reaches_a_permit() {
-    let mut headers = HeaderMap::new();
-    headers.insert("host", HeaderValue::from_static("a"));
-    headers.insert("authorization", HeaderValue::from_static("Bearer secret"));
-    let uri = Uri::from_static("/a/b");
-    let end =
-        decide(&SNAPSHOT, &Method::GET, &uri, Version::HTTP_11, &headers, [127, 0, 0, 1].into());
+    let field = |name, value: &'static str| Field { name, value: value.as_bytes() };
+    let lines = [field("host", "a"), field("authorization", "Bearer secret")];
+    let head = Unchecked {
+        method: &Method::GET,
+        target: target(None, "/a/b"),
+        version: Version::HTTP_11,
+        fields: Fields(&lines),
+    };
+    let end = decide(&SNAPSHOT, &head, [127, 0, 0, 1].into(), &mut Recall::default());
     assert_eq!(end, End::Permitted { limits: 1 });
 }

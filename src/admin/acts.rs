@@ -14,7 +14,7 @@ use super::access::Person;
 use super::answers::{Answer, Problem, json_answer, whole};
 use crate::clock::Now;
 use crate::policy::Name;
-use crate::policy::idempotency::{IDEMPOTENT_REPLAYED, KeyText};
+use crate::policy::idempotency::{IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, KeyText};
 use crate::store::{Act, ActProblem, Health, Named};
 use crate::telemetry::events::Event;
 
@@ -75,7 +75,8 @@ impl Request {
         path: &str,
         body: &[u8],
     ) -> Result<Request, Problem> {
-        let given = KeyText::of(headers).map_err(|malformed| {
+        let lines = headers.get_all(IDEMPOTENCY_KEY).iter().map(HeaderValue::as_bytes);
+        let given = KeyText::of(lines.collect()).map_err(|malformed| {
             Problem::new(
                 StatusCode::BAD_REQUEST,
                 "idempotency_malformed",

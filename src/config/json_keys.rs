@@ -20,8 +20,10 @@ use super::yaml_keys::{NO_PEPPER, NO_PEPPER_REMEDY};
 use crate::policy::keys::KeyStatus;
 use crate::policy::limit::LimitKind;
 
-/// Bytes that are read at a time, and more where a line is longer.
-const PART: usize = 256 * 1024;
+/// Bytes that are read at a time, and more where a line is longer: some two hundred lines, after which the thread offers its
+/// core to others. A worker that became runnable would otherwise wait for the end of a time slice, however low the priority
+/// of a reload is.
+const PART: usize = 32 * 1024;
 
 /// Reads a file of so many bytes into the collector, some lines at a time.
 pub(super) fn read(
@@ -37,6 +39,7 @@ pub(super) fn read(
     let mut lines = Lines { file, first: 1, expired: 0 };
     let mut rest = Vec::new();
     loop {
+        std::thread::yield_now();
         let mut part = rest;
         let whole = fill(&mut source, &mut part)?;
         rest = part.split_off(if whole.is_end { part.len() } else { whole.lines });
@@ -79,6 +82,7 @@ struct Whole {
 fn fill(source: &mut impl Read, part: &mut Vec<u8>) -> io::Result<Whole> {
     loop {
         let before = part.len();
+        part.reserve(PART);
         source.by_ref().take(PART as u64).read_to_end(part)?;
         if part.len() == before {
             return Ok(Whole { lines: before, is_end: true });

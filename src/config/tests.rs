@@ -245,7 +245,7 @@ fn body(policy: &str, refusal: Refusal) -> String {
         request_id: "r-1",
         ..Facts::default()
     };
-    let bytes = snapshot.answers.to(refusal).body.render(&facts);
+    let bytes = snapshot.answers.to(refusal).body.render(&facts, &mut String::new());
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
@@ -370,7 +370,7 @@ upstream:
     );
     assert!(!format!("{:?}", upstream.set_headers).contains("s3cret"));
     assert!(loaded.files.contains(&PathBuf::from("token.txt")));
-    assert!(loaded.snapshot.identity.forbidden.forbids(&"x_token".parse().unwrap()));
+    assert!(loaded.snapshot.identity.forbidden.forbids("x_token"));
 }
 
 #[test]

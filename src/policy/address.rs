@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use ipnet::IpNet;
 
 use super::decimal::write_count;
+use super::fields::{Fields, Lines, printable};
 
 /// A set of networks: sorted, disjoint ranges, found by bisection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -134,7 +135,7 @@ const MOST_HOPS: usize = 32;
 impl ClientAddressRule {
     /// The client's address: the peer, unless the peer is a trusted proxy; then the right-most untrusted hop it names.
     /// Anything malformed ends the walk at the last address that was certain, never at one that a client wrote.
-    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub fn client(&self, peer: IpAddr, fields: Fields<'_>) -> IpAddr {
         let peer = canonical(peer);
         if !self.trusts(peer) {
             return peer;
@@ -142,17 +143,14 @@ impl ClientAddressRule {
         match &self.from {
             // The connection's own header was read, under the same trust, before the first request.
             AddressSource::Peer | AddressSource::ProxyProtocol => peer,
-            AddressSource::XForwardedFor => self.walk(peer, headers, &X_FORWARDED_FOR, hop_address),
-            AddressSource::Forwarded => {
-                self.walk(peer, headers, &http::header::FORWARDED, forwarded_for)
-            }
-            AddressSource::Header(name) => {
-                let mut lines = headers.get_all(name).iter();
-                match (lines.next().and_then(|line| line.to_str().ok()), lines.next()) {
-                    (Some(only), None) => hop_address(only.trim()).unwrap_or(peer),
-                    _ => peer,
+            AddressSource::XForwardedFor => self.walk(peer, fields, X_FORWARDED_FOR, hop_address),
+            AddressSource::Forwarded => self.walk(peer, fields, "forwarded", forwarded_for),
+            AddressSource::Header(name) => match fields.lines(name.as_str()) {
+                Lines::One(only) => {
+                    printable(only).and_then(|only| hop_address(only.trim())).unwrap_or(peer)
                 }
-            }
+                Lines::None | Lines::Several(_) => peer,
+            },
         }
     }
 
@@ -170,14 +168,14 @@ impl ClientAddressRule {
     fn walk(
         &self,
         peer: IpAddr,
-        headers: &HeaderMap,
-        name: &HeaderName,
+        fields: Fields<'_>,
+        name: &str,
         parse: fn(&str) -> Option<IpAddr>,
     ) -> IpAddr {
         let mut certain = peer;
         let mut hops = 0;
-        for line in headers.get_all(name).iter().rev() {
-            let Ok(line) = line.to_str() else { return certain };
+        for line in fields.all(name).rev() {
+            let Some(line) = printable(line) else { return certain };
             for hop in line.rsplit(',') {
                 hops += 1;
                 let Some(address) = parse(hop.trim()).filter(|_| hops <= MOST_HOPS) else {
@@ -193,8 +191,8 @@ impl ClientAddressRule {
     }
 }
 
-/// `x-forwarded-for`, which the `http` crate does not name.
-pub static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// What most proxies call the chain of clients.
+pub const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// One hop as proxies write it: an address, perhaps with a port, IPv6 perhaps in brackets. Zone ids, leading zeros
 /// and names are no addresses.
@@ -233,6 +231,7 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fields::Field;
     use super::*;
 
     fn nets(list: &[&str]) -> Nets {
@@ -273,17 +272,10 @@ mod tests {
         ClientAddressRule { from, trusted: nets(&["10.0.0.0/8"]), v6_prefix: 64 }
     }
 
-    fn client(
-        rule: &ClientAddressRule,
-        peer: &str,
-        name: &'static str,
-        lines: &[&'static str],
-    ) -> String {
-        let mut headers = HeaderMap::new();
-        for line in lines {
-            headers.append(name, line.parse().unwrap());
-        }
-        rule.client(ip(peer), &headers).to_string()
+    fn client(rule: &ClientAddressRule, peer: &str, name: &str, lines: &[&str]) -> String {
+        let lines: Vec<Field<'_>> =
+            lines.iter().map(|line| Field { name, value: line.as_bytes() }).collect();
+        rule.client(ip(peer), Fields(&lines)).to_string()
     }
 
     #[test]

@@ -172,20 +172,20 @@ impl Facts<'_> {
 }
 
 impl Text {
-    /// The text for one refusal.
-    pub fn render(&self, facts: &Facts<'_>) -> Bytes {
+    /// The text for one refusal. It is put together in `room`, whatever that holds.
+    pub fn render(&self, facts: &Facts<'_>, room: &mut String) -> Bytes {
         let pieces = match self {
             Text::Fixed(bytes) => return bytes.clone(),
             Text::Pieces(pieces) => pieces,
         };
-        let mut out = String::with_capacity(256);
+        room.clear();
         for piece in pieces {
             match piece {
-                Piece::Literal(text) => out.push_str(text),
-                Piece::Fact(fact, escape) => write_value(&mut out, &facts.value(*fact), *escape),
+                Piece::Literal(text) => room.push_str(text),
+                Piece::Fact(fact, escape) => write_value(room, &facts.value(*fact), *escape),
             }
         }
-        Bytes::from(out)
+        Bytes::copy_from_slice(room.as_bytes())
     }
 }
 
@@ -254,6 +254,6 @@ mod tests {
         ]));
         let facts = Facts { retry_after: Some(7), limit: Some("a\"b\u{1}"), ..Facts::default() };
         let want = "{\"n\":7,\"m\":\"wait 7 for a\\\"b\\u0001\",\"r\":null}";
-        assert_eq!(text.render(&facts), want);
+        assert_eq!(text.render(&facts, &mut "of before".to_owned()), want);
     }
 }

@@ -4,6 +4,7 @@ use super::head::Head;
 use super::keys::{Found, KeyIx, KeyStatus, SecretDigest};
 use super::limit::SubjectKey;
 use super::overlay::Overlay;
+use super::recall::Recall;
 use super::refusal::{Refusal, Refused};
 use super::snapshot::{AddressRule, GrantIx, PlanIx, Snapshot, Standing, TenantIx, TermsIx};
 use crate::clock::Wall;
@@ -43,21 +44,36 @@ pub struct Stranger {
     pub key: Option<KeyIx>,
 }
 
-/// Finds the caller of a request.
+/// Finds the caller of a request. What its connection presented last under this same snapshot is in `recall`, and so is
+/// what this one presents when it was looked for.
 pub fn authenticate(
     snapshot: &Snapshot,
     overlay: &Overlay,
     head: &Head<'_>,
+    recall: &mut Recall,
     now: Wall,
 ) -> Result<Caller, Stranger> {
     let credentials = &snapshot.credentials;
     let nobody = |refused| Stranger { refused, key: None };
     let presented =
-        credentials.present(head.headers, head.seen.authorization, head.query).map_err(nobody)?;
-    let mut digests = credentials.digests(&presented);
-    digests
-        .find_map(|digest| by_digest(snapshot, overlay, &digest, now))
-        .unwrap_or_else(|| Err(nobody(credentials.unknown(&presented))))
+        credentials.present(head.fields, head.seen.authorization, head.query).map_err(nobody)?;
+    let unknown = || Err(nobody(credentials.unknown(&presented)));
+    if let Some(digest) = recall.of(&presented) {
+        // It was the first one that a key has, or the last one of those that none has.
+        if let Some(told) = by_digest(snapshot, overlay, &digest, now) {
+            return told;
+        }
+        if credentials.are_plain() {
+            return unknown();
+        }
+    }
+    for digest in credentials.digests(&presented) {
+        recall.keep(&presented, &digest);
+        if let Some(told) = by_digest(snapshot, overlay, &digest, now) {
+            return told;
+        }
+    }
+    unknown()
 }
 
 /// The caller with this secret; `None` where no key has it. Also asked about exchanges that are open for long.

@@ -9,8 +9,8 @@ use super::refusal::Refusal;
 /// differs in the body only, and there only where the policy says so.
 #[derive(Clone, Debug)]
 pub struct Challenges {
-    realm: Box<str>,
-    bearer: bool,
+    /// What a bearer without a scope is told, up to the scope; `None` where keys are no bearer tokens.
+    unscoped: Option<Box<str>>,
     /// `None` only where the realm is no field value, which the loader refuses.
     unasked: Option<HeaderValue>,
     refused: Option<HeaderValue>,
@@ -29,27 +29,24 @@ impl Challenges {
         let error = if bearer { ", error=\"invalid_token\"" } else { "" };
         let plain = format!("{scheme} realm=\"{realm}\"");
         Challenges {
-            realm: realm.into(),
-            bearer,
+            unscoped: bearer
+                .then(|| format!("{plain}, error=\"insufficient_scope\", scope=\"").into()),
             refused: HeaderValue::try_from(format!("{plain}{error}")).ok(),
             unasked: HeaderValue::try_from(plain).ok(),
         }
     }
 
     /// What a 401 says.
-    pub fn to_unknown(&self, why: Refusal) -> Option<HeaderValue> {
+    pub fn to_unknown(&self, why: Refusal) -> Option<&HeaderValue> {
         match why {
-            Refusal::KeyMissing => self.unasked.clone(),
-            _ => self.refused.clone(),
+            Refusal::KeyMissing => self.unasked.as_ref(),
+            _ => self.refused.as_ref(),
         }
     }
 
-    /// What a key without `scope` is told (RFC 6750 §3.1); nothing where keys are no bearer tokens.
-    pub fn to_unscoped(&self, scope: &str) -> Option<HeaderValue> {
-        let error = "\", error=\"insufficient_scope\", scope=\"";
-        // Joined, not formatted: a tenth of the price.
-        let text = ["Bearer realm=\"", &self.realm, error, scope, "\""].concat();
-        HeaderValue::try_from(text).ok().filter(|_| self.bearer)
+    /// What a key without `scope` is told (RFC 6750 §3.1), in pieces; nothing where keys are no bearer tokens.
+    pub fn to_unscoped<'a>(&'a self, scope: &'a str) -> Option<[&'a str; 3]> {
+        self.unscoped.as_ref().map(|beginning| [beginning, scope, "\""])
     }
 }
 
@@ -58,8 +55,8 @@ mod tests {
     use super::*;
 
     fn said(places: &[Place], why: Refusal) -> String {
-        let value = Challenges::new("api", places).to_unknown(why);
-        value.unwrap().to_str().unwrap().to_owned()
+        let challenges = Challenges::new("api", places);
+        challenges.to_unknown(why).unwrap().to_str().unwrap().to_owned()
     }
 
     #[test]
@@ -76,9 +73,9 @@ mod tests {
 
     #[test]
     fn only_a_bearer_is_told_which_scope_it_lacks() {
-        let value = Challenges::new("api", &[Place::Bearer]).to_unscoped("read");
+        let challenges = Challenges::new("api", &[Place::Bearer]);
         assert_eq!(
-            value.unwrap(),
+            challenges.to_unscoped("read").unwrap().concat(),
             "Bearer realm=\"api\", error=\"insufficient_scope\", scope=\"read\""
         );
         assert_eq!(Challenges::new("api", &[Place::Basic]).to_unscoped("read"), None);

@@ -1,7 +1,8 @@
 //! What one request costs, and what a route's own words change in the table of outcomes.
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 
+use super::fields::Lines;
 use super::money::Money;
 use super::outcome::{Money as Column, Outcome, Record, Settlement, settlement};
 
@@ -99,15 +100,12 @@ impl ChargeRule {
         row
     }
 
-    /// What the answer's head says that the request did cost.
+    /// What the answer's head says that the request did cost. `lines` is asked for what the head has of a field.
     #[must_use]
-    pub fn stated(&self, headers: &HeaderMap) -> Stated {
+    pub fn stated<'a>(&self, lines: impl FnOnce(&HeaderName) -> Lines<'a>) -> Stated {
         let Some(name) = &self.actual else { return Stated::Unasked };
-        let mut values = headers.get_all(name).iter();
-        let (Some(value), None) = (values.next(), values.next()) else {
-            return Stated::Unreadable;
-        };
-        let text = value.to_str().unwrap_or("");
+        let Lines::One(value) = lines(name) else { return Stated::Unreadable };
+        let text = str::from_utf8(value).unwrap_or("");
         match Money::parse(text.trim_matches([' ', '\t'])) {
             Ok(cost) if cost <= self.reserve => Stated::Cost(cost),
             Ok(cost) => Stated::Exceeds(cost),
@@ -152,11 +150,14 @@ mod tests {
     #[test]
     fn a_stated_cost_is_bounded_by_the_reserve() {
         let stated = |values: &[&'static str]| {
-            let mut headers = HeaderMap::new();
+            let mut lines = Lines::None;
             for value in values {
-                headers.append("x-cost", http::HeaderValue::from_static(value));
+                lines.add(value.as_bytes());
             }
-            rule().stated(&headers)
+            rule().stated(|name| {
+                assert_eq!(name, "x-cost");
+                lines
+            })
         };
         assert_eq!(stated(&["0.3"]), Stated::Cost(Money(300_000)));
         assert_eq!(stated(&["5"]), Stated::Cost(Money(5_000_000)));
@@ -165,6 +166,6 @@ mod tests {
             assert_eq!(stated(values), Stated::Unreadable, "{values:?}");
         }
         let unasked = ChargeRule { actual: None, ..rule() };
-        assert_eq!(unasked.stated(&HeaderMap::new()), Stated::Unasked);
+        assert_eq!(unasked.stated(|_| Lines::Several(b"1")), Stated::Unasked);
     }
 }

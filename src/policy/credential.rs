@@ -4,12 +4,13 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use hmac::{Hmac, KeyInit, Mac};
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use sha2::{Digest, Sha256};
 
 use super::Name;
 use super::challenge::Challenges;
-use super::head::{Lines, query_parameters};
+use super::fields::{Fields, Lines};
+use super::head::query_parameters;
 use super::keys::SecretDigest;
 use super::refusal::{Refusal, Refused};
 
@@ -55,6 +56,18 @@ impl std::fmt::Debug for Pepper {
 #[derive(PartialEq, Eq)]
 pub struct Presented<'a>(Cow<'a, [u8]>);
 
+impl<'a> Presented<'a> {
+    /// A secret as it stands.
+    pub fn of(secret: &'a [u8]) -> Presented<'a> {
+        Presented(Cow::Borrowed(secret))
+    }
+
+    /// The secret.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl std::fmt::Debug for Presented<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Presented(…)")
@@ -69,7 +82,7 @@ impl Credentials {
     /// is `KeyMalformed`; two `Authorization` lines are no request at all (RFC 6750 §3.1, `invalid_request`).
     pub fn present<'a>(
         &self,
-        headers: &'a HeaderMap,
+        fields: Fields<'a>,
         authorization: Lines<'a>,
         query: Option<&str>,
     ) -> Result<Presented<'a>, Refused> {
@@ -92,8 +105,8 @@ impl Credentials {
             match place {
                 Place::Bearer | Place::Authorization | Place::Basic => {}
                 Place::Header(name) => {
-                    for value in headers.get_all(name) {
-                        match value.as_bytes().trim_ascii() {
+                    for value in fields.all(name.as_str()) {
+                        match value.trim_ascii() {
                             b"" => {}
                             value => offer(Cow::Borrowed(value))?,
                         }
@@ -130,11 +143,11 @@ impl Credentials {
         let line = match lines {
             Lines::None => return Ok(None),
             Lines::One(line) => line,
-            Lines::Several => {
+            Lines::Several(_) => {
                 return Err(Refused::because(Refusal::BadRequest, "more than one Authorization"));
             }
         };
-        let line = line.as_bytes().trim_ascii();
+        let line = line.trim_ascii();
         let accepts = |place| self.places.contains(&place);
         // A scheme is looked for first, so that `Bearer abc` is never taken for the raw key "Bearer abc".
         if accepts(Place::Bearer)
@@ -158,6 +171,11 @@ impl Credentials {
     ) -> impl Iterator<Item = SecretDigest> + 'a {
         let peppered = self.peppers.iter().map(|pepper| SecretDigest::hmac(pepper, &presented.0));
         peppered.chain(std::iter::once_with(|| SecretDigest::sha256(&presented.0)))
+    }
+
+    /// Whether there is one way only to make a digest, [`SecretDigest::sha256`].
+    pub fn are_plain(&self) -> bool {
+        self.peppers.is_empty()
     }
 
     /// The word for a credential that no key has: a typo in one of ours, or a stranger's.
@@ -244,7 +262,7 @@ pub fn has_checksum(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::head::Seen;
+    use super::super::fields::Field;
     use super::*;
 
     fn accepting(places: &[Place]) -> Credentials {
@@ -256,20 +274,15 @@ mod tests {
         }
     }
 
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in lines {
-            map.append(*name, value.parse().unwrap());
-        }
-        map
-    }
-
     fn presented(
         places: &[Place],
         lines: &[(&'static str, &'static str)],
     ) -> Result<String, Refusal> {
-        let headers = headers(lines);
-        let got = accepting(places).present(&headers, Seen::of(&headers).authorization, None);
+        let field =
+            |(name, value): &(&'static str, &'static str)| Field { name, value: value.as_bytes() };
+        let lines: Vec<Field<'_>> = lines.iter().map(field).collect();
+        let fields = Fields(&lines);
+        let got = accepting(places).present(fields, fields.lines("authorization"), None);
         got.map(|p| String::from_utf8(p.0.to_vec()).unwrap()).map_err(|refused| refused.why)
     }
 
@@ -323,12 +336,12 @@ mod tests {
 
     #[test]
     fn a_query_credential_is_decoded_and_found_by_its_exact_name() {
-        let headers = HeaderMap::new();
+        let fields = Fields::default();
         let credentials = accepting(&[Place::Query("api_key".into())]);
-        let got = credentials.present(&headers, Lines::None, Some("x=1&api%5fkey=a%2Bb"));
+        let got = credentials.present(fields, Lines::None, Some("x=1&api%5fkey=a%2Bb"));
         assert_eq!(got.unwrap().0.as_ref(), b"a+b");
         assert_eq!(
-            credentials.present(&headers, Lines::None, Some("API_KEY=a")).unwrap_err().why,
+            credentials.present(fields, Lines::None, Some("API_KEY=a")).unwrap_err().why,
             Refusal::KeyMissing
         );
     }

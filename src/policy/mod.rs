@@ -27,6 +27,7 @@ pub mod money;
 pub mod order;
 pub mod outcome;
 pub mod overlay;
+pub mod recall;
 pub mod refusal;
 pub mod report;
 pub mod revocation;

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::decimal::{pair, write_count};
+
 /// An amount in millionths of the limit's unit, from 0 to 18 446 744 073 709.551615.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Money(pub u64);
@@ -29,6 +31,20 @@ impl fmt::Display for MoneyProblem {
 }
 
 impl Money {
+    /// Appends the amount as decimal text, with as many places as it needs: `5`, `0.05`.
+    pub fn write(self, out: &mut Vec<u8>) {
+        write_count(out, self.0 / Money::WHOLE);
+        let fraction = self.0 % Money::WHOLE;
+        if fraction == 0 {
+            return;
+        }
+        out.push(b'.');
+        for two in [fraction / 10_000, fraction / 100 % 100, fraction % 100] {
+            out.extend_from_slice(&pair(two));
+        }
+        while out.pop_if(|last| *last == b'0').is_some() {}
+    }
+
     /// Nothing.
     pub const ZERO: Money = Money(0);
     /// Millionths in one whole unit.
@@ -59,12 +75,9 @@ impl Money {
 /// As short as it is exact: `5`, `0.05`.
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, fraction) = (self.0 / Money::WHOLE, self.0 % Money::WHOLE);
-        if fraction == 0 {
-            return write!(f, "{whole}");
-        }
-        let fraction = format!("{fraction:06}");
-        write!(f, "{whole}.{}", fraction.trim_end_matches('0'))
+        let mut text = Vec::new();
+        self.write(&mut text);
+        f.write_str(str::from_utf8(&text).unwrap_or_default())
     }
 }
 

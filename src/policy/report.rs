@@ -123,20 +123,18 @@ pub fn policy_member(out: &mut Vec<u8>, limit: &Limit, ceiling: &Ceiling, period
     write_count(out, seconds);
 }
 
-/// The beginning of one limit's member of `RateLimit` (§4), up to what remains: [`state_member`] has the rest.
+/// The beginning of one limit's member of `RateLimit` (§4) behind another one, up to what remains: [`state_member`] has the
+/// rest.
 pub fn state_beginning(limit: &Limit) -> Vec<u8> {
-    let mut out = Vec::new();
-    begin_member(&mut out, &limit.name, b"\";r=");
-    out
+    [b", \"", limit.name.as_bytes(), b"\";r="].concat()
 }
 
 /// Appends one limit's member of `RateLimit` (§4): its beginning, what remains, and when more does.
 #[inline]
 pub fn state_member(out: &mut Vec<u8>, beginning: &[u8], reading: &Reading) {
-    if !out.is_empty() {
-        out.extend_from_slice(b", ");
-    }
-    out.extend_from_slice(beginning);
+    // The first member stands behind none.
+    let separator = if out.is_empty() { 2 } else { 0 };
+    out.extend_from_slice(beginning.get(separator..).unwrap_or(beginning));
     write_count(out, whole(&reading.ceiling, reading.remaining));
     if let nanos @ 1.. = until_reset(reading) {
         out.extend_from_slice(b";t=");

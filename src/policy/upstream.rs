@@ -40,6 +40,13 @@ pub struct Upstream {
     pub pool_idle: Duration,
 }
 
+impl Upstream {
+    /// Whether a field of this name, given in lower case, is removed from every forwarded request.
+    pub fn removes(&self, name: &str) -> bool {
+        self.remove_headers.iter().any(|gone| gone.as_str() == name)
+    }
+}
+
 /// Scheme of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {

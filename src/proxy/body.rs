@@ -208,8 +208,13 @@ impl<E: OnEnd> Body<E> {
     /// when the body is dropped: a body that is empty, or of which only the head is wanted (HEAD, 304), counts as clean.
     #[must_use]
     pub fn on_end(mut self, guard: E) -> Body<E> {
-        self.on_end = Some(guard);
+        self.hang(guard);
         self
+    }
+
+    /// As [`Body::on_end`], in its place.
+    pub(super) fn hang(&mut self, guard: E) {
+        self.on_end = Some(guard);
     }
 
     /// The bytes of a body that is at hand whole; empty for any other.

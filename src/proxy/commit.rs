@@ -1,26 +1,82 @@
 //! Step 8: what must be durable is, before a byte goes upstream.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::time::Duration;
 
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use super::context::WorkerContext;
 use super::exchange::Exchange;
 use crate::killpoint::{self, KillPoint};
 use crate::policy::refusal::{Refusal, Refused};
-use crate::store::{Party, StoreFailed};
+use crate::store::{Party, Reply, Reservation, StoreFailed};
 
 /// A disk that takes longer than this to sync is no disk to promise on.
 const LONGEST_SYNC: Duration = Duration::from_secs(5);
 
+type Durable = Result<(), StoreFailed>;
+
+/// What the journal's thread tells the requests of one worker. It tells them all at once, after a sync: told one by one,
+/// each would wake the worker with a system call of its own, one a request. So it leaves word for all of them here, which
+/// wakes the worker once, and the worker tells its requests. There are at most as many words as requests that wait.
+pub(super) struct Words {
+    to: UnboundedSender<(oneshot::Sender<Durable>, Durable)>,
+    from: RefCell<UnboundedReceiver<(oneshot::Sender<Durable>, Durable)>>,
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        let (to, from) = unbounded_channel();
+        Words { to, from: RefCell::new(from) }
+    }
+}
+
+impl Words {
+    /// Tells requests what was left for them, as long as the worker lives. For a task of its own.
+    pub(super) async fn hand_out(&self) {
+        while let Some((request, durable)) =
+            poll_fn(|context| self.from.borrow_mut().poll_recv(context)).await
+        {
+            // Who has left meanwhile is told nothing; its guard gives back what it held.
+            let _ = request.send(durable);
+        }
+    }
+
+    /// A reply that leaves word for this request.
+    fn reply(&self, request: oneshot::Sender<Durable>) -> Reply {
+        let to = self.to.clone();
+        Box::new(move |durable| {
+            // A worker that has ended has no requests any more.
+            let _ = to.send((request, durable));
+        })
+    }
+}
+
 /// Commits what the exchange holds. If that fails everything is given back, and the request was never there.
-pub(super) async fn commit(exchange: &mut Exchange, party: Party) -> Result<(), Refused> {
+pub(super) async fn commit(
+    at: &WorkerContext,
+    exchange: &mut Exchange,
+    party: Party,
+) -> Result<(), Refused> {
     killpoint::pass(KillPoint::BeforeCommit);
-    let (tell, told) = tokio::sync::oneshot::channel();
-    // Who has left meanwhile is told nothing; its guard gives back what it held.
-    let reply = Box::new(move |durable: Result<(), StoreFailed>| {
-        let _ = tell.send(durable);
-    });
+    let (tell, mut told) = oneshot::channel();
+    // Where nothing needs to be durable the answer comes at once, and nobody has to wait for it.
+    let waits = exchange.held().is_some_and(Reservation::needs_commit);
+    let reply: Reply = if waits {
+        at.words.reply(tell)
+    } else {
+        Box::new(move |durable| {
+            let _ = tell.send(durable);
+        })
+    };
     let since = exchange.steady();
     let durable = match exchange.commit(party, reply) {
-        Ok(()) => matches!(tokio::time::timeout(LONGEST_SYNC, told).await, Ok(Ok(Ok(())))),
+        Ok(()) if waits => {
+            matches!(tokio::time::timeout(LONGEST_SYNC, told).await, Ok(Ok(Ok(()))))
+        }
+        Ok(()) => matches!(told.try_recv(), Ok(Ok(()))),
         Err(StoreFailed) => false,
     };
     exchange.waited(since);

@@ -1,40 +1,34 @@
 //! One client connection, from its first byte to its last: PROXY header, TLS, the choice between HTTP/1 and HTTP/2, and
-//! then hyper, under deadlines of our own.
+//! then HTTP, under deadlines of its own.
 //!
-//! hyper's deadline for a head also runs while a kept connection is idle, and allocates a timer for every request. Here
-//! a connection has one timer: it is set anew only when a head arrives in pieces; otherwise it ticks, and a tick looks
-//! whether anything has moved. Closing is ours as well: half-close, then read what the client still sends, for a
-//! bounded time, so that a refusal reaches a client that is in the middle of its body. A connection on which nothing
-//! happens for a while gives hyper's buffers (16 KiB) back and is only a socket until it stirs. Never decides about a
-//! request.
+//! A connection has one timer: it is set anew only when a head arrives in pieces; otherwise it ticks, and a tick looks
+//! whether anything has moved. Closing is done here as well: half-close, then read what the client still sends, for a
+//! bounded time, so that a refusal reaches a client that is in the middle of its body. Never decides about a request.
 
 use std::cell::RefCell;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::counters::{ConnectionCounters, up};
 use super::drain::{DrainPhase, DrainSignal};
+use super::http1::{Ended, Served, Terms};
 use super::io::{Socket, Stream};
 use super::peer::{ClientHttp, Handler, Peer, TlsFacts};
 use super::proxy_protocol::{self, Announced};
 use super::serving::Serving;
-use super::upstream::{
-    BUFFER, CONNECTION_WINDOW, OnThisWorker, PING_EVERY, PING_WITHIN, STREAM_WINDOW,
-};
-use super::watch::{Over, Pieces, Watch};
-use super::wire::{ClientIo, Stage, Wire};
+use super::upstream::{CONNECTION_WINDOW, OnThisWorker, PING_EVERY, PING_WITHIN, STREAM_WINDOW};
+use super::watch::{Over, Watch};
+use super::wire::{ClientIo, Wire};
 use super::worker::Slot;
 use crate::policy::snapshot::Bounds;
 
@@ -49,8 +43,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PENDING_RESETS: usize = 20;
 /// See [`PENDING_RESETS`].
 const ERROR_RESETS: usize = 128;
-/// Header fields for which hyper parses into an array instead of a vector.
-const FIELDS_FOR_FREE: usize = 100;
 
 /// A connection that was just accepted.
 pub(crate) struct Arrival {
@@ -62,6 +54,7 @@ pub(crate) struct Arrival {
     pub(crate) proxy_protocol: bool,
     pub(crate) drain: Rc<DrainSignal>,
     pub(crate) counters: Arc<ConnectionCounters>,
+    pub(crate) terms: Terms,
 }
 
 /// Takes a connection to where HTTP begins, and starts the task that drives it to its end: what comes before HTTP needs
@@ -77,13 +70,13 @@ pub(crate) async fn begin<H: Handler>(arrival: Arrival, handler: H) {
 
 /// `None` if a connection does not get to where HTTP begins.
 async fn arrive<H: Handler>(arrival: Arrival, handler: H) -> Option<(Driver<H>, Stream, Rc<Peer>)> {
-    let Arrival { tcp, peer: socket, listener, slot, tls, proxy_protocol, drain, counters } =
+    let Arrival { tcp, peer: socket, listener, slot, tls, proxy_protocol, drain, counters, terms } =
         arrival;
     // Answers are written whole; waiting for more would only delay them. A failure costs no more than that.
     let _ = tcp.set_nodelay(true);
     let local = tcp.local_addr().ok()?;
     let bounds = handler.bounds();
-    let driver = Driver { handler, drain, counters, bounds };
+    let driver = Driver { handler, drain, counters, bounds, terms };
     let mut stream = Socket::new(tcp);
     let mut announced = None;
     if proxy_protocol {
@@ -118,8 +111,8 @@ async fn arrive<H: Handler>(arrival: Arrival, handler: H) -> Option<(Driver<H>, 
         }
     };
     let slot = Some(slot);
-    let (said, refrain) = (RefCell::default(), RefCell::default());
-    let peer = Peer { socket, announced, local, tls, listener, http, said, refrain, slot };
+    let refrain = RefCell::default();
+    let peer = Peer { socket, announced, local, tls, listener, http, refrain, slot };
     Some((driver, stream, Rc::new(peer)))
 }
 
@@ -143,6 +136,7 @@ struct Driver<H> {
     drain: Rc<DrainSignal>,
     counters: Arc<ConnectionCounters>,
     bounds: Bounds,
+    terms: Terms,
 }
 
 impl<H: Handler> Driver<H> {
@@ -200,74 +194,43 @@ impl<H: Handler> Driver<H> {
         }
     }
 
-    async fn http1(self, mut stream: Stream, peer: Rc<Peer>) {
-        let wire = Arc::new(Wire::default());
-        let serving = self.serving(&wire, peer);
-        let _listening = self.listen().await;
-        let mut timer = std::pin::pin!(sleep(self.bounds.head_timeout));
-        let mut watch = Watch::new(&self.bounds, Pieces::Heads);
-        let mut replay = Bytes::new();
-        let over = loop {
-            let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire), replay));
-            let serving = Rc::clone(&serving);
-            let service = service_fn(move |request| serving.answer(request));
-            let mut connection =
-                http1_within(&self.bounds).serve_connection(io, service).with_upgrades();
-            let over = std::future::poll_fn(|cx| {
+    async fn http1(self, stream: Stream, peer: Rc<Peer>) {
+        let serving = self.serving(peer);
+        let mut served = Served::new(serving, stream, &self.bounds, self.terms.clone());
+        let ended = {
+            let _listening = self.listen().await;
+            let mut timer = std::pin::pin!(sleep(self.bounds.head_timeout));
+            let mut watch = Watch::new(&self.bounds);
+            std::future::poll_fn(|cx| {
+                if let Poll::Ready(ended) = served.poll(cx) {
+                    return Poll::Ready(Ok(ended));
+                }
                 loop {
-                    if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-                        return Poll::Ready(Over::Done(result));
-                    }
-                    // Only now: a request that had arrived is being answered, and says that it is the last.
-                    if self.drain.phase() == DrainPhase::Closing && wire.stage() == Stage::Idle {
-                        return Poll::Ready(Over::Idle);
-                    }
-                    match watch.poll(timer.as_mut(), &wire, cx) {
-                        Poll::Ready(Some(over)) => return Poll::Ready(over),
+                    match watch.poll(timer.as_mut(), served.sight(), cx) {
+                        Poll::Ready(Some(over)) => return Poll::Ready(Err(over)),
                         Poll::Ready(None) => {}
                         Poll::Pending => return Poll::Pending,
                     }
                 }
             })
-            .await;
-            // The bytes of an upgraded connection are with whoever asked for them.
-            let Some(parts) = connection.into_parts() else { return wire.is_left_to_hyper() };
-            stream = parts.io.into_inner().into_stream();
-            replay = parts.read_buf;
-            if !matches!(over, Over::Quiet) {
-                break over;
-            }
-            if replay.is_empty() && !self.stirs(&stream, watch.rest(), timer.as_mut()).await {
-                break Over::Idle;
-            }
-            watch.resume(timer.as_mut());
+            .await
         };
-        match over {
-            Over::SlowHead => self.refuse(stream, 408).await,
-            Over::Stalled => reset(&stream),
-            Over::Done(Err(error)) if error.is_user() && wire.is_old() => reset(&stream),
-            Over::Done(_) | Over::Idle | Over::Quiet => match wire.kept_back() {
-                Some(status) => self.refuse(stream, status).await,
-                None if wire.ended() => {}
-                None => close(stream, &[]).await,
-            },
+        if ended == Ok(Ended::Switched) {
+            return;
+        }
+        let Some(stream) = served.into_stream() else { return };
+        match ended {
+            Ok(Ended::Gone | Ended::Switched) => {}
+            Ok(Ended::BrokenOpen) | Err(Over::Stalled) => reset(&stream),
+            Ok(Ended::Unreadable(status)) => Box::pin(self.refuse(stream, status)).await,
+            Err(Over::SlowHead) => Box::pin(self.refuse(stream, 408)).await,
+            // Boxed: room for a farewell is not held by those who stay.
+            Ok(Ended::Done | Ended::Broken) | Err(Over::Idle) => Box::pin(close(stream, &[])).await,
         }
     }
 
-    /// Waits, holding nothing but the socket, for a quiet connection to be readable; `false` when it is to be closed.
-    async fn stirs(&self, stream: &Stream, rest: Duration, mut timer: Pin<&mut Sleep>) -> bool {
-        timer.set(sleep(rest));
-        std::future::poll_fn(|cx| match stream.tcp().poll_read_ready(cx) {
-            Poll::Ready(_) => Poll::Ready(true),
-            Poll::Pending if self.drain.phase() == DrainPhase::Closing => Poll::Ready(false),
-            Poll::Pending => timer.as_mut().poll(cx).map(|()| false),
-        })
-        .await
-    }
-
     async fn http2(self, stream: Stream, peer: Rc<Peer>) {
-        let wire = Arc::new(Wire::default());
-        wire.is_left_to_hyper();
+        let wire = Rc::new(Wire::default());
         let mut builder = http2::Builder::new(OnThisWorker);
         builder
             .timer(TokioTimer::new())
@@ -279,13 +242,13 @@ impl<H: Handler> Driver<H> {
             .max_local_error_reset_streams(ERROR_RESETS)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WITHIN);
-        let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&wire), Bytes::new()));
-        let serving = self.serving(&wire, peer);
-        let service = service_fn(move |request| serving.answer(request));
+        let io = TokioIo::new(ClientIo::new(stream, Rc::clone(&wire)));
+        let (serving, owing) = (Rc::new(self.serving(peer)), Rc::clone(&wire));
+        let service = service_fn(move |request| serving.answer(&owing, request));
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
         let _listening = self.listen().await;
         let mut timer = std::pin::pin!(sleep(self.bounds.head_timeout));
-        let mut watch = Watch::new(&self.bounds, Pieces::Frames);
+        let mut watch = Watch::new(&self.bounds);
         let mut leaving = false;
         std::future::poll_fn(|cx| {
             loop {
@@ -301,7 +264,7 @@ impl<H: Handler> Driver<H> {
                 if connection.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                match watch.poll(timer.as_mut(), &wire, cx) {
+                match watch.poll(timer.as_mut(), wire.sight(), cx) {
                     Poll::Ready(Some(Over::Idle)) if !leaving => {
                         leaving = true;
                         connection.as_mut().graceful_shutdown();
@@ -330,14 +293,13 @@ impl<H: Handler> Driver<H> {
         self.drain.listen(waker)
     }
 
-    fn serving(&self, wire: &Arc<Wire>, peer: Rc<Peer>) -> Rc<Serving<H>> {
-        Rc::new(Serving {
+    fn serving(&self, peer: Rc<Peer>) -> Serving<H> {
+        Serving {
             handler: self.handler.clone(),
             peer,
             counters: Arc::clone(&self.counters),
             drain: Rc::clone(&self.drain),
-            wire: Arc::clone(wire),
-        })
+        }
     }
 
     /// Answers a head that cannot be read, and closes.
@@ -345,18 +307,6 @@ impl<H: Handler> Driver<H> {
         up(&self.counters.unreadable_heads);
         close(stream, &self.handler.unreadable_head(status)).await;
     }
-}
-
-fn http1_within(bounds: &Bounds) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .header_read_timeout(None)
-        .max_buf_size(bounds.head.max(BUFFER))
-        .max_header_size(bounds.head);
-    if bounds.fields != FIELDS_FOR_FREE {
-        builder.max_headers(bounds.fields);
-    }
-    builder
 }
 
 /// Sends the last bytes, if any, half-closes, and reads what the client still sends, within bounds. Without that, bytes

@@ -1,18 +1,22 @@
 //! What a request needs of its worker: everything is the worker's own, or shared read-only. Nothing here is locked.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use http::{Extensions, HeaderValue};
 
+use super::commit::Words;
 use super::counters::ConnectionCounters;
+use super::http1::Stock;
 use super::long_lived::LongLived;
 use super::pool::Pools;
 use super::refrain::LimitRefrains;
+use super::request_id::RequestId;
 use super::said::Pseudonym;
 use super::served_tls::ServedTls;
+use super::wording::Wordings;
 use crate::clock::{Clock, Now, Steady, Wall};
 use crate::policy::keys::Key;
 use crate::policy::limit::SubjectKey;
@@ -39,13 +43,15 @@ pub(crate) struct WorkerContext {
     /// This gate's pseudonym in `Via`.
     pub(super) pseudonym: Pseudonym,
     pub(super) records: RefCell<RecordBuffer>,
+    /// What the journal's thread has to tell its requests.
+    pub(super) words: Words,
     pub(super) ids: RefCell<DecisionIds>,
     /// What its answers and records say of limits.
     pub(super) limit_refrains: RefCell<LimitRefrains>,
+    /// What its refusals have in common.
+    pub(super) wordings: RefCell<Wordings>,
     pub(super) long_lived: LongLived,
     pub(super) tls: Arc<ServedTls>,
-    /// The printed spelling of the names that the gate writes.
-    pub(super) spelling: Extensions,
     pub(super) in_flight: Cell<usize>,
     /// How many workers share `bounds.in_flight`.
     pub(super) workers: usize,
@@ -120,23 +126,24 @@ impl Common {
         &self,
         index: usize,
         counters: Arc<ConnectionCounters>,
-        spelling: Extensions,
+        stock: Rc<Stock>,
     ) -> WorkerContext {
         let worker = u16::try_from(index).unwrap_or(u16::MAX);
         WorkerContext {
             policy: Arc::clone(&self.policy),
             ledger: Arc::clone(&self.ledger),
-            pools: Pools::new(counters),
+            pools: Pools::new(counters, stock),
             clock: self.clock.clone(),
             metrics: self.metrics.worker(),
             lifecycle: Arc::clone(&self.lifecycle),
             pseudonym: Pseudonym::new(&self.boot),
             records: RefCell::new(self.records.buffer()),
+            words: Words::default(),
             ids: RefCell::new(DecisionIds::new(self.boot, worker)),
             limit_refrains: RefCell::default(),
+            wordings: RefCell::default(),
             long_lived: LongLived::default(),
             tls: Arc::clone(&self.tls),
-            spelling,
             in_flight: Cell::new(0),
             workers: self.workers,
             sweeps: index == 0,
@@ -166,10 +173,9 @@ impl WorkerContext {
     }
 
     /// A name for one more request, and the id that its client and its backend see.
-    pub(super) fn next_id(&self) -> (DecisionId, HeaderValue) {
+    pub(super) fn next_id(&self) -> (DecisionId, RequestId) {
         let mut ids = self.ids.borrow_mut();
         let id = ids.next_id();
-        let request_id = HeaderValue::from_bytes(ids.request_id(id).as_bytes());
-        (id, request_id.unwrap_or(HeaderValue::from_static("-")))
+        (id, RequestId::Made(ids.request_id(id)))
     }
 }

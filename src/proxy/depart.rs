@@ -2,34 +2,45 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode, request};
+use http::{StatusCode, request};
 
 use super::context::WorkerContext;
 use super::exchange::Exchange;
 use super::forward::{self, Hops, Passage, Wish};
+use super::http1::RequestHead;
 use super::peer::Peer;
+use super::request_id::RequestId;
 use super::serve::{Admission, Facts, Stop};
 use crate::policy::authorize::Permit;
+use crate::policy::head::{Seen, Unchecked};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::{Snapshot, Target, UpstreamProtocol};
 use crate::store::{Party, Reservation};
 
-/// Step 9's head, written or edited while the policy is at hand.
+/// A head as the backend will read it.
+pub(super) enum Written {
+    /// In HTTP/1: its text.
+    Http1(RequestHead),
+    /// In HTTP/2: its target is absolute. Boxed, because it is rarer and larger.
+    Http2(Box<request::Parts>),
+}
+
+/// Step 9's head, written while the policy and the client's head are at hand.
 pub(super) fn ready_to_leave(
     at: &WorkerContext,
-    policy: &Snapshot,
+    policy: &Arc<Snapshot>,
     peer: &Peer,
-    head: &mut request::Parts,
+    (head, seen): (&Unchecked<'_>, &Seen<'_>),
     facts: &Facts,
     permit: &Permit,
     exchange: &mut Exchange,
-) -> Result<Admission, Stop> {
+) -> Result<(Written, Admission), Stop> {
     let route = policy.route(permit.route);
+    let hops = forward::count_hop(head.method, head.fields);
     let here = match route.target {
         Target::Ready => Some(Stop::Ready),
         Target::Balance(of) => Some(Stop::Balance(of)),
-        Target::Upstream => (forward::count_hop(&head.method, &mut head.headers) == Hops::EndHere)
-            .then_some(Stop::Here(StatusCode::NO_CONTENT)),
+        Target::Upstream => (hops == Hops::EndHere).then_some(Stop::Here(StatusCode::NO_CONTENT)),
     };
     if let Some(stop) = here {
         // Nothing was forwarded: all but rates goes back.
@@ -39,6 +50,9 @@ pub(super) fn ready_to_leave(
         return Err(stop);
     }
     let passage = Passage {
+        head,
+        seen,
+        hops,
         policy,
         permit,
         client: facts.client,
@@ -54,12 +68,11 @@ pub(super) fn ready_to_leave(
     let prepared = prepared.and_then(|pool| {
         let (written, wish) = match policy.upstream.protocol {
             UpstreamProtocol::Http1 => {
-                let (written, wish) = forward::http1_head(head, &passage, pool.stock().text())?;
-                (Some(written), wish)
+                let (written, wish) = forward::http1_head(&passage, pool.stock().text())?;
+                (Written::Http1(written), wish)
             }
             UpstreamProtocol::Http2 => {
-                forward::http2_head(head, &passage)?;
-                (None, Wish::Http)
+                (Written::Http2(Box::new(forward::http2_head(&passage)?)), Wish::Http)
             }
         };
         Ok((pool, written, wish))
@@ -77,7 +90,6 @@ pub(super) fn ready_to_leave(
     let holds_claim = exchange.held().is_some_and(Reservation::holds_claim);
     let admission = Admission {
         wish,
-        written,
         response_timeout: route.response_timeout,
         body_idle: policy.bounds.body_idle,
         max_body: policy.body_bound(permit.route),
@@ -92,7 +104,7 @@ pub(super) fn ready_to_leave(
         charge: holds_promise.then(|| Arc::clone(&route.charge)),
         keep_answer: route.idempotency.as_ref().filter(|_| holds_claim).map(|rule| rule.max_answer),
     };
-    Ok(admission)
+    Ok((written, admission))
 }
 
 /// The longest request id that is remembered with a record, in bytes: a trusted hop may make it as long as a head, and
@@ -100,10 +112,10 @@ pub(super) fn ready_to_leave(
 const LONGEST_ID: usize = 200;
 
 /// Who asks, for people who may have to settle what becomes of it.
-fn party(policy: &Snapshot, permit: &Permit, request_id: &HeaderValue) -> Party {
+fn party(policy: &Snapshot, permit: &Permit, request_id: &RequestId) -> Party {
     let caller = permit.caller;
     // All of it is ASCII.
-    let id = request_id.to_str().unwrap_or("");
+    let id = request_id.as_str();
     Party {
         tenant: caller.map_or("", |caller| &policy.tenant(caller.tenant).name).into(),
         key: caller.map_or("", |caller| policy.keys.at(caller.key).id).into(),

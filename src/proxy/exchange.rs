@@ -4,20 +4,25 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderValue, Response, request};
+use http::HeaderName;
 use smallvec::SmallVec;
 
-use super::body::{Body, BodyEnd, OnEnd};
+use super::answer::Head;
+use super::body::{BodyEnd, OnEnd};
 use super::context::WorkerContext;
 use super::forward::X_REQUEST_ID;
+use super::limit_fields::LimitFields;
 use super::long_lived::Member;
 use super::peer::Peer;
 use super::request_body::BodyWatch;
-use super::respond::{LimitFields, Reads};
-use super::serve::{Asked, Facts};
+use super::request_id::RequestId;
+use super::respond::Reads;
+use super::serve::{Answer, Asked, Facts};
 use super::tunnel::{TunnelEnd, Tunnelled};
 use crate::clock::{Now, Steady};
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
+use crate::policy::fields::printable;
+use crate::policy::head::{Seen, Unchecked};
 use crate::policy::limit::{LimitIx, Mode};
 use crate::policy::money::Money;
 use crate::policy::order::Reading;
@@ -42,7 +47,7 @@ struct Inner {
     at: Rc<WorkerContext>,
     started: Now,
     draft: Draft,
-    request_id: HeaderValue,
+    request_id: RequestId,
     route: Option<u32>,
     fields: LimitFields,
     reads: Reads,
@@ -78,7 +83,7 @@ impl Exchange {
             draft: at.records.borrow_mut().draft(),
             at: Rc::clone(at),
             started: now,
-            request_id: HeaderValue::from_static("-"),
+            request_id: RequestId::Nameless,
             route: None,
             fields: LimitFields::default(),
             reads: Reads::Http,
@@ -105,7 +110,7 @@ impl Exchange {
         &mut self,
         policy: &Arc<Snapshot>,
         peer: &Peer,
-        parts: &request::Parts,
+        (head, seen): (&Unchecked<'_>, &Seen<'_>),
         said: Decided,
         facts: &Facts,
     ) {
@@ -128,7 +133,8 @@ impl Exchange {
             .record
             .headers
             .iter()
-            .filter_map(|name| Some((name.as_str(), parts.headers.get(name)?.as_bytes())))
+            .map(HeaderName::as_str)
+            .filter_map(|name| Some((name, head.fields.first(name)?)))
             .collect();
         let mut refrain = peer.refrain.borrow_mut();
         let (origin, caller) = refrain.of(policy, peer, facts);
@@ -136,9 +142,9 @@ impl Exchange {
             time: inner.started.wall,
             id: said.id,
             origin,
-            method: parts.method.as_str(),
-            path: parts.uri.path(),
-            host: asked_host(parts),
+            method: head.method.as_str(),
+            path: head.target.path,
+            host: asked_host(head, seen),
             caller,
             shadow: &facts.shadowed,
             request_id: Some(inner.request_id.as_bytes()).filter(|id| id.is_ascii()).unwrap_or(b""),
@@ -273,7 +279,7 @@ impl Exchange {
     }
 
     /// The id that is returned and forwarded.
-    pub(super) fn request_id(&self) -> &HeaderValue {
+    pub(super) fn request_id(&self) -> &RequestId {
         &self.0.request_id
     }
 
@@ -288,66 +294,49 @@ impl Exchange {
     }
 
     /// The gate's own answer goes out: a refusal that was noted, or one that it gives by itself.
-    pub(super) fn answered(
-        mut self,
-        mut answer: Response<Body<Exchange>>,
-    ) -> Response<Body<Exchange>> {
+    pub(super) fn answered(mut self, answer: Answer) -> Answer {
         self.0.status = answer.status().as_u16();
-        self.hang_on(&mut answer);
-        answer
+        self.hang_on(answer)
     }
 
     /// The upstream failed, or the request's body did: a late refusal.
-    pub(super) fn failed(
-        mut self,
-        refused: &Refused,
-        mut answer: Response<Body<Exchange>>,
-    ) -> Response<Body<Exchange>> {
+    pub(super) fn failed(mut self, refused: &Refused, answer: Answer) -> Answer {
         self.note(refused, None);
         self.renote_idempotency(refused.why);
         if refused.why.blame() == Blame::Upstream {
             self.0.at.metrics.upstream_error(refused.why);
         }
         self.0.status = answer.status().as_u16();
-        self.hang_on(&mut answer);
-        answer
+        self.hang_on(answer)
     }
 
     /// An answer that was given before goes out once more.
-    pub(super) fn replayed(
-        mut self,
-        mut answer: Response<Body<Exchange>>,
-    ) -> Response<Body<Exchange>> {
+    pub(super) fn replayed(mut self, mut answer: Answer) -> Answer {
         let inner = &mut *self.0;
         (inner.status, inner.outcome) = (answer.status().as_u16(), Outcome::Replayed);
         inner.answered.get_or_insert(inner.started.steady);
-        inner.fields.give(answer.headers_mut());
-        answer.headers_mut().insert(&X_REQUEST_ID, inner.request_id.clone());
-        self.hang_on(&mut answer);
-        answer
+        inner.sign(&mut answer.head);
+        self.hang_on(answer)
     }
 
     /// The upstream's answer goes out.
-    pub(super) fn delivering(
-        mut self,
-        mut answer: Response<Body<Exchange>>,
-    ) -> Response<Body<Exchange>> {
-        self.dress(&mut answer);
-        self.hang_on(&mut answer);
-        answer
+    pub(super) fn delivering(mut self, mut answer: Answer) -> Answer {
+        self.admitted(&mut answer.head);
+        self.hang_on(answer)
     }
 
     /// The upstream's 101 goes out; what follows is [`Exchange::tunnelled`].
-    pub(super) fn switching(&mut self, answer: &mut Response<Body<Exchange>>) {
-        self.dress(answer);
+    pub(super) fn switching(&mut self, head: &mut Head) {
+        self.admitted(head);
+        self.0.spell(head);
     }
 
-    fn dress(&mut self, answer: &mut Response<Body<Exchange>>) {
-        let status = answer.status().as_u16();
-        (self.0.status, self.0.upstream_status) = (status, Some(status));
-        self.0.outcome = Outcome::Admitted;
-        self.0.fields.give(answer.headers_mut());
-        answer.headers_mut().insert(&X_REQUEST_ID, self.0.request_id.clone());
+    fn admitted(&mut self, head: &mut Head) {
+        let inner = &mut *self.0;
+        let status = head.status().as_u16();
+        (inner.status, inner.upstream_status) = (status, Some(status));
+        inner.outcome = Outcome::Admitted;
+        inner.sign(head);
     }
 
     /// The tunnel that this exchange became is over.
@@ -391,13 +380,10 @@ impl Exchange {
         );
     }
 
-    fn hang_on(self, answer: &mut Response<Body<Exchange>>) {
-        match self.0.fields.spelling {
-            Spelling::Lower => {}
-            Spelling::Printed => answer.extensions_mut().extend(self.0.at.spelling.clone()),
-        }
-        let body = std::mem::replace(answer.body_mut(), Body::empty());
-        *answer.body_mut() = body.on_end(self);
+    fn hang_on(self, mut answer: Answer) -> Answer {
+        self.0.spell(&mut answer.head);
+        answer.body.hang(self);
+        answer
     }
 }
 
@@ -406,15 +392,14 @@ pub(super) struct Decided {
     /// Its name in the record.
     pub(super) id: DecisionId,
     /// The id that is returned and forwarded.
-    pub(super) request_id: HeaderValue,
+    pub(super) request_id: RequestId,
     /// What the caller reads of a refusal.
     pub(super) reads: Reads,
 }
 
 /// Without user information: the request is refused for it, and its password must not be written down.
-fn asked_host(head: &request::Parts) -> Option<&str> {
-    let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    let host = authority.or_else(|| head.headers.get(http::header::HOST)?.to_str().ok())?;
+fn asked_host<'a>(head: &Unchecked<'a>, seen: &Seen<'a>) -> Option<&'a str> {
+    let host = head.target.authority.or_else(|| printable(seen.host.first()?))?;
     // Bytes, not characters: a host's look backwards costs 40 instructions then, not 200.
     let user = host.bytes().rposition(|byte| byte == b'@');
     user.map_or(Some(host), |at| host.get(at + 1..))
@@ -437,6 +422,21 @@ impl OnEnd for Exchange {
 }
 
 impl Inner {
+    /// Says what the gate says on every answer that is not its own.
+    fn sign(&mut self, head: &mut Head) {
+        let fields = head.fields_mut();
+        self.fields.give(fields);
+        fields.insert(X_REQUEST_ID.as_str(), (&self.request_id).into());
+    }
+
+    /// Spells names as the policy wants them.
+    fn spell(&self, head: &mut Head) {
+        match self.fields.spelling {
+            Spelling::Lower => {}
+            Spelling::Printed => head.fields_mut().print(),
+        }
+    }
+
     /// The answer's stated cost does not fit what was reserved.
     fn costs_more(&self, stated: &str, reserved: Money) {
         self.at.metrics.cost_exceeded(self.route);

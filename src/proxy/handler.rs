@@ -5,16 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Response};
 use rustls::ServerConfig;
 
-use super::body::Body;
 use super::client_body::ClientBody;
 use super::context::WorkerContext;
 use super::exchange::Exchange;
 use super::peer::{Handled, Handler, Peer};
 use super::respond::unasked;
-use super::serve::serve;
+use super::serve::{Answer, serve};
 use crate::policy::head::Unchecked;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::Bounds;
@@ -28,16 +26,20 @@ const RECHECK_TICKS: u32 = 10;
 const SWEEP_TICKS: usize = 300;
 /// The least that one sweep looks at.
 const LEAST_SWEEP: usize = 64;
+/// The most that it looks at before requests have their turn: some 50 µs.
+const SWEEP_PIECE: usize = 512;
 
 /// One worker's handler of requests.
 #[derive(Clone)]
 pub(crate) struct Gatekeeper(Rc<WorkerContext>);
 
 impl Gatekeeper {
-    /// Takes up the work, and keeps house every tick. To be called inside the worker's runtime.
+    /// Takes up the work, keeps house every tick, and tells its requests what became durable. To be called inside the worker's runtime.
     pub(crate) fn new(at: WorkerContext) -> Gatekeeper {
         let at = Rc::new(at);
         tokio::task::spawn_local(keep_house(Rc::clone(&at)));
+        let words = Rc::clone(&at);
+        tokio::task::spawn_local(async move { words.words.hand_out().await });
         Gatekeeper(at)
     }
 }
@@ -54,8 +56,13 @@ async fn keep_house(at: Rc<WorkerContext>) {
             at.long_lived.recheck(&at.policy.load(), &at.ledger.overlay(), now.wall);
         }
         if at.sweeps {
-            let share = at.ledger.occupancy().cells / SWEEP_TICKS;
-            at.ledger.sweep(now, share.max(LEAST_SWEEP));
+            let mut left = (at.ledger.occupancy().cells / SWEEP_TICKS).max(LEAST_SWEEP);
+            while left > 0 {
+                let piece = left.min(SWEEP_PIECE);
+                at.ledger.sweep(now, piece);
+                left -= piece;
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
@@ -67,7 +74,7 @@ impl Handler for Gatekeeper {
         serve(Rc::clone(&self.0), peer, head, body)
     }
 
-    fn panicked(&self) -> Response<Body<Exchange>> {
+    fn panicked(&self) -> Answer {
         self.0.metrics.panic();
         unasked(&self.0, &Refused::because(Refusal::Internal, "a panic"))
     }
@@ -102,22 +109,11 @@ impl Handler for Gatekeeper {
 }
 
 /// A whole answer as bytes of HTTP/1.1, for connections on which no request can be read.
-fn written(mut answer: Response<Body<Exchange>>) -> Vec<u8> {
-    let body = answer.body_mut().take_full();
-    let length = HeaderValue::from(body.len());
-    answer.headers_mut().insert(http::header::CONTENT_LENGTH, length);
-    answer.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-    let status = answer.status();
-    let mut out =
-        format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or(""));
-    for (name, value) in answer.headers() {
-        out.push_str(name.as_str());
-        out.push_str(": ");
-        out.push_str(&String::from_utf8_lossy(value.as_bytes()));
-        out.push_str("\r\n");
-    }
-    out.push_str("\r\n");
-    let mut out = out.into_bytes();
-    out.extend_from_slice(&body);
-    out
+fn written(answer: Answer) -> Vec<u8> {
+    let Answer { mut head, mut body } = answer;
+    let body = body.take_full();
+    let length = itoa::Buffer::new().format(body.len()).to_owned();
+    head.fields_mut().add_text("content-length", &[&length]);
+    head.fields_mut().add_text("connection", &["close"]);
+    [head.as_bytes(), b"\r\n", &body].concat()
 }

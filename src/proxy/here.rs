@@ -1,11 +1,12 @@
 //! What the gate answers by itself to those it admits.
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Response, StatusCode};
+use http::StatusCode;
 
 use super::body::Body;
 use super::context::WorkerContext;
+use super::field_text::Legal;
 use super::forward::X_REQUEST_ID;
+use super::request_id::RequestId;
 use super::serve::Answer;
 use crate::policy::limit::LimitIx;
 use crate::policy::money::Money;
@@ -13,15 +14,14 @@ use crate::policy::order::Reading;
 use crate::policy::snapshot::Snapshot;
 
 /// A status and nothing else.
-pub(super) fn bare(status: StatusCode, request_id: HeaderValue) -> Answer {
-    let mut answer = Response::new(Body::empty());
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(&X_REQUEST_ID, request_id);
+pub(super) fn bare(status: StatusCode, request_id: &RequestId) -> Answer {
+    let mut answer = Answer::new(status, Body::empty());
+    answer.head.fields_mut().add(X_REQUEST_ID.as_str(), request_id.into());
     answer
 }
 
 /// `answer: ready` on a public route: for balancers that cannot reach the admin listener.
-pub(super) fn readiness(at: &WorkerContext, request_id: HeaderValue) -> Answer {
+pub(super) fn readiness(at: &WorkerContext, request_id: &RequestId) -> Answer {
     match at.lifecycle.ready() {
         Ok(()) => json(StatusCode::OK, "{\"ready\":true}".to_owned(), request_id),
         Err(_) => json(StatusCode::SERVICE_UNAVAILABLE, "{\"ready\":false}".to_owned(), request_id),
@@ -34,7 +34,7 @@ pub(super) fn balance(
     policy: &Snapshot,
     of: LimitIx,
     readings: &[Reading],
-    request_id: HeaderValue,
+    request_id: &RequestId,
 ) -> Answer {
     let limit = policy.limit(of);
     let left = readings.iter().find(|reading| reading.limit == of);
@@ -44,12 +44,11 @@ pub(super) fn balance(
     json(StatusCode::OK, format!("{{\"balance\":{left},\"unit\":{unit}}}"), request_id)
 }
 
-fn json(status: StatusCode, body: String, request_id: HeaderValue) -> Answer {
-    let mut answer = Response::new(Body::full(body));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(&X_REQUEST_ID, request_id);
+fn json(status: StatusCode, body: String, request_id: &RequestId) -> Answer {
+    let mut answer = Answer::new(status, Body::full(body));
+    let fields = answer.head.fields_mut();
+    fields.add("content-type", Legal::known(b"application/json"));
+    fields.add("cache-control", Legal::known(b"no-store"));
+    fields.add(X_REQUEST_ID.as_str(), request_id.into());
     answer
 }

@@ -4,14 +4,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
-use http::{Response, StatusCode, request, response};
+use http::StatusCode;
 use http_body::Body as _;
 
+use super::answer::Head;
 use super::body::Body;
-use super::exchange::Exchange;
+use super::field_text::{Legal, is_token};
 use super::request_body::{BodyFate, RequestBody};
+use super::serve::Answer;
 use crate::policy::authenticate::Caller;
+use crate::policy::head;
 use crate::policy::idempotency::{
     BodyPrint, Demand, HeadPrint, IDEMPOTENT_REPLAYED, KeyText, Malformed, RecordId,
 };
@@ -20,20 +22,20 @@ use crate::policy::snapshot::{Route, Snapshot};
 use crate::store::{Claim, KeptAnswer};
 
 /// Fields of an answer that are of its own moment, hop or connection, and say nothing on a later one.
-const MOMENTARY: [HeaderName; 13] = [
-    header::AGE,
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::DATE,
-    header::RETRY_AFTER,
-    header::SET_COOKIE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::VIA,
-    HeaderName::from_static("ratelimit"),
-    HeaderName::from_static("ratelimit-policy"),
-    HeaderName::from_static("x-request-id"),
+const MOMENTARY: [&str; 13] = [
+    "age",
+    "connection",
+    "content-length",
+    "date",
+    "retry-after",
+    "set-cookie",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "ratelimit",
+    "ratelimit-policy",
+    "x-request-id",
 ];
 
 /// The claim that this request makes; `None` where its route knows no idempotency keys, or it brings none and need not.
@@ -41,10 +43,10 @@ pub(super) fn claim(
     policy: &Snapshot,
     route: &Route,
     caller: Option<Caller>,
-    head: &request::Parts,
+    head: &head::Head<'_>,
 ) -> Result<Option<Claim>, Refused> {
     let (Some(rule), Some(caller)) = (&route.idempotency, caller) else { return Ok(None) };
-    let key = match KeyText::of(&head.headers) {
+    let key = match KeyText::of(head.seen.idempotency_key) {
         Ok(Some(key)) => key,
         Ok(None) => {
             return match rule.demand {
@@ -60,27 +62,25 @@ pub(super) fn claim(
         }
     };
     let tenant = policy.tenant(caller.tenant).subject;
-    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     Ok(Some(Claim {
         id: RecordId::of(tenant, &key),
         tenant,
-        head: HeadPrint::of(&head.method, target, &head.headers, &policy.credentials),
+        head: HeadPrint::of(head, &policy.credentials),
         keep: rule.keep,
         on_unknown: rule.on_unknown,
     }))
 }
 
 /// The head of an answer as it is kept.
-pub(super) fn kept_head(head: &response::Parts) -> KeptAnswer {
-    let matters =
-        |name: &HeaderName| !MOMENTARY.contains(name) && !name.as_str().starts_with("x-ratelimit-");
+pub(super) fn kept_head(head: &Head) -> KeptAnswer {
+    let matters = |name: &str| !MOMENTARY.contains(&name) && !name.starts_with("x-ratelimit-");
     let fields = head
-        .headers
+        .fields()
         .iter()
-        .filter(|(name, _)| matters(name))
-        .map(|(name, value)| (name.as_str().into(), Bytes::copy_from_slice(value.as_bytes())))
+        .filter(|line| matters(line.name))
+        .map(|line| (line.name.into(), Bytes::copy_from_slice(line.value)))
         .collect();
-    KeptAnswer { status: head.status.as_u16(), fields, body: Bytes::new() }
+    KeptAnswer { status: head.status().as_u16(), fields, body: Bytes::new() }
 }
 
 /// A request that was made before: its answer is here, for a body with this print.
@@ -119,19 +119,18 @@ impl Repeat {
     }
 
     /// The first answer once more.
-    pub(super) fn answer(&self) -> Response<Body<Exchange>> {
-        let mut response = Response::new(Body::full(self.answer.body.clone()));
-        *response.status_mut() = StatusCode::from_u16(self.answer.status).unwrap_or(StatusCode::OK);
-        let headers = response.headers_mut();
-        for (name, value) in &self.answer.fields {
-            if let (Ok(name), Ok(value)) = (
-                HeaderName::from_bytes(name.as_bytes()),
-                HeaderValue::from_maybe_shared(value.clone()),
-            ) {
-                headers.append(name, value);
+    pub(super) fn answer(&self) -> Answer {
+        let kept = &*self.answer;
+        let status = StatusCode::from_u16(kept.status).unwrap_or(StatusCode::OK);
+        let mut answer = Answer::new(status, Body::full(kept.body.clone()));
+        let fields = answer.head.fields_mut();
+        for (name, value) in &kept.fields {
+            // Read back from a file, they are as strange as a client's.
+            if let Some(value) = Legal::of(value).filter(|_| is_token(name)) {
+                fields.add(name, value);
             }
         }
-        headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-        response
+        fields.insert(IDEMPOTENT_REPLAYED.as_str(), Legal::known(b"true"));
+        answer
     }
 }

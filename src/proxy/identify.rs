@@ -1,6 +1,9 @@
 //! Step 5 as the shell takes it: who asks, and what a failed attempt costs its address.
 
+use std::sync::Arc;
+
 use super::context::WorkerContext;
+use super::peer::Peer;
 use super::serve::Facts;
 use crate::clock::Now;
 use crate::policy::authenticate::{Caller, authenticate};
@@ -15,7 +18,8 @@ use crate::store::{Opening, Order};
 /// Step 5. A public route asks nobody; a path of no route asks, unless there is nothing here that needs a key.
 pub(super) fn identify(
     at: &WorkerContext,
-    policy: &Snapshot,
+    policy: &Arc<Snapshot>,
+    peer: &Peer,
     head: &Head<'_>,
     routed: Routed<'_>,
     now: Now,
@@ -30,7 +34,8 @@ pub(super) fn identify(
     if !keyed {
         return Ok(None);
     }
-    match authenticate(policy, &at.ledger.overlay(), head, now.wall) {
+    let mut refrain = peer.refrain.borrow_mut();
+    match authenticate(policy, &at.ledger.overlay(), head, refrain.recall(policy), now.wall) {
         Ok(caller) => {
             (facts.key, facts.caller) = (Some(caller.key), Some(caller));
             at.used(policy, now.wall, caller.subject);

@@ -6,6 +6,7 @@
 //! is no longer admitted, and [`drain`] ends it all. Everything of a
 //! worker stays on its thread. Nothing here compares a scope, an address or a counter itself.
 
+pub mod answer;
 pub mod body;
 mod capture;
 pub mod client_body;
@@ -19,6 +20,7 @@ mod depart;
 pub mod drain;
 mod exchange;
 mod failure;
+pub mod field_text;
 mod forward;
 mod handler;
 mod here;
@@ -26,6 +28,7 @@ pub mod http1;
 mod idempotent;
 mod identify;
 mod io;
+mod limit_fields;
 pub mod listen;
 mod long_lived;
 mod opening;
@@ -35,18 +38,19 @@ pub mod pool;
 pub mod proxy_protocol;
 mod refrain;
 pub mod request_body;
+mod request_id;
 mod respond;
 mod said;
 mod serve;
 pub mod served_tls;
 mod serving;
-mod spelling;
 mod target;
 pub mod tls;
 pub mod tunnel;
 mod upstream;
 mod watch;
 mod wire;
+mod wording;
 pub mod worker;
 
 /// Starts `common.workers` workers on these listeners.
@@ -54,10 +58,7 @@ pub fn start(
     common: context::Common,
     listeners: &[listen::Bound],
 ) -> std::io::Result<worker::Workers> {
-    let spellings =
-        (0..common.workers).map(|_| spelling::printed()).collect::<std::io::Result<Vec<_>>>()?;
     worker::Workers::start(common.workers, listeners, move |parts| {
-        let spelling = spellings.get(parts.index).cloned().unwrap_or_default();
-        handler::Gatekeeper::new(common.context(parts.index, parts.counters, spelling))
+        handler::Gatekeeper::new(common.context(parts.index, parts.counters, parts.stock))
     })
 }

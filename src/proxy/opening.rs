@@ -1,13 +1,12 @@
 //! Step 7 as the shell takes it: the limits and the claim of one request, in one operation of the ledger.
 
-use http::request;
-
 use super::context::WorkerContext;
 use super::idempotent::{self, Repeat};
 use super::serve::{Facts, Stop};
 use crate::clock::Now;
 use crate::policy::authorize::Permit;
 use crate::policy::covering;
+use crate::policy::head::Head;
 use crate::policy::order::{Asks, Readings, longest_wait, refusing};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::Snapshot;
@@ -18,7 +17,7 @@ use crate::telemetry::metrics::IdempotencyOutcome;
 pub(super) fn open(
     at: &WorkerContext,
     policy: &Snapshot,
-    head: &request::Parts,
+    head: &Head<'_>,
     permit: &Permit,
     now: Now,
     facts: &mut Facts,

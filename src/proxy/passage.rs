@@ -2,19 +2,19 @@
 
 use std::rc::Rc;
 
-use http::{Request, Response, StatusCode, response};
-use hyper::upgrade::OnUpgrade;
+use http::StatusCode;
 
+use super::answer::{self, Head};
 use super::body::{Body, UpstreamBody};
 use super::capture::Capture;
 use super::context::WorkerContext;
 use super::cut::Cut;
 use super::exchange::Exchange;
-use super::forward::{self, Wish};
+use super::http1::Upgrading;
 use super::idempotent;
 use super::peer::Peer;
 use super::pool::{Departure, Processed, SendFailure, Why};
-use super::request_body::{BodyFate, RequestBody};
+use super::request_body::BodyFate;
 use super::respond::unasked;
 use super::serve::{Admission, Answer, late_refusal};
 use super::tunnel;
@@ -22,7 +22,7 @@ use crate::killpoint::{self, KillPoint};
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::outcome::Outcome;
 use crate::policy::refusal::{Refusal, Refused};
-use crate::policy::snapshot::{OnRevoke, UpstreamProtocol};
+use crate::policy::snapshot::OnRevoke;
 use crate::store::Completion;
 
 /// Sends an admitted request on, and passes the answer back. What it returns is small, because hyper moves it about: the
@@ -30,20 +30,13 @@ use crate::store::Completion;
 pub(super) fn pass(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
-    mut request: Request<RequestBody>,
-    client: OnUpgrade,
-    mut admission: Admission,
+    departure: Departure,
+    client: Option<Upgrading>,
+    admission: Admission,
     mut exchange: Exchange,
 ) -> impl Future<Output = Answer> {
     killpoint::pass(KillPoint::BeforeSend);
-    exchange.sending(request.body().watch(), at.clock.steady());
-    let departure = match admission.written.take() {
-        Some(head) => {
-            let fields = std::mem::take(request.headers_mut());
-            Departure::Http1(head, std::mem::take(request.body_mut()), fields)
-        }
-        None => Departure::Http2(request),
-    };
+    exchange.sending(departure.body().watch(), at.clock.steady());
     let sending = admission.pool.send(departure, admission.response_timeout);
     async move {
         let sending = std::pin::pin!(sending);
@@ -53,11 +46,12 @@ pub(super) fn pass(
         let free = ChargeRule::default();
         let rule = admission.charge.as_deref().unwrap_or(&free);
         match sent {
-            Ok(response) => {
-                let verdict = Verdict::of_status(response.status().as_u16());
-                exchange.learned(verdict, rule, rule.stated(response.headers()), now);
+            Ok(came) => {
+                let verdict = Verdict::of_status(came.status().as_u16());
+                let stated = rule.stated(|name| came.head.fields().lines(name.as_str()));
+                exchange.learned(verdict, rule, stated, now);
                 killpoint::pass(KillPoint::AfterHead);
-                deliver(&at, &peer, client, response, &admission, exchange)
+                deliver(&at, &peer, client, came, &admission, exchange)
             }
             Err(failure) => {
                 let verdict = Verdict::without_head(outcome_of(&failure));
@@ -74,20 +68,16 @@ pub(super) fn pass(
 pub(super) async fn pass_in_any_case(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
-    request: Request<RequestBody>,
-    client: OnUpgrade,
+    departure: Departure,
+    client: Option<Upgrading>,
     admission: Admission,
     exchange: Exchange,
 ) -> Answer {
-    let request = match admission.keep_answer {
-        Some(_) => request.map(RequestBody::printed),
-        None => request,
-    };
     let (tell, told) = tokio::sync::oneshot::channel();
     let passing = Rc::clone(&at);
     tokio::task::spawn_local(async move {
         // A client that has left takes no answer: dropped, it closes its record.
-        drop(tell.send(pass(passing, peer, request, client, admission, exchange).await));
+        drop(tell.send(pass(passing, peer, departure, client, admission, exchange).await));
     });
     match told.await {
         Ok(answer) => answer,
@@ -99,24 +89,24 @@ pub(super) async fn pass_in_any_case(
 fn deliver(
     at: &Rc<WorkerContext>,
     peer: &Rc<Peer>,
-    client: OnUpgrade,
-    response: Response<UpstreamBody>,
+    client: Option<Upgrading>,
+    came: answer::Answer<UpstreamBody>,
     admission: &Admission,
     mut exchange: Exchange,
 ) -> Answer {
-    let (mut head, body) = response.into_parts();
-    if admission.pool.upstream().protocol == UpstreamProtocol::Http2 {
-        forward::response_head(&mut head);
-    }
-    let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let answer::Answer { mut head, body } = came;
+    let switching = head.status() == StatusCode::SWITCHING_PROTOCOLS;
     let cut = watched(at, admission, switching, &mut exchange);
     if switching {
-        let switched = match admission.wish {
-            Wish::Upgrade => body.switched().ok_or("the upstream switched in mid-request"),
-            Wish::Http => Err("the upstream switched protocols unasked"),
+        let switched = match client {
+            Some(client) => {
+                let upstream = body.switched().ok_or("the upstream switched in mid-request");
+                upstream.map(|upstream| (client, upstream))
+            }
+            None => Err("the upstream switched protocols unasked"),
         };
-        let upstream = match switched {
-            Ok(upstream) => upstream,
+        let (client, upstream) = match switched {
+            Ok(both) => both,
             Err(detail) => {
                 let refused = Refused::because(Refusal::UpstreamBroken, detail);
                 let answer = late_refusal(at, &mut exchange, &refused);
@@ -125,8 +115,7 @@ fn deliver(
         };
         // A tunnel is done as far as repeats go, and nothing of it can be kept.
         exchange.completed(Completion::NotReplayable);
-        let mut answer = Response::from_parts(head, Body::empty());
-        exchange.switching(&mut answer);
+        exchange.switching(&mut head);
         // The connection still counts: the tunnel holds its slot.
         let peer = Rc::clone(peer);
         tokio::task::spawn_local(async move {
@@ -134,7 +123,7 @@ fn deliver(
             exchange.tunnelled(through);
             drop(peer);
         });
-        return answer;
+        return Answer { head, body: Body::empty() };
     }
     let body = match captured(at, peer, &head, admission, &mut exchange) {
         Some(capture) if http_body::Body::is_end_stream(&body) => {
@@ -148,14 +137,14 @@ fn deliver(
         Some(cut) => body.cut_by(cut),
         None => body,
     };
-    exchange.delivering(Response::from_parts(head, body))
+    exchange.delivering(Answer { head, body })
 }
 
 /// Who reads the answer of a claimed request.
 fn captured(
     at: &Rc<WorkerContext>,
     peer: &Rc<Peer>,
-    head: &response::Parts,
+    head: &Head,
     admission: &Admission,
     exchange: &mut Exchange,
 ) -> Option<Capture> {

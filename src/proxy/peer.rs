@@ -7,13 +7,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Response;
 use rustls::ServerConfig;
 
+use super::answer::Answer;
 use super::body::{Body, OnEnd};
 use super::client_body::ClientBody;
 use super::refrain::Refrain;
-use super::said::Said;
 use super::worker::Slot;
 use crate::policy::head::Unchecked;
 use crate::policy::snapshot::Bounds;
@@ -53,8 +52,6 @@ pub struct Peer {
     pub listener: usize,
     /// The protocol spoken.
     pub http: ClientHttp,
-    /// What the gate says of this connection's client, rendered for the latest one.
-    pub(crate) said: RefCell<Option<Said>>,
     /// What its records have in common, rendered for the latest one.
     pub(crate) refrain: RefCell<Refrain>,
     /// Given up with the last of the connection's requests; `None` where there is no connection, as in tests.
@@ -70,7 +67,7 @@ impl Peer {
 }
 
 /// An answer that takes time. Boxed, so that what hyper keeps and moves with every connection stays small.
-pub type Coming<E> = Pin<Box<dyn Future<Output = Response<Body<E>>>>>;
+pub type Coming<E> = Pin<Box<dyn Future<Output = Answer<Body<E>>>>>;
 
 /// What a handler makes of a request before it waits for anything.
 #[expect(
@@ -79,7 +76,7 @@ pub type Coming<E> = Pin<Box<dyn Future<Output = Response<Body<E>>>>>;
 )]
 pub enum Handled<E: OnEnd> {
     /// The answer, at hand.
-    Now(Response<Body<E>>),
+    Now(Answer<Body<E>>),
     /// The answer when it comes. Dropped unfinished when the client leaves.
     Later(Coming<E>),
 }
@@ -93,7 +90,7 @@ pub trait Handler: Clone + 'static {
     fn handle(&self, peer: Rc<Peer>, head: &Unchecked<'_>, body: ClientBody) -> Handled<Self::End>;
 
     /// The answer to a request whose handling panicked.
-    fn panicked(&self) -> Response<Body<Self::End>>;
+    fn panicked(&self) -> Answer<Body<Self::End>>;
 
     /// A whole HTTP/1.1 answer, with `Connection: close` and its length, to a head that cannot be read: 400, 414, 431,
     /// or 408 when it took too long.

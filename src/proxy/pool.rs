@@ -12,14 +12,16 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
+use http::Request;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
+use super::answer::{Answer, Head};
 use super::body::UpstreamBody;
 use super::counters::{ConnectionCounters, down, up};
 use super::failure::{GAVE_UP, LATE, NO_TURN, broken, proves_unprocessed};
 pub use super::failure::{Processed, SendFailure, Why};
+use super::forward::response_fields;
 use super::http1::{self, AnswerBody, Errand, RequestHead, Shared, Stock};
 use super::request_body::{BodyFate, BodyWatch, RequestBody};
 use super::tls::TlsProblem;
@@ -36,10 +38,20 @@ const ANSWER_LOOKS: u32 = 16;
 /// A request that is ready to leave: everything of it is final.
 #[derive(Debug)]
 pub enum Departure {
-    /// In HTTP/1: as it is written, and a map whose memory the answer's fields may use.
-    Http1(RequestHead, RequestBody, HeaderMap),
+    /// In HTTP/1: as it is written.
+    Http1(RequestHead, RequestBody),
     /// In HTTP/2: its target is absolute.
     Http2(Request<RequestBody>),
+}
+
+impl Departure {
+    /// The body on its way.
+    pub(super) fn body(&self) -> &RequestBody {
+        match self {
+            Departure::Http1(_, body) => body,
+            Departure::Http2(request) => request.body(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -59,20 +71,21 @@ pub struct Pool {
     opening: Mutex<()>,
     step: Cell<u32>,
     retired: Cell<bool>,
-    stock: Stock,
+    stock: Rc<Stock>,
 }
 
 /// The pool of a worker: always that of the upstream in force.
 #[derive(Debug)]
 pub struct Pools {
     counters: Arc<ConnectionCounters>,
+    stock: Rc<Stock>,
     current: RefCell<Option<Rc<Pool>>>,
 }
 
 impl Pools {
     /// None yet; the first request makes it.
-    pub fn new(counters: Arc<ConnectionCounters>) -> Pools {
-        Pools { counters, current: RefCell::new(None) }
+    pub fn new(counters: Arc<ConnectionCounters>, stock: Rc<Stock>) -> Pools {
+        Pools { counters, stock, current: RefCell::new(None) }
     }
 
     /// The pool of `upstream`. If it is another than before, the former's idle connections are closed, and those in use
@@ -83,7 +96,8 @@ impl Pools {
         {
             return Ok(Rc::clone(pool));
         }
-        let pool = Pool::new(Arc::clone(upstream), Arc::clone(&self.counters))?;
+        let (upstream, counters) = (Arc::clone(upstream), Arc::clone(&self.counters));
+        let pool = Pool::new(upstream, counters, Rc::clone(&self.stock))?;
         if let Some(former) = self.current.replace(Some(Rc::clone(&pool))) {
             former.retire();
         }
@@ -96,6 +110,7 @@ impl Pool {
     pub fn new(
         upstream: Arc<Upstream>,
         counters: Arc<ConnectionCounters>,
+        stock: Rc<Stock>,
     ) -> Result<Rc<Pool>, TlsProblem> {
         let every = (upstream.pool_idle / AGE_STEPS).max(Duration::from_millis(1));
         let pool = Rc::new(Pool {
@@ -106,7 +121,7 @@ impl Pool {
             opening: Mutex::new(()),
             step: Cell::new(0),
             retired: Cell::new(false),
-            stock: Stock::default(),
+            stock,
         });
         tokio::task::spawn_local(close_old(Rc::downgrade(&pool), every));
         Ok(pool)
@@ -128,12 +143,12 @@ impl Pool {
         self: &Rc<Pool>,
         departure: Departure,
         response_timeout: Duration,
-    ) -> impl Future<Output = Result<Response<UpstreamBody>, SendFailure>> + use<> {
+    ) -> impl Future<Output = Result<Answer<UpstreamBody>, SendFailure>> + use<> {
         let pool = Rc::clone(self);
         let active = Active::new(self);
         let begun = match departure {
-            Departure::Http1(head, body, fields) => {
-                let errand = Errand::new(head, body, fields, response_timeout);
+            Departure::Http1(head, body) => {
+                let errand = Errand::new(head, body, response_timeout);
                 match self.take_idle() {
                     Some(connection) => {
                         connection.borrow_mut().begin(errand, &self.stock);
@@ -171,7 +186,7 @@ impl Pool {
         self: &Rc<Pool>,
         mut errand: Box<Errand>,
         active: Active,
-    ) -> Result<Response<UpstreamBody>, SendFailure> {
+    ) -> Result<Answer<UpstreamBody>, SendFailure> {
         for _ in 0..FRESH_ATTEMPTS {
             let connection = self.counted(self.target.http1().await)?;
             connection.borrow_mut().begin(*errand, &self.stock);
@@ -191,7 +206,7 @@ impl Pool {
         head: http1::AnswerHead,
         connection: Shared,
         active: Active,
-    ) -> Response<UpstreamBody> {
+    ) -> Answer<UpstreamBody> {
         let idle = self.target.upstream.idle_timeout;
         AnswerBody::answer(head, connection, active, idle).map(UpstreamBody::http1)
     }
@@ -201,7 +216,7 @@ impl Pool {
         mut request: Request<RequestBody>,
         active: Active,
         response_timeout: Duration,
-    ) -> Result<Response<UpstreamBody>, SendFailure> {
+    ) -> Result<Answer<UpstreamBody>, SendFailure> {
         let watch = request.body().watch();
         let idle = self.target.upstream.idle_timeout;
         for attempt in 0..=FRESH_ATTEMPTS {
@@ -214,7 +229,10 @@ impl Pool {
             let mut error = match answer.ok_or(LATE)? {
                 Ok(answer) => {
                     let stream = SharedStream { _active: active, _count: stream };
-                    return Ok(answer.map(|incoming| UpstreamBody::http2(incoming, stream, idle)));
+                    let (mut parts, incoming) = answer.into_parts();
+                    response_fields(&mut parts.headers);
+                    let head = Head::of(parts.status, &parts.headers);
+                    return Ok(Answer { head, body: UpstreamBody::http2(incoming, stream, idle) });
                 }
                 Err(error) => error,
             };

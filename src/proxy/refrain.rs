@@ -9,16 +9,18 @@ use http::HeaderValue;
 
 use super::peer::{ClientHttp, Peer};
 use super::respond::demanded_scope;
+use super::said::Said;
 use super::serve::Facts;
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::{Ceiling, LimitIx, Mode};
 use crate::policy::order::Reading;
+use crate::policy::recall::Recall;
 use crate::policy::report::{policy_member, state_beginning};
 use crate::policy::snapshot::{RouteIx, Snapshot};
 use crate::telemetry::record::{Caller, LimitPhrase, Origin};
 
-/// What the records of a connection have in common: nearly always all its requests are of one client, and often of one
-/// key on one route. 700 instructions a record where they are.
+/// What the requests of a connection and their records have in common: nearly always all its requests are of one client,
+/// and often of one key on one route. 700 instructions a record where they are.
 #[derive(Debug, Default)]
 pub(crate) struct Refrain {
     /// A weak hold, so that a connection that idles keeps no old policy; and no other policy can take its place in memory.
@@ -27,9 +29,33 @@ pub(crate) struct Refrain {
     origin: Vec<u8>,
     asked: Option<(Option<RouteIx>, Option<KeyIx>)>,
     caller: Vec<u8>,
+    /// The credential that came last.
+    recall: Recall,
+    said: Said,
 }
 
 impl Refrain {
+    fn belong_to(&mut self, policy: &Arc<Snapshot>) {
+        if self.policy.as_ptr() != Arc::as_ptr(policy) {
+            (self.client, self.asked) = (None, None);
+            self.recall.forget();
+            self.said.forget();
+            self.policy = Arc::downgrade(policy);
+        }
+    }
+
+    /// What the connection presented last under this policy.
+    pub(super) fn recall(&mut self, policy: &Arc<Snapshot>) -> &mut Recall {
+        self.belong_to(policy);
+        &mut self.recall
+    }
+
+    /// What the backend is told of its client and its caller.
+    pub(super) fn said(&mut self, policy: &Arc<Snapshot>) -> &mut Said {
+        self.belong_to(policy);
+        &mut self.said
+    }
+
     /// Where a request of `peer` comes from, and who asks for what.
     pub(super) fn of(
         &mut self,
@@ -37,10 +63,7 @@ impl Refrain {
         peer: &Peer,
         facts: &Facts,
     ) -> (&[u8], &[u8]) {
-        if self.policy.as_ptr() != Arc::as_ptr(policy) {
-            (self.client, self.asked) = (None, None);
-            self.policy = Arc::downgrade(policy);
-        }
+        self.belong_to(policy);
         if self.client != Some(facts.client) {
             self.client = Some(facts.client);
             self.origin.clear();
@@ -101,8 +124,8 @@ pub(super) struct LimitRefrain {
     pub(super) limits: Vec<LimitWords>,
     /// `RateLimit-Policy`; `None` where it is not sent, or no limit is enforced.
     pub(super) policy_field: Option<HeaderValue>,
-    /// The seconds that `X-RateLimit-Reset` said last, and how.
-    reset: Option<(u64, HeaderValue)>,
+    /// Where `RateLimit` is put together.
+    pub(super) state: Vec<u8>,
 }
 
 /// What is said of one limit.
@@ -169,20 +192,7 @@ impl LimitRefrain {
             .collect();
         let sent = policy.report.sends_ratelimit() && !field.is_empty();
         let policy_field = sent.then(|| HeaderValue::try_from(field).ok()).flatten();
-        LimitRefrain { limits, policy_field, reset: None }
-    }
-
-    /// `X-RateLimit-Reset`: whole seconds, which a busy limit says of one request after the other. 200 instructions where
-    /// they are the last ones.
-    pub(super) fn reset(&mut self, seconds: u64) -> HeaderValue {
-        match &self.reset {
-            Some((last, said)) if *last == seconds => said.clone(),
-            Some(_) | None => {
-                let said = HeaderValue::from(seconds);
-                self.reset = Some((seconds, said.clone()));
-                said
-            }
-        }
+        LimitRefrain { limits, policy_field, state: Vec::new() }
     }
 
     fn is_of(&self, readings: &[Reading]) -> bool {

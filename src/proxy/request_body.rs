@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 
+use super::client_body::{ClientBody, Torn};
 use super::context::WorkerContext;
 use super::deadline::Silence;
 use super::forward::request_trailers;
@@ -71,7 +71,7 @@ pub enum BodyError {
     /// The client was silent for too long.
     TooSlow,
     /// The client broke it off, or its framing is wrong.
-    Client(hyper::Error),
+    Client(Torn),
 }
 
 impl fmt::Display for BodyError {
@@ -99,7 +99,7 @@ pub struct RequestBody(Option<Streaming>);
 
 #[derive(Debug)]
 struct Streaming {
-    incoming: Incoming,
+    incoming: ClientBody,
     most: u64,
     silence: Silence,
     progress: Rc<Progress>,
@@ -122,7 +122,7 @@ impl RequestBody {
     }
 
     /// Passes the client's body on: at most `max` bytes, with at most `idle` of silence in the middle of it.
-    pub fn new(incoming: Incoming, max: Option<u64>, idle: Duration) -> RequestBody {
+    pub fn new(incoming: ClientBody, max: Option<u64>, idle: Duration) -> RequestBody {
         if http_body::Body::is_end_stream(&incoming) {
             return RequestBody(None);
         }
@@ -156,6 +156,11 @@ impl RequestBody {
             body.progress.print.replace(Some(BodyPrinter::default()));
         }
         self
+    }
+
+    /// Whether what has arrived of it may need another task's turn before it is here.
+    pub(super) fn is_decoded_elsewhere(&self) -> bool {
+        self.0.as_ref().is_some_and(|body| body.incoming.is_decoded_elsewhere())
     }
 
     /// What will tell about this body once it is on its way.

@@ -5,8 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap};
-use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http::{Method, Request, StatusCode};
 use http_body::Body as _;
 use smallvec::SmallVec;
 
@@ -14,24 +13,26 @@ use super::body::Body;
 use super::client_body::ClientBody;
 use super::commit::commit;
 use super::context::WorkerContext;
-use super::depart::ready_to_leave;
+use super::depart::{Written, ready_to_leave};
 use super::exchange::{Decided, Exchange};
-use super::forward::{Wish, X_REQUEST_ID};
+use super::field_text::Legal;
+use super::forward::Wish;
 use super::here;
-use super::http1::RequestHead;
 use super::idempotent::{Compared, Repeat};
 use super::identify::identify;
 use super::opening::{look_at, open};
 use super::passage;
 use super::peer::{ClientHttp, Coming, Handled, Peer};
-use super::pool::Pool;
+use super::pool::{Departure, Pool};
 use super::request_body::RequestBody;
+use super::request_id::RequestId;
 use super::respond::{Reads, Refusing, refusal};
 use crate::clock::Now;
 use crate::policy::authenticate::Caller;
 use crate::policy::authorize::{Permit, authorize};
 use crate::policy::charge::ChargeRule;
-use crate::policy::head::{Head, Lines, Target, Unchecked, is_grpc};
+use crate::policy::fields::{Lines, printable};
+use crate::policy::head::{Head, Seen, Unchecked};
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::LimitIx;
 use crate::policy::order::Readings;
@@ -42,7 +43,7 @@ use crate::store::{Party, Reservation};
 use crate::telemetry::metrics::IdempotencyOutcome;
 
 /// An answer on its way out; the exchange hangs on the end of its body.
-pub(super) type Answer = Response<Body<Exchange>>;
+pub(super) type Answer = super::answer::Answer<Body<Exchange>>;
 
 /// Answers one request. Step 1, accepting, is the connection's. Steps 2 to 7 wait for nothing, so only what follows them
 /// is a future: what hyper moves about is small, and a refusal is none at all.
@@ -53,18 +54,17 @@ pub(super) fn serve(
     body: ClientBody,
 ) -> Handled<Exchange> {
     let now = at.clock.now();
-    let mut head = parts_of(unchecked);
     let mut exchange = Exchange::begin(&at, now);
     let follows = match peer.http {
         ClientHttp::Http1 if !body.is_end_stream() => Follows::Body,
         ClientHttp::Http1 | ClientHttp::Http2 => Follows::Nothing,
     };
-    match decide(&at, &peer, &mut head, follows, now, &mut exchange) {
+    match decide(&at, &peer, unchecked, follows, now, &mut exchange) {
         Decision::Here(answer) => Handled::Now(exchange.answered(answer)),
         Decision::Replay(repeat, idle) => {
             Handled::Later(Box::pin(replay(at, exchange, repeat, idle, body)))
         }
-        Decision::Pass(mut admission) => {
+        Decision::Pass(head, mut admission) => {
             Handled::Later(if let Some(party) = admission.party.take() {
                 Box::pin(promise(at, peer, (head, body), admission, exchange, party))
             } else {
@@ -75,40 +75,16 @@ pub(super) fn serve(
     }
 }
 
-/// The head in the form that the steps still read.
-fn parts_of(head: &Unchecked<'_>) -> request::Parts {
-    let (mut parts, ()) = Request::new(()).into_parts();
-    let Target { authority, path, query } = head.target;
-    let mut text = authority.map_or(String::new(), |authority| format!("http://{authority}"));
-    text.push_str(path);
-    if let Some(query) = query {
-        text.push('?');
-        text.push_str(query);
-    }
-    parts.uri = text.parse().unwrap_or_default();
-    parts.method = head.method.clone();
-    parts.version = head.version;
-    for field in head.fields {
-        if let (Ok(name), Ok(value)) = (
-            http::HeaderName::from_bytes(field.name.as_bytes()),
-            HeaderValue::from_bytes(field.value),
-        ) {
-            parts.headers.append(name, value);
-        }
-    }
-    parts
-}
-
 /// Step 8, and what follows.
 async fn promise(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
-    request: (request::Parts, ClientBody),
+    request: (Written, ClientBody),
     admission: Admission,
     mut exchange: Exchange,
     party: Box<Party>,
 ) -> Answer {
-    let committed = Box::pin(commit(&mut exchange, *party)).await;
+    let committed = Box::pin(commit(&at, &mut exchange, *party)).await;
     if let Err(refused) = committed {
         let answer = late_refusal(&at, &mut exchange, &refused);
         return exchange.failed(&refused, answer);
@@ -120,17 +96,27 @@ async fn promise(
 fn forward(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
-    (head, body): (request::Parts, ClientBody),
+    (head, body): (Written, ClientBody),
     admission: Admission,
     exchange: Exchange,
 ) -> Coming<Exchange> {
-    let (body, upgrade) = body.into_parts();
+    let upgrade = match admission.wish {
+        Wish::Upgrade => body.upgrading(),
+        Wish::Http => None,
+    };
     let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
-    let request = Request::from_parts(head, body);
+    let body = match admission.keep_answer {
+        Some(_) => body.printed(),
+        None => body,
+    };
+    let departure = match head {
+        Written::Http1(head) => Departure::Http1(head, body),
+        Written::Http2(head) => Departure::Http2(Request::from_parts(*head, body)),
+    };
     if exchange.held().is_some_and(Reservation::holds_promise) {
-        Box::pin(passage::pass_in_any_case(at, peer, request, upgrade, admission, exchange))
+        Box::pin(passage::pass_in_any_case(at, peer, departure, upgrade, admission, exchange))
     } else {
-        Box::pin(passage::pass(at, peer, request, upgrade, admission, exchange))
+        Box::pin(passage::pass(at, peer, departure, upgrade, admission, exchange))
     }
 }
 
@@ -142,7 +128,6 @@ async fn replay(
     idle: Duration,
     body: ClientBody,
 ) -> Answer {
-    let (body, _) = body.into_parts();
     let body = RequestBody::new(body, Some(repeat.print.bytes), idle).printed();
     let refused = match repeat.compare(body).await {
         Compared::Same => return exchange.replayed(repeat.answer()),
@@ -158,26 +143,20 @@ async fn replay(
 
 /// Whether a body that nobody will read ends its connection, which is then announced (RFC 9110 §10.1.1). One that has
 /// very likely arrived with its head is drained instead, and the connection goes on.
-fn outgrows_draining(headers: &HeaderMap) -> bool {
+fn outgrows_draining(seen: &Seen<'_>) -> bool {
     const DRAINED: u64 = 8 * 1024;
-    let drained = content_length(headers).is_some_and(|length| length <= DRAINED);
-    !drained || headers.contains_key(EXPECT)
+    let drained = seen.content_length.first().and_then(length);
+    drained.is_none_or(|length| length > DRAINED) || seen.expect != Lines::None
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH).and_then(length)
-}
-
-fn length(line: &HeaderValue) -> Option<u64> {
-    line.to_str().ok()?.parse().ok()
+fn length(line: &[u8]) -> Option<u64> {
+    printable(line)?.parse().ok()
 }
 
 /// What lives on of a decision when the policy it was made under is let go.
 pub(super) struct Admission {
     /// Whether the client asks for a tunnel.
     pub(super) wish: Wish,
-    /// The head as an HTTP/1 backend will read it; `None` for HTTP/2, whose head is edited in place.
-    pub(super) written: Option<RequestHead>,
     /// Time to the head of the upstream's answer.
     pub(super) response_timeout: Duration,
     /// Longest silence inside the request's body.
@@ -226,7 +205,7 @@ enum Follows {
 /// What becomes of a request.
 enum Decision {
     /// It goes on to the upstream.
-    Pass(Admission),
+    Pass(Written, Admission),
     /// The gate answers it by itself.
     Here(Answer),
     /// It was made before: its body, with at most so much silence in it, is compared with the first one's.
@@ -246,7 +225,7 @@ pub(super) enum Asked {
 fn decide(
     at: &WorkerContext,
     peer: &Peer,
-    head: &mut request::Parts,
+    head: &Unchecked<'_>,
     follows: Follows,
     now: Now,
     exchange: &mut Exchange,
@@ -263,37 +242,36 @@ fn decide(
         idempotency: None,
         allow: None,
     };
-    let reads = if is_grpc(&head.headers) { Reads::Grpc } else { Reads::Http };
+    let seen = Seen::of(head.fields);
+    let reads = if seen.is_grpc() { Reads::Grpc } else { Reads::Http };
     let (id, made) = at.next_id();
-    let request_id = if policy.client_address.trusts_fields(peer.address()) {
-        head.headers.get(&X_REQUEST_ID).cloned().unwrap_or(made)
-    } else {
-        made
-    };
+    let given =
+        seen.request_id.first().filter(|_| policy.client_address.trusts_fields(peer.address()));
+    let request_id = given.map_or(made, RequestId::given);
 
     // The guard has what is taken from the moment on when it is, whatever fails.
-    let judged = judge(at, &policy, peer, head, now, &mut facts, exchange);
+    let judged = judge(at, &policy, peer, (head, &seen), now, &mut facts, exchange);
     if judged.is_err() && facts.readings.is_empty() {
         look_at(at, &policy, &mut facts, now);
         facts.asked = Asked::Peeked;
     }
-    exchange.decided(&policy, peer, head, Decided { id, request_id, reads }, &facts);
+    exchange.decided(&policy, peer, (head, &seen), Decided { id, request_id, reads }, &facts);
 
-    let stop = match judged
-        .and_then(|permit| ready_to_leave(at, &policy, peer, head, &facts, &permit, exchange))
-    {
-        Ok(admission) => return Decision::Pass(admission),
+    let stop = match judged.and_then(|permit| {
+        ready_to_leave(at, &policy, peer, (head, &seen), &facts, &permit, exchange)
+    }) {
+        Ok((head, admission)) => return Decision::Pass(head, admission),
         Err(stop) => stop,
     };
-    let closes = follows == Follows::Body && outgrows_draining(&head.headers);
+    let closes = follows == Follows::Body && outgrows_draining(&seen);
     let request_id = exchange.request_id().clone();
     let mut answer = match stop {
         Stop::Repeated(repeat) => return Decision::Replay(repeat, policy.bounds.body_idle),
-        Stop::Here(status) => here::bare(status, request_id),
-        Stop::Ready => here::readiness(at, request_id),
+        Stop::Here(status) => here::bare(status, &request_id),
+        Stop::Ready => here::readiness(at, &request_id),
         Stop::Balance(of) => {
-            let mut answer = here::balance(&policy, of, &facts.readings, request_id);
-            exchange.fields().give(answer.headers_mut());
+            let mut answer = here::balance(&policy, of, &facts.readings, &request_id);
+            exchange.fields().give(answer.head.fields_mut());
             answer
         }
         Stop::Refused(refused) => {
@@ -312,12 +290,11 @@ fn decide(
                 now: now.wall,
                 reads,
             };
-            // Nobody reads the request's own fields any more.
-            refusal(&mut refusing, std::mem::take(&mut head.headers))
+            refusal(at, &mut refusing)
         }
     };
     if closes {
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        answer.head.fields_mut().insert("connection", Legal::known(b"close"));
     }
     Decision::Here(answer)
 }
@@ -344,14 +321,14 @@ impl From<Refused> for Stop {
 /// Steps 2 to 7.
 fn judge(
     at: &WorkerContext,
-    policy: &Snapshot,
+    policy: &Arc<Snapshot>,
     peer: &Peer,
-    parts: &request::Parts,
+    (unchecked, seen): (&Unchecked<'_>, &Seen<'_>),
     now: Now,
     facts: &mut Facts,
     exchange: &mut Exchange,
 ) -> Result<Permit, Stop> {
-    if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
+    if unchecked.target.path == "*" && unchecked.method == Method::OPTIONS {
         // RFC 9110 §9.3.7: a ping of the server itself, which must not reach the backend unauthenticated.
         return Err(Stop::Here(StatusCode::NO_CONTENT));
     }
@@ -359,17 +336,16 @@ fn judge(
         return Err(Refused::because(Refusal::Overloaded, "too many requests are in flight").into());
     }
     // 2 head
-    let head =
-        Head::check(&parts.method, &parts.uri, parts.version, &parts.headers, &policy.bounds)?;
+    let head = Head::check(unchecked, seen, &policy.bounds)?;
     // 3 client address
-    facts.client = policy.client_address.client(peer.address(), head.headers);
+    facts.client = policy.client_address.client(peer.address(), head.fields);
     // 4 route
     let routed = policy.router.find(head.method, head.path);
     if let Routed::To(ix) = routed {
         facts.route = Some(ix);
     }
     // 5 authenticate; what step 4 found missing is said after it only, so that strangers learn no routes
-    let caller = identify(at, policy, &head, routed, now, facts)?;
+    let caller = identify(at, policy, peer, &head, routed, now, facts)?;
     let route_ix = match routed {
         Routed::To(ix) => ix,
         Routed::OtherMethods(allow) => {
@@ -391,7 +367,7 @@ fn judge(
     }
     refuse_large_body(policy.body_bound(route_ix), &head)?;
     // 7 open
-    open(at, policy, parts, &permit, now, facts, exchange.hold())?;
+    open(at, policy, &head, &permit, now, facts, exchange.hold())?;
     Ok(permit)
 }
 
@@ -415,14 +391,14 @@ pub(super) fn late_refusal(
         now: at.clock.now().wall,
         reads,
     };
-    refusal(&mut refusing, HeaderMap::new())
+    refusal(at, &mut refusing)
 }
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.
 fn refuse_large_body(most: Option<u64>, head: &Head<'_>) -> Result<(), Refused> {
     let stated = match head.seen.content_length {
         Lines::One(line) => length(line),
-        Lines::None | Lines::Several => None,
+        Lines::None | Lines::Several(_) => None,
     };
     match (stated, most) {
         (Some(length), Some(most)) if length > most => {

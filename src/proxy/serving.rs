@@ -1,5 +1,5 @@
-//! What hyper calls for a request of a client connection: the handler, held to account. A panic in it becomes an answer,
-//! a drain is announced on what it says, and the end of its body is noticed. Never decides anything itself.
+//! The handler, held to account: a panic in it becomes an answer. And what hyper calls for a request of HTTP/2, which
+//! notices the end of its body. Never decides anything itself.
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{Method, Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
+use super::answer;
 use super::body::{AnswerError, Body, OnEnd};
 use super::client_body::ClientBody;
 use super::counters::{ConnectionCounters, up};
-use super::drain::{DrainPhase, DrainSignal};
-use super::peer::{ClientHttp, Coming, Handled, Handler, Peer};
+use super::drain::DrainSignal;
+use super::peer::{Coming, Handled, Handler, Peer};
 use super::wire::{Owed, Wire};
 use crate::policy::fields::{Field, Fields};
 use crate::policy::head::{Target, Unchecked};
@@ -30,16 +30,32 @@ pub(super) struct Serving<H> {
     pub(super) peer: Rc<Peer>,
     pub(super) counters: Arc<ConnectionCounters>,
     pub(super) drain: Rc<DrainSignal>,
-    pub(super) wire: Arc<Wire>,
 }
 
 impl<H: Handler> Serving<H> {
     /// Hands a request to the handler.
-    pub(super) fn answer(self: &Rc<Self>, mut request: Request<Incoming>) -> Answering<H> {
-        let bodied = !http_body::Body::is_end_stream(request.body());
-        let upgrade = hyper::upgrade::on(&mut request);
-        let head_only = self.peer.http == ClientHttp::Http2 && request.method() == Method::HEAD;
-        let owed = Owed::new(&self.wire, request.version() == Version::HTTP_10, bodied);
+    pub(super) fn handle(&self, head: &Unchecked<'_>, body: ClientBody) -> Handled<H::End> {
+        // What a panicking request leaves behind is its own: shared cells are never borrowed across an await.
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            self.handler.handle(Rc::clone(&self.peer), head, body)
+        }));
+        handled.unwrap_or_else(|_| Handled::Now(self.panicked()))
+    }
+
+    /// The answer where the handling of a request has panicked.
+    pub(super) fn panicked(&self) -> answer::Answer<Body<H::End>> {
+        up(&self.counters.panics);
+        self.handler.panicked()
+    }
+
+    /// Hands a request of HTTP/2 to the handler.
+    pub(super) fn answer(
+        self: &Rc<Self>,
+        wire: &Rc<Wire>,
+        request: Request<Incoming>,
+    ) -> Answering<H> {
+        let head_only = request.method() == Method::HEAD;
+        let owed = Owed::new(wire);
         let (parts, body) = request.into_parts();
         let lines: SmallVec<[Field<'_>; 24]> = parts
             .headers
@@ -56,49 +72,21 @@ impl<H: Handler> Serving<H> {
             version: parts.version,
             fields: Fields(&lines),
         };
-        let body = ClientBody::new(body, upgrade);
-        // What a panicking request leaves behind is its own: shared cells are never borrowed across an await.
-        let handled = catch_unwind(AssertUnwindSafe(|| {
-            self.handler.handle(Rc::clone(&self.peer), &head, body)
-        }));
-        let (now, later) = match handled {
-            Ok(Handled::Now(answer)) => (Some(answer), None),
-            Ok(Handled::Later(coming)) => (None, Some(coming)),
-            Err(_) => (Some(self.panicked()), None),
+        let (now, later) = match self.handle(&head, ClientBody::http2(body)) {
+            Handled::Now(answer) => (Some(answer), None),
+            Handled::Later(coming) => (None, Some(coming)),
         };
         Answering { serving: Rc::clone(self), owed: Some(owed), head_only, now, later }
     }
-
-    fn panicked(&self) -> Response<Body<H::End>> {
-        up(&self.counters.panics);
-        self.handler.panicked()
-    }
-
-    /// What the connection has to say on an answer.
-    fn finish(&self, response: &mut Response<Body<H::End>>, head_only: bool) {
-        let announces = self.drain.phase() >= DrainPhase::Announcing
-            && self.peer.http == ClientHttp::Http1
-            && !response.status().is_informational();
-        if announces {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        if head_only {
-            // hyper leaves the body of an answer to HEAD out for HTTP/1 only (RFC 9110 §9.3.2).
-            let unsent = response.body_mut().take_full();
-            if !unsent.is_empty() {
-                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(unsent.len()));
-            }
-        }
-    }
 }
 
-/// An answer on its way. Written by hand instead of `async`, because hyper keeps one with every connection and moves it
+/// An answer of HTTP/2 on its way. Written by hand instead of `async`, because hyper keeps one with every connection and moves it
 /// in and out: 300 bytes instead of 2 400.
 pub(super) struct Answering<H: Handler> {
     serving: Rc<Serving<H>>,
     owed: Option<Owed>,
     head_only: bool,
-    now: Option<Response<Body<H::End>>>,
+    now: Option<answer::Answer<Body<H::End>>>,
     later: Option<Coming<H::End>>,
 }
 
@@ -119,11 +107,19 @@ impl<H: Handler> Future for Answering<H> {
         }
         let this = &mut *self;
         // Both are there until the answer is given, and nobody asks for it twice.
-        let (Some(mut answer), Some(owed)) = (this.now.take(), this.owed.take()) else {
+        let (Some(answer), Some(owed)) = (this.now.take(), this.owed.take()) else {
             return Poll::Pending;
         };
-        this.serving.finish(&mut answer, this.head_only);
-        Poll::Ready(Ok(answer.map(|body| Answer { body, owed })))
+        let answer::Answer { mut head, mut body } = answer;
+        if this.head_only {
+            // hyper leaves the body of an answer to HEAD out for HTTP/1 only (RFC 9110 §9.3.2).
+            let unsent = body.take_full();
+            if !unsent.is_empty() {
+                head.fields_mut().remove("content-length");
+                head.fields_mut().add_number("content-length", unsent.len() as u64);
+            }
+        }
+        Poll::Ready(Ok(Response::from_parts(head.into_parts(), Answer { body, owed })))
     }
 }
 

@@ -7,12 +7,10 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 
 use super::cut::Cut;
-use super::http1::Switched;
+use super::http1::{Switched, Upgrading};
 
 /// Bytes held a direction. A tunnel lives long: it holds little.
 const HELD: usize = 8 * 1024;
@@ -40,13 +38,12 @@ pub struct Tunnelled {
 }
 
 /// Carries bytes between two connections that were both answered with 101. To be run as a local task that also holds
-/// the client's `Rc<Peer>`, so that the connection still counts. The client's side comes from `hyper::upgrade::on` its
-/// request; the upstream's has switched already.
-pub async fn carry(client: OnUpgrade, mut upstream: Switched, cut: Cut) -> Tunnelled {
+/// the client's `Rc<Peer>`, so that the connection still counts. The client's side switches behind its 101; the
+/// upstream's has already.
+pub async fn carry(client: Upgrading, mut upstream: Switched, cut: Cut) -> Tunnelled {
     let (up, down) = (Cell::new(0), Cell::new(0));
     let both = async {
-        let client = client.await.map_err(io::Error::other)?;
-        let mut client = Counted { stream: TokioIo::new(client), read: &up, written: &down };
+        let mut client = Counted { stream: client.await?, read: &up, written: &down };
         copy_bidirectional_with_sizes(&mut client, &mut upstream, HELD, HELD).await
     };
     let mut both = std::pin::pin!(both);
@@ -65,7 +62,7 @@ pub async fn carry(client: OnUpgrade, mut upstream: Switched, cut: Cut) -> Tunne
 
 /// The client's side, counting: the counts must survive a cut.
 struct Counted<'a> {
-    stream: TokioIo<Upgraded>,
+    stream: Switched,
     read: &'a Cell<u64>,
     written: &'a Cell<u64>,
 }

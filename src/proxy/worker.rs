@@ -21,6 +21,7 @@ use tokio::time::sleep;
 use super::connection::{self, Arrival};
 use super::counters::{ConnectionCounters, up};
 use super::drain::{DrainPhase, DrainSignal};
+use super::http1::{Stock, Terms, Today};
 use super::listen::Bound;
 use super::peer::Handler;
 
@@ -83,6 +84,8 @@ pub struct WorkerParts {
     pub counters: Arc<ConnectionCounters>,
     /// Its drain, to be asked how far it is.
     pub drain: Rc<DrainSignal>,
+    /// Its memory for messages of HTTP/1.
+    pub stock: Rc<Stock>,
 }
 
 /// The running workers.
@@ -214,6 +217,7 @@ struct Worker<H> {
     handler: H,
     drain: Rc<DrainSignal>,
     released: Rc<Notify>,
+    terms: Terms,
 }
 
 fn run<H: Handler>(
@@ -226,13 +230,15 @@ fn run<H: Handler>(
 ) {
     runtime.block_on(async move {
         let drain = Rc::new(DrainSignal::default());
+        let terms = Terms { stock: Rc::default(), today: Today::kept() };
         let parts = WorkerParts {
             index: shared.index,
             counters: Arc::clone(&shared.counters),
             drain: Rc::clone(&drain),
+            stock: Rc::clone(&terms.stock),
         };
         let handler = make(parts);
-        let worker = Rc::new(Worker { shared, handler, drain, released: Rc::default() });
+        let worker = Rc::new(Worker { shared, handler, drain, released: Rc::default(), terms });
         let mut accepting: Vec<AbortHandle> = Vec::with_capacity(sockets.len());
         for (listener, socket) in sockets.into_iter().enumerate() {
             match TcpListener::from_std(socket) {
@@ -403,6 +409,7 @@ impl<H: Handler> Worker<H> {
             proxy_protocol: facts.proxy_protocol,
             drain: Rc::clone(&self.drain),
             counters: Arc::clone(counters),
+            terms: self.terms.clone(),
         };
         tokio::task::spawn_local(connection::begin(arrival, self.handler.clone()));
     }

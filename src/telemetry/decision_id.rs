@@ -47,14 +47,23 @@ pub struct DecisionId {
 }
 
 impl DecisionId {
-    /// Appends the id's text, at most 39 bytes.
-    pub fn write(self, out: &mut Vec<u8>) {
+    /// Appends the id's text up to its count, at most 19 bytes: the same for all of one source.
+    pub fn write_source(self, out: &mut Vec<u8>) {
         let digits: [u8; 16] = hex(u128::from(self.boot) << 64);
         out.extend_from_slice(&digits[digits.len() - BOOT_DIGITS..]);
         out.push(b'-');
         write_count(out, u64::from(self.worker));
         out.push(b'-');
-        write_count(out, self.count);
+    }
+
+    /// Whether both are of one worker of one run, so that they differ in their counts alone.
+    pub fn same_source(self, other: DecisionId) -> bool {
+        self.boot == other.boot && self.worker == other.worker
+    }
+
+    /// The last part of the id's text.
+    pub fn count(self) -> u64 {
+        self.count
     }
 }
 
@@ -161,7 +170,8 @@ mod tests {
         ids.next_id();
         let id = ids.next_id();
         let mut text = Vec::new();
-        id.write(&mut text);
+        id.write_source(&mut text);
+        write_count(&mut text, id.count());
         assert_eq!(String::from_utf8(text).unwrap(), id.to_string());
         assert_eq!(id.to_string(), "070707070707-3-2");
     }

@@ -76,19 +76,29 @@ pub(super) fn number(out: &mut Vec<u8>, value: impl itoa::Integer) {
 /// some readers take for line ends are escaped too.
 pub(super) fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
+    inside(out, text);
+    out.push(b'"');
+}
+
+/// Writes what stands between the quotes of [`string`], for who writes the quotes with what is around them.
+#[inline]
+pub(super) fn inside(out: &mut Vec<u8>, text: &[u8]) {
     if is_plain(text) {
         // Nearly every string: no look at UTF-8, no look for escapes.
         out.extend_from_slice(text);
-        out.push(b'"');
-        return;
+    } else {
+        made_plain(out, text);
     }
+}
+
+#[cold]
+fn made_plain(out: &mut Vec<u8>, text: &[u8]) {
     for chunk in text.utf8_chunks() {
         escaped(out, chunk.valid().as_bytes());
         if !chunk.invalid().is_empty() {
             out.extend_from_slice("\u{fffd}".as_bytes());
         }
     }
-    out.push(b'"');
 }
 
 /// Whether `text` stands inside a JSON string as it is: printable ASCII without quotes and backslashes. Eight bytes at a

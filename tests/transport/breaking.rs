@@ -91,9 +91,12 @@ fn a_body_over_the_bound_is_told_apart_and_breaks_the_upstreams_request() {
     let mut setup = Setup::before(address);
     setup.max_body = Some(4);
     let gate = setup.start();
-    let answer = gate.ask(
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n4\r\nefgh\r\n0\r\n\r\n",
-    );
+    let mut client = gate.client();
+    let begins = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n";
+    client.write_all(begins.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    client.write_all(b"4\r\nefgh\r\n0\r\n\r\n").unwrap();
+    let answer = rest(&mut client);
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
     let Event::Failed(failure, fate) = gate.event() else { panic!("another event") };
     assert_eq!(fate, BodyFate::TooLarge);

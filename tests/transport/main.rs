@@ -12,5 +12,6 @@ mod closing;
 mod http2;
 mod passing;
 mod pooling;
+mod served;
 mod support;
 mod uploads;

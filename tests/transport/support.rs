@@ -9,15 +9,17 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use rustls::ServerConfig;
 use tollgate::policy::head::Unchecked;
 use tollgate::policy::snapshot::{
     Bounds, HostRule, Listener, Scheme, Upstream, UpstreamProtocol, UpstreamTls,
 };
+use tollgate::proxy::answer::Answer;
 use tollgate::proxy::body::{Body, BodyEnd, OnEnd};
 use tollgate::proxy::client_body::ClientBody;
 use tollgate::proxy::cut::Cut;
+use tollgate::proxy::field_text::Legal;
 use tollgate::proxy::http1::RequestHead;
 use tollgate::proxy::listen::Listeners;
 use tollgate::proxy::peer::{Handled, Handler, Peer};
@@ -152,7 +154,7 @@ impl Setup {
             PassOn(Rc::new(State {
                 index: parts.index,
                 setup: Arc::clone(&setup),
-                pools: Pools::new(parts.counters),
+                pools: Pools::new(parts.counters, parts.stock),
                 requests: Cell::new(0),
                 cut: Cut::new(),
                 events: events.clone(),
@@ -185,10 +187,8 @@ impl Gate {
     }
 }
 
-fn own(status: u16, text: &str) -> Response<Body<Note>> {
-    let mut answer = Response::new(Body::full(text.to_owned()));
-    *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-    answer
+fn own(status: u16, text: &str) -> Answer<Body<Note>> {
+    Answer::new(StatusCode::from_u16(status).unwrap(), Body::full(text.to_owned()))
 }
 
 impl Handler for PassOn {
@@ -227,7 +227,7 @@ impl Handler for PassOn {
         }
     }
 
-    fn panicked(&self) -> Response<Body<Note>> {
+    fn panicked(&self) -> Answer<Body<Note>> {
         own(500, "panicked")
     }
 
@@ -267,11 +267,10 @@ impl PassOn {
         peer: Rc<Peer>,
         mut head: Parts,
         body: ClientBody,
-    ) -> Response<Body<Note>> {
+    ) -> Answer<Body<Note>> {
         let State { setup, pools, events, cut, .. } = &*self.0;
         let upgrades = head.headers.contains_key("upgrade");
-        let (incoming, client) = body.into_parts();
-        let client = upgrades.then_some(client);
+        let client = body.upgrading().filter(|_| upgrades);
         let h2 = setup.upstream.protocol == UpstreamProtocol::Http2;
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let authority = format!("{}:{}", setup.upstream.host, setup.upstream.port);
@@ -287,7 +286,7 @@ impl PassOn {
         } else if !head.headers.contains_key("host") {
             head.headers.insert("host", authority.parse().unwrap());
         }
-        let body = RequestBody::new(incoming, setup.max_body, setup.bounds.body_idle);
+        let body = RequestBody::new(body, setup.max_body, setup.bounds.body_idle);
         let watch = body.watch();
         let to_other = head.uri.path() == "/other";
         let upstream = setup.other.as_ref().filter(|_| to_other).unwrap_or(&setup.upstream);
@@ -295,14 +294,14 @@ impl PassOn {
         let departure = if h2 {
             Departure::Http2(Request::from_parts(head, body))
         } else {
-            Departure::Http1(RequestHead::of(&head).unwrap(), body, head.headers)
+            Departure::Http1(RequestHead::of(&head).unwrap(), body)
         };
         match pool.send(departure, setup.response_timeout).await {
             Ok(answer) => {
                 if answer.status() == StatusCode::SWITCHING_PROTOCOLS
                     && let Some(client) = client
                 {
-                    let (head, body) = answer.into_parts();
+                    let Answer { head, body } = answer;
                     let upstream = body.switched().unwrap();
                     let (cut, events) = (cut.clone(), events.clone());
                     tokio::task::spawn_local(async move {
@@ -310,7 +309,7 @@ impl PassOn {
                         drop(peer);
                         let _ = events.send(Event::Tunnel(carried));
                     });
-                    return Response::from_parts(head, Body::empty());
+                    return Answer { head, body: Body::empty() };
                 }
                 answer.map(|body| {
                     Body::upstream(body).on_end(Note(events.clone())).cut_by(cut.clone())
@@ -320,7 +319,8 @@ impl PassOn {
                 let _ = events.send(Event::Failed(failure, watch.fate()));
                 let mut answer = own(502, failure.detail);
                 if watch.fate() != BodyFate::Complete {
-                    answer.headers_mut().insert("connection", "close".parse().unwrap());
+                    let close = Legal::of(b"close").unwrap();
+                    answer.head.fields_mut().insert("connection", close);
                 }
                 answer
             }

@@ -343,7 +343,8 @@ impl Collector<'_, '_> {
         for tenant in &callers.tenants {
             plan_used[tenant.plan.0 as usize] = true;
         }
-        let keys = rows.build().unwrap_or_else(|SharedSecret { first, second }| {
+        let built = rows.build(std::thread::yield_now);
+        let keys = built.unwrap_or_else(|SharedSecret { first, second }| {
             let place = |ix: KeyIx| places.get(ix.0 as usize).copied().unwrap_or_default();
             let ((file, line), (first_file, first_line)) = (place(second), place(first));
             let path = desk.origins.key_files[usize::from(file)].clone();

@@ -10,16 +10,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Response;
 use http_body::{Frame, SizeHint};
-use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
-use super::chunked::{BadChunk, Chunks, Piece};
+use super::chunked::{BadChunk, Piece};
 use super::connection::Shared;
-use super::framing::BodyLength;
 use super::head_in::{After, AnswerHead};
+use super::left::Left;
+use crate::proxy::answer::Answer;
 use crate::proxy::deadline::Silence;
 use crate::proxy::io::Stream;
 use crate::proxy::pool::Active;
@@ -53,15 +52,6 @@ impl fmt::Display for BrokenOff {
 
 impl std::error::Error for BrokenOff {}
 
-/// What is left of a body.
-#[derive(Debug)]
-enum Left {
-    Nothing,
-    Bytes(u64),
-    Chunks(Chunks),
-    UntilClose,
-}
-
 /// An answer's body, and the connection that it comes from. Dropped before its end, it closes the connection.
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
@@ -86,14 +76,9 @@ impl AnswerBody {
         connection: Shared,
         active: Active,
         idle: Duration,
-    ) -> Response<AnswerBody> {
-        let AnswerHead { status, reason, fields, length, after } = head;
-        let left = match length {
-            BodyLength::Nothing | BodyLength::Exactly(0) => Left::Nothing,
-            BodyLength::Exactly(bytes) => Left::Bytes(bytes),
-            BodyLength::Chunked => Left::Chunks(Chunks::new()),
-            BodyLength::UntilClose => Left::UntilClose,
-        };
+    ) -> Answer<AnswerBody> {
+        let AnswerHead { head, length, after } = head;
+        let left = Left::of(length);
         let uploading = (!connection.borrow().is_upload_over()).then(|| {
             let connection = Rc::clone(&connection);
             let rest = async move { poll_fn(|cx| connection.borrow_mut().poll_upload(cx)).await };
@@ -102,20 +87,14 @@ impl AnswerBody {
         let connection = Some(connection);
         let silence = Silence::new(idle);
         // The bytes behind a 101 belong to whoever upgrades; that connection never comes back.
-        let switching = status == http::StatusCode::SWITCHING_PROTOCOLS;
+        let switching = head.status() == http::StatusCode::SWITCHING_PROTOCOLS;
         let active = Some(active).filter(|_| !switching);
         let mut body =
             AnswerBody { left, connection, after, active, silence, uploading, broken: None };
         if body.is_over() && !switching {
             body.end();
         }
-        let mut answer = Response::new(body);
-        *answer.status_mut() = status;
-        *answer.headers_mut() = fields;
-        if let Some(reason) = reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
-            answer.extensions_mut().insert(reason);
-        }
-        answer
+        Answer { head, body }
     }
 
     /// What follows a 101. `None` where the connection is not the upstream's to switch: its request is not sent whole.
@@ -126,7 +105,7 @@ impl AnswerBody {
         }
         let connection = Rc::into_inner(self.connection.take()?)?.into_inner();
         let (stream, unread) = connection.leave_http()?;
-        Some(Switched { stream, unread })
+        Some(Switched::new(stream, unread))
     }
 
     fn is_over(&self) -> bool {
@@ -203,39 +182,9 @@ impl AnswerBody {
 
     /// Whether the body is over although nobody has asked for its end yet: then its last frame is known to be the last.
     fn ends_here(&mut self) -> bool {
-        match (&mut self.left, &self.connection) {
-            (Left::Bytes(0) | Left::Nothing, _) => true,
-            (Left::Chunks(chunks), Some(connection)) => {
-                chunks.is_over(connection.borrow_mut().unread())
-            }
-            (Left::Bytes(_) | Left::Chunks(_) | Left::UntilClose, _) => false,
-        }
-    }
-}
-
-impl Left {
-    /// Takes the next piece off what is unread.
-    fn next(&mut self, unread: &mut BytesMut) -> Result<Piece, BadChunk> {
-        let here = match self {
-            Left::Nothing | Left::Bytes(0) => return Ok(Piece::End),
-            Left::Chunks(chunks) => return chunks.next(unread),
-            Left::Bytes(_) | Left::UntilClose if unread.is_empty() => return Ok(Piece::Hungry),
-            Left::UntilClose => unread.len(),
-            Left::Bytes(left) => {
-                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(unread.len());
-                *left -= here as u64;
-                here
-            }
-        };
-        Ok(Piece::Data(unread.split_to(here).freeze()))
-    }
-
-    /// How many bytes are to come, where that is known.
-    fn bytes(&self) -> Option<u64> {
-        match self {
-            Left::Nothing => Some(0),
-            Left::Bytes(left) => Some(*left),
-            Left::Chunks(_) | Left::UntilClose => None,
+        match &self.connection {
+            Some(connection) => self.left.ends_here(connection.borrow_mut().unread()),
+            None => true,
         }
     }
 }
@@ -290,12 +239,19 @@ impl Drop for AnswerBody {
     }
 }
 
-/// The upstream's side of a connection that has left HTTP.
+/// A connection that has left HTTP, to the upstream or to a client.
 #[derive(Debug)]
 pub struct Switched {
     stream: Stream,
     /// What came behind the 101.
     unread: BytesMut,
+}
+
+impl Switched {
+    /// A connection that has left HTTP, and what was read of it too far.
+    pub(super) fn new(stream: Stream, unread: BytesMut) -> Switched {
+        Switched { stream, unread }
+    }
 }
 
 impl AsyncRead for Switched {

@@ -9,15 +9,15 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::HeaderMap;
 use socket2::SockRef;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 
 use super::head_in::{AnswerHead, BadHead, HeadReader};
 use super::head_out::RequestHead;
+use super::outgoing::Accepted;
 use super::patience::Patience;
 use super::stock::{ROOM, Stock};
-use super::upload::{Accepted, Upload, UploadFailure};
+use super::upload::{Upload, UploadFailure};
 use crate::proxy::io::Stream;
 use crate::proxy::request_body::{BodyWatch, RequestBody};
 use crate::proxy::upstream::BUFFER;
@@ -32,22 +32,15 @@ pub(crate) struct Errand {
 }
 
 impl Errand {
-    /// A request of which nothing is sent. The head of its answer may take `longest` from its last byte; `fields` is a
-    /// map that nobody needs any more, whose memory the answer's fields will use.
-    pub(crate) fn new(
-        head: RequestHead,
-        body: RequestBody,
-        mut fields: HeaderMap,
-        longest: Duration,
-    ) -> Errand {
-        fields.clear();
+    /// A request of which nothing is sent. The head of its answer may take `longest` from its last byte.
+    pub(crate) fn new(head: RequestHead, body: RequestBody, longest: Duration) -> Errand {
         let watch = body.watch();
-        let reader = HeadReader::new(head.asked(), fields);
+        let reader = HeadReader::new(head.asked());
         Errand { upload: Upload::new(head, body), reader, watch, longest }
     }
 
     fn none() -> Errand {
-        let reader = HeadReader::new(super::framing::Asked::Whole, HeaderMap::new());
+        let reader = HeadReader::new(super::framing::Asked::Whole);
         let (upload, watch) = (Upload::none(), BodyWatch::default());
         Errand { upload, reader, watch, longest: Duration::ZERO }
     }
@@ -301,7 +294,7 @@ mod tests {
     fn get() -> Errand {
         let (head, ()) = Request::get("/x").header("host", "a").body(()).unwrap().into_parts();
         let head = RequestHead::of(&head).unwrap();
-        Errand::new(head, RequestBody::empty(), HeaderMap::new(), Duration::from_secs(10))
+        Errand::new(head, RequestBody::empty(), Duration::from_secs(10))
     }
 
     async fn answer(connection: &Shared) -> Result<AnswerHead, Failure> {
@@ -330,7 +323,7 @@ mod tests {
             theirs.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         };
         let (head, ()) = tokio::join!(answer(&fresh), upstream);
-        assert_eq!(head.unwrap().status, 204);
+        assert_eq!(head.unwrap().head.status(), 204);
         assert!(fresh.borrow_mut().end(&stock), "fit for another");
     }
 

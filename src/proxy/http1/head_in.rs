@@ -1,15 +1,16 @@
-//! The head of an answer (RFC 9112 §2, §4, §5): read once, into the fields that the client will see. What belongs to
-//! the upstream's connection is left out on the way, and values are slices of the bytes that were read.
+//! The head of an answer (RFC 9112 §2, §4, §5): read once, into the text that the client will see. What belongs to the
+//! upstream's connection is left out on the way.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use http::StatusCode;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::HeaderName;
 use smallvec::SmallVec;
 
 use super::framing::{Asked, BodyLength, Codings, content_length};
+use crate::proxy::answer::Head;
+use crate::proxy::field_text::Legal;
 
 /// The most bytes of an answer's head.
 pub(super) const MOST_HEAD: usize = 64 * 1024;
@@ -17,18 +18,12 @@ pub(super) const MOST_HEAD: usize = 64 * 1024;
 const MOST_FIELDS: usize = 100;
 /// The most interim answers (1xx) before the one that is waited for.
 const MOST_INTERIM: u32 = 64;
-/// Fields that the gate adds to an answer, as a reservation.
-const ADDED: usize = 8;
 
 /// The head of a final answer, or of a 101.
 #[derive(Debug)]
 pub(crate) struct AnswerHead {
-    /// Its status.
-    pub(super) status: StatusCode,
-    /// Its reason phrase, where it is not the usual one.
-    pub(super) reason: Option<Bytes>,
-    /// Its fields, without those of the hop. A 101 keeps what it switches with.
-    pub(super) fields: HeaderMap,
+    /// Its status and its fields, without those of the hop. A 101 keeps what it switches with.
+    pub(super) head: Head,
     /// The length of what follows.
     pub(super) length: BodyLength,
     /// What becomes of the connection.
@@ -55,14 +50,12 @@ pub(super) struct HeadReader {
     interim: u32,
     /// How many of the unread bytes were looked at in vain.
     seen: usize,
-    /// An emptied map of fields, so that the answer's needs no memory of its own.
-    fields: HeaderMap,
 }
 
 impl HeadReader {
-    /// For the answer to a request; `fields` is an emptied map whose memory is used again.
-    pub(super) fn new(asked: Asked, fields: HeaderMap) -> HeadReader {
-        HeadReader { asked, interim: 0, seen: 0, fields }
+    /// For the answer to a request.
+    pub(super) fn new(asked: Asked) -> HeadReader {
+        HeadReader { asked, interim: 0, seen: 0 }
     }
 
     /// The head at the start of `unread`, which it takes away, with the interim ones before it; `None` without more
@@ -70,21 +63,24 @@ impl HeadReader {
     pub(super) fn read(&mut self, unread: &mut BytesMut) -> Result<Option<AnswerHead>, BadHead> {
         // Without the end of a line there is no end of a head.
         while unread[self.seen..].contains(&b'\n') {
-            let Some(found) = Found::at_the_start_of(unread)? else {
+            let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+            let Some((found, bytes)) = Found::at_the_start_of(unread, &mut fields)? else {
                 self.seen = unread.len();
                 break;
             };
-            let head = unread.split_to(found.bytes).freeze();
+            let head = match found.status {
+                StatusCode::SWITCHING_PROTOCOLS => Some(found.switching()?),
+                status if status.is_informational() => None,
+                _ => Some(found.answer(self.asked)?),
+            };
+            unread.advance(bytes);
             self.seen = 0;
-            match found.status {
-                StatusCode::SWITCHING_PROTOCOLS => return self.switching(&found, &head).map(Some),
-                status if status.is_informational() => {
-                    self.interim += 1;
-                    if self.interim > MOST_INTERIM {
-                        return Err(BadHead);
-                    }
-                }
-                _ => return self.answer(&found, &head).map(Some),
+            if head.is_some() {
+                return Ok(head);
+            }
+            self.interim += 1;
+            if self.interim > MOST_INTERIM {
+                return Err(BadHead);
             }
         }
         if unread.len() >= MOST_HEAD {
@@ -92,18 +88,55 @@ impl HeadReader {
         }
         Ok(None)
     }
+}
 
-    fn answer(&mut self, found: &Found, head: &Bytes) -> Result<AnswerHead, BadHead> {
-        let mut fields = std::mem::take(&mut self.fields);
-        fields.reserve(found.places.len() + ADDED);
-        let hop = take_fields(found, head, &mut fields)?;
-        let bodiless = self.asked == Asked::FieldsAlone
-            || matches!(found.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let mut after = if hop.close || found.version == 0 { After::Close } else { After::Reuse };
+/// The parts of a head, where they were received.
+struct Found<'a> {
+    status: StatusCode,
+    /// Minor: 0 or 1.
+    version: u8,
+    /// Where it is not the usual one.
+    reason: Option<&'a [u8]>,
+    fields: &'a [httparse::Header<'a>],
+}
+
+impl<'a> Found<'a> {
+    /// The head that begins here, and its length in bytes.
+    fn at_the_start_of(
+        unread: &'a [u8],
+        fields: &'a mut [MaybeUninit<httparse::Header<'a>>; MOST_FIELDS],
+    ) -> Result<Option<(Found<'a>, usize)>, BadHead> {
+        let mut answer = httparse::Response::new(&mut []);
+        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut answer,
+            unread,
+            fields,
+        );
+        let bytes = match parsed {
+            Ok(httparse::Status::Complete(bytes)) if bytes <= MOST_HEAD => bytes,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Ok(httparse::Status::Complete(_)) | Err(_) => return Err(BadHead),
+        };
+        let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadHead)?;
+        let reason = answer.reason.filter(|reason| Some(*reason) != status.canonical_reason());
+        let found = Found {
+            status,
+            version: answer.version.unwrap_or(0),
+            reason: reason.filter(|reason| !reason.is_empty()).map(str::as_bytes),
+            fields: answer.headers,
+        };
+        Ok(Some((found, bytes)))
+    }
+
+    fn answer(&self, asked: Asked) -> Result<AnswerHead, BadHead> {
+        let (mut head, hop) = self.copied()?;
+        let bodiless = asked == Asked::FieldsAlone
+            || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let mut after = if hop.close || self.version == 0 { After::Close } else { After::Reuse };
         let length = match (hop.codings, hop.length) {
             _ if bodiless => BodyLength::Nothing,
             // RFC 9112 §6.1: HTTP/1.0 knows no transfer codings, so that nobody knows where this ends.
-            (Codings::Chunked | Codings::Others, _) if found.version == 0 => {
+            (Codings::Chunked | Codings::Others, _) if self.version == 0 => {
                 return Err(BadHead);
             }
             (Codings::Chunked, _) => BodyLength::Chunked,
@@ -114,156 +147,101 @@ impl HeadReader {
             after = After::Close;
         }
         // RFC 9112 §6.3, rule 3: the coding overrides the length, and who sends both may be splitting answers.
-        if hop.codings != Codings::Absent && fields.remove(header::CONTENT_LENGTH).is_some() {
+        if hop.codings != Codings::Absent && head.fields_mut().remove("content-length") {
             after = After::Close;
         }
-        Ok(AnswerHead {
-            status: found.status,
-            reason: found.reason.clone().map(|place| head.slice(place)),
-            fields,
-            length,
-            after,
-        })
+        Ok(AnswerHead { head, length, after })
     }
 
     /// A 101 (RFC 9110 §15.2.2): what follows is no HTTP.
-    fn switching(&mut self, found: &Found, head: &Bytes) -> Result<AnswerHead, BadHead> {
-        let mut fields = std::mem::take(&mut self.fields);
-        let hop = take_fields(found, head, &mut fields)?;
+    fn switching(&self) -> Result<AnswerHead, BadHead> {
+        let (mut head, hop) = self.copied()?;
         if let Some(protocol) = hop.upgrade {
-            fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            fields.insert(header::UPGRADE, protocol);
+            head.fields_mut().add("connection", Legal::known(b"upgrade"));
+            head.fields_mut().add("upgrade", protocol);
         }
-        Ok(AnswerHead {
-            status: found.status,
-            reason: found.reason.clone().map(|place| head.slice(place)),
-            fields,
-            length: BodyLength::Nothing,
-            after: After::Close,
-        })
+        Ok(AnswerHead { head, length: BodyLength::Nothing, after: After::Close })
     }
-}
 
-/// Where the parts of a head are.
-struct Found {
-    bytes: usize,
-    status: StatusCode,
-    /// Minor: 0 or 1.
-    version: u8,
-    reason: Option<Range<usize>>,
-    places: SmallVec<[Place; 24]>,
-}
-
-/// Where a field is. No head is longer than 64 KiB, and a field ends before the empty line: an offset fits.
-#[derive(Clone, Copy)]
-struct Place {
-    name: (u16, u16),
-    value: (u16, u16),
-}
-
-impl Found {
-    fn at_the_start_of(unread: &[u8]) -> Result<Option<Found>, BadHead> {
-        let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
-        let mut answer = httparse::Response::new(&mut []);
-        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-            &mut answer,
-            unread,
-            &mut fields,
-        );
-        let bytes = match parsed {
-            Ok(httparse::Status::Complete(bytes)) if bytes <= MOST_HEAD => bytes,
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Ok(httparse::Status::Complete(_)) | Err(_) => return Err(BadHead),
-        };
-        let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadHead)?;
-        let start = unread.as_ptr().addr();
-        let range = |part: &[u8]| {
-            let from = part.as_ptr().addr() - start;
-            from..from + part.len()
-        };
-        let place = |part: &[u8]| {
-            let Range { start, end } = range(part);
-            (u16::try_from(start).unwrap_or(0), u16::try_from(end).unwrap_or(0))
-        };
-        let reason = answer.reason.filter(|reason| Some(*reason) != status.canonical_reason());
-        Ok(Some(Found {
-            bytes,
-            status,
-            version: answer.version.unwrap_or(0),
-            reason: reason.filter(|reason| !reason.is_empty()).map(|text| range(text.as_bytes())),
-            places: answer
-                .headers
-                .iter()
-                .map(|field| Place {
-                    name: place(field.name.as_bytes()),
-                    value: place(field.value),
-                })
-                .collect(),
-        }))
+    /// A copy without the fields of the hop (RFC 9110 §7.6.1), and what those say.
+    fn copied(&self) -> Result<(Head, Hop<'a>), BadHead> {
+        let mut head = Head::with_reason(self.status, self.reason);
+        let fields = head.fields_mut();
+        let mut hop = Hop { close: false, codings: Codings::Absent, length: None, upgrade: None };
+        let mut nominated: SmallVec<[&[u8]; 4]> = SmallVec::new();
+        for field in self.fields {
+            let (name, value) = (field.name.as_bytes(), Legal::known(field.value));
+            match Says::of(name) {
+                Says::Anything => fields.add_received(name, value),
+                Says::Length => {
+                    let length = content_length(field.value).ok_or(BadHead)?;
+                    match hop.length {
+                        None if field.value.contains(&b',') => {
+                            fields.add_number("content-length", length);
+                        }
+                        None => fields.add("content-length", value),
+                        Some(same) if same == length => {}
+                        Some(_) => return Err(BadHead),
+                    }
+                    hop.length = Some(length);
+                }
+                Says::Codings => hop.codings = hop.codings.and(field.value).ok_or(BadHead)?,
+                Says::Connection => {
+                    for word in field.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                        if word.eq_ignore_ascii_case(b"close") {
+                            hop.close = true;
+                        } else if !word.eq_ignore_ascii_case(b"keep-alive") {
+                            nominated.push(word);
+                        }
+                    }
+                }
+                Says::Upgrade => {
+                    hop.upgrade.get_or_insert(value);
+                }
+                Says::OfTheHop => {}
+            }
+        }
+        if !nominated.is_empty() {
+            fields.remove_all(|name| nominated.iter().any(|no| no.eq_ignore_ascii_case(name)));
+        }
+        Ok((head, hop))
     }
 }
 
 /// What a head says of its connection and its framing.
-struct Hop {
+struct Hop<'a> {
     close: bool,
     codings: Codings,
     length: Option<u64>,
-    upgrade: Option<HeaderValue>,
+    upgrade: Option<Legal<'a>>,
 }
 
-/// Puts the fields of a head into `fields`, but for those of the hop (RFC 9110 §7.6.1).
-fn take_fields(found: &Found, head: &Bytes, fields: &mut HeaderMap) -> Result<Hop, BadHead> {
-    let mut hop = Hop { close: false, codings: Codings::Absent, length: None, upgrade: None };
-    let mut nominated: SmallVec<[HeaderName; 4]> = SmallVec::new();
-    for place in &found.places {
-        let part = |(start, end): (u16, u16)| usize::from(start)..usize::from(end);
-        let name = HeaderName::from_bytes(&head[part(place.name)]).map_err(|_| BadHead)?;
-        let value = HeaderValue::from_maybe_shared(head.slice(part(place.value)));
-        let value = value.map_err(|_| BadHead)?;
-        match name {
-            header::CONTENT_LENGTH => {
-                let length = content_length(value.as_bytes());
-                let length = length.ok_or(BadHead)?;
-                match hop.length {
-                    None if value.as_bytes().contains(&b',') => {
-                        fields.insert(name, HeaderValue::from(length));
-                    }
-                    None => {
-                        fields.insert(name, value);
-                    }
-                    Some(same) if same == length => {}
-                    Some(_) => return Err(BadHead),
-                }
-                hop.length = Some(length);
-            }
-            header::TRANSFER_ENCODING => {
-                let codings = hop.codings.and(value.as_bytes());
-                hop.codings = codings.ok_or(BadHead)?;
-            }
-            header::CONNECTION => {
-                for word in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-                    if word.eq_ignore_ascii_case(b"close") {
-                        hop.close = true;
-                    } else if !word.eq_ignore_ascii_case(b"keep-alive")
-                        && let Ok(name) = HeaderName::from_bytes(word)
-                    {
-                        nominated.push(name);
-                    }
-                }
-            }
-            header::UPGRADE => {
-                hop.upgrade.get_or_insert(value);
-            }
-            name if is_of_the_hop(&name) => {}
-            name => {
-                fields.append(name, value);
-            }
+/// What a field is about, as far as a connection wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    Length,
+    Codings,
+    Connection,
+    Upgrade,
+    OfTheHop,
+    Anything,
+}
+
+impl Says {
+    fn of(name: &[u8]) -> Says {
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        // By length first, so that most names are compared with none of these.
+        match name.len() {
+            14 if is(b"content-length") => Says::Length,
+            17 if is(b"transfer-encoding") => Says::Codings,
+            10 if is(b"connection") => Says::Connection,
+            7 if is(b"upgrade") => Says::Upgrade,
+            2 if is(b"te") => Says::OfTheHop,
+            10 if is(b"keep-alive") => Says::OfTheHop,
+            16 if is(b"proxy-connection") => Says::OfTheHop,
+            _ => Says::Anything,
         }
     }
-    for name in &nominated {
-        fields.remove(name);
-    }
-    Ok(hop)
 }
 
 /// Whether a field is about one connection alone (RFC 9110 §7.6.1).
@@ -279,7 +257,7 @@ mod tests {
     use super::*;
 
     fn read(pieces: &[&[u8]]) -> Result<Option<AnswerHead>, BadHead> {
-        let mut reader = HeadReader::new(Asked::Whole, HeaderMap::new());
+        let mut reader = HeadReader::new(Asked::Whole);
         let mut unread = BytesMut::new();
         for piece in pieces {
             unread.extend_from_slice(piece);
@@ -296,11 +274,9 @@ mod tests {
             Content-Length: 4, 4\r\nX: z\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n";
         for cut in 0..=bytes.len() {
             let head = read(&[&bytes[..cut], &bytes[cut..]]).unwrap().expect("a whole head");
-            assert_eq!((head.status, head.length), (StatusCode::OK, BodyLength::Exactly(4)));
-            assert_eq!((head.reason.as_deref(), head.after), (Some(&b"Fine"[..]), After::Reuse));
-            let fields: Vec<(&str, &[u8])> =
-                head.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-            assert_eq!(fields, [("x", &b"y"[..]), ("x", b"z"), ("content-length", b"4")]);
+            assert_eq!((head.length, head.after), (BodyLength::Exactly(4), After::Reuse));
+            let text = b"HTTP/1.1 200 Fine\r\nx: y\r\ncontent-length: 4\r\nx: z\r\n";
+            assert_eq!(head.head.as_bytes(), text);
         }
         for end in 0..bytes.len() {
             assert!(read(&[&bytes[..end]]).unwrap().is_none(), "{end}");

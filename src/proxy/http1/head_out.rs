@@ -2,13 +2,14 @@
 //! fields that frame the body are its own, and come last, when the body is at hand (§6).
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;
 use http::{Method, request};
 use http_body::Body as _;
 
 use super::framing::{Asked, BodyLength, content_length};
 use super::text::Text;
+use crate::policy::fields::members;
 use crate::proxy::request_body::RequestBody;
 
 /// What stands behind every field.
@@ -40,16 +41,14 @@ pub struct BadLength;
 
 impl RequestHead {
     /// Begins with the request line, in origin form (RFC 9112 §3.2.1). `text` is empty.
-    pub(crate) fn begin(mut text: Text, method: &Method, target: &PathAndQuery) -> RequestHead {
-        text.push(method.as_str().as_bytes());
-        text.push(b" ");
-        // By its parts: of `?a` the path is `/`.
-        text.push(target.path().as_bytes());
-        if let Some(query) = target.query() {
-            text.push(b"?");
-            text.push(query.as_bytes());
-        }
-        text.push(b" HTTP/1.1\r\n");
+    pub(crate) fn begin(
+        mut text: Text,
+        method: &Method,
+        path: &str,
+        query: Option<&str>,
+    ) -> RequestHead {
+        let (mark, query) = query.map_or(("", ""), |query| ("?", query));
+        text.push_all([method.as_str(), " ", path, mark, query, " HTTP/1.1\r\n"]);
         let asked = if method == Method::HEAD { Asked::FieldsAlone } else { Asked::Whole };
         RequestHead { text, asked, length: Length::Unsaid, announced: None }
     }
@@ -58,45 +57,43 @@ impl RequestHead {
     pub fn of(head: &request::Parts) -> Result<RequestHead, BadLength> {
         let root = PathAndQuery::from_static("/");
         let target = head.uri.path_and_query().unwrap_or(&root);
-        let mut written = RequestHead::begin(Text::for_a_head(), &head.method, target);
+        // By its parts: of `?a` the path is `/`.
+        let (path, query) = (target.path(), target.query());
+        let mut written = RequestHead::begin(Text::for_a_head(), &head.method, path, query);
         for (name, value) in &head.headers {
-            written.field(name, value)?;
+            written.field(name.as_str(), value.as_bytes())?;
         }
         Ok(written)
     }
 
-    /// Says a field. Of those that frame the body it takes notice only.
-    pub(crate) fn field(
-        &mut self,
-        name: &HeaderName,
-        value: &HeaderValue,
-    ) -> Result<(), BadLength> {
-        match *name {
-            header::TRANSFER_ENCODING => return Ok(()),
-            header::CONTENT_LENGTH => {
-                let length = content_length(value.as_bytes()).ok_or(BadLength)?;
+    /// Says a field, whose name is in lower case and whose value is one. Of those that frame the body it takes notice only.
+    pub(crate) fn field(&mut self, name: &str, value: &[u8]) -> Result<(), BadLength> {
+        match (name.len(), name) {
+            (17, "transfer-encoding") => return Ok(()),
+            (14, "content-length") => {
+                let length = content_length(value).ok_or(BadLength)?;
                 self.length = Length::Said(length);
                 return Ok(());
             }
-            header::TRAILER => self.announce(value),
+            (7, "trailer") => self.announce(value),
             _ => {}
         }
-        self.text.field(name.as_str().as_bytes(), value.as_bytes());
+        self.own(name, value);
         Ok(())
     }
 
-    /// Says a field that frames nothing. A text that is no field value is not said at all.
-    pub(crate) fn text(&mut self, name: &HeaderName, text: &str) {
-        // Without an early end, so that it is done many bytes at a time.
-        let sayable = |all, byte: u8| all & matches!(byte, b'\t' | 0x20..0x7f);
-        if text.bytes().fold(true, sayable) {
-            self.text.field(name.as_str().as_bytes(), text.as_bytes());
-        }
+    /// Says a field that frames nothing and announces nothing, and whose value is one.
+    pub(crate) fn own(&mut self, name: &str, value: &[u8]) {
+        self.text.field(name.as_bytes(), value);
     }
 
-    fn announce(&mut self, value: &HeaderValue) {
-        let names = value.as_bytes().split(|byte| *byte == b',');
-        let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    /// Says fields that frame nothing and announce nothing, as they stand: whole lines.
+    pub(crate) fn lines(&mut self, lines: &[u8]) {
+        self.text.push(lines);
+    }
+
+    fn announce(&mut self, value: &[u8]) {
+        let names = members(value).filter_map(|name| HeaderName::from_bytes(name).ok());
         self.announced.get_or_insert_default().extend(names);
     }
 
@@ -213,19 +210,6 @@ mod tests {
         let (parts, ()) =
             Request::post("/").header("content-length", "+1").body(()).unwrap().into_parts();
         assert_eq!(RequestHead::of(&parts).err(), Some(BadLength));
-    }
-
-    #[test]
-    fn a_text_that_is_no_value_is_not_said() {
-        let mut head =
-            RequestHead::begin(Text::for_a_head(), &Method::GET, &PathAndQuery::from_static("/"));
-        let name = HeaderName::from_static("x");
-        for text in ["a\r\nb: c", "\0", "\u{7f}", "ä"] {
-            head.text(&name, text);
-        }
-        head.text(&name, "a\tb");
-        let (text, _, _) = head.end(&RequestBody::empty());
-        assert_eq!(text.as_bytes(), b"GET / HTTP/1.1\r\nx: a\tb\r\n\r\n");
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! HTTP/1 towards the upstream (RFC 9112), spoken by ourselves: no task, no channel and no copy stands between a request's
-//! future and its connection. A head is written where it is decided and sent as it stands; an answer's fields are read
-//! straight into the map that the client's connection will write. Strict in what it takes: what two readers could read
-//! two ways ends the connection. Never decides what is said, nor whether a request is sent again.
+//! HTTP/1 (RFC 9112), spoken by ourselves. Towards the upstream here, towards clients in `served`. No task and no channel
+//! stands between a request's future and its connection. A head is written where it is decided and sent as it stands; an
+//! answer's fields are copied once, from the bytes that were read into the text that the client will get. Strict in what
+//! it takes: what two readers could read two ways ends the connection. Never decides what is said, nor whether a request
+//! is sent again.
 
 mod answer;
 mod chunked;
@@ -9,7 +10,10 @@ mod connection;
 mod framing;
 mod head_in;
 mod head_out;
+mod left;
+mod outgoing;
 mod patience;
+mod served;
 mod stock;
 mod text;
 mod upload;
@@ -19,5 +23,7 @@ pub use answer::{BrokenOff, Switched};
 pub(super) use connection::{Connection, Errand, Failure, Seen, Shared, Wrong};
 pub(super) use head_in::{AnswerHead, is_of_the_hop};
 pub use head_out::{BadLength, RequestHead};
-pub(super) use stock::Stock;
+pub use served::{Arriving, BrokenIn, Upgrading};
+pub(super) use served::{Ended, Served, Terms, Today};
+pub use stock::Stock;
 pub(super) use text::Text;

@@ -16,7 +16,7 @@ const MOST_TEXT: usize = 16 * 1024;
 
 /// Empty buffers that wait for their next use.
 #[derive(Debug, Default)]
-pub(crate) struct Stock {
+pub struct Stock {
     texts: RefCell<Vec<Text>>,
     rooms: RefCell<Vec<BytesMut>>,
 }

@@ -141,17 +141,19 @@ pub(super) struct KeyStates {
 
 impl KeyCounts {
     pub(super) fn of(keys: &Keys) -> KeyCounts {
-        let valid = || keys.iter().filter(|key| key.entitlement.status == KeyStatus::Live);
-        let mut ends: Vec<Wall> = valid().filter_map(|key| key.entitlement.expires).collect();
-        let mut starts: Vec<Wall> = valid().filter_map(|key| key.entitlement.not_before).collect();
+        let (mut ends, mut starts, mut revoked) = (Vec::new(), Vec::new(), 0);
+        for key in keys.iter() {
+            match key.entitlement.status {
+                KeyStatus::Revoked => revoked += 1,
+                KeyStatus::Live => {
+                    ends.extend(key.entitlement.expires);
+                    starts.extend(key.entitlement.not_before);
+                }
+            }
+        }
         ends.sort_unstable();
         starts.sort_unstable();
-        KeyCounts {
-            total: keys.len(),
-            revoked: keys.len() - valid().count(),
-            ends: ends.into(),
-            starts: starts.into(),
-        }
+        KeyCounts { total: keys.len(), revoked, ends: ends.into(), starts: starts.into() }
     }
 
     /// The states at `now`.

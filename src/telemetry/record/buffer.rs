@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
+use super::remembered::{Beginning, CameOut};
 use super::writer::{Chunk, Message};
 use super::{Closing, Draft, LimitLine, Opening, Wanted};
-use crate::telemetry::json::Stamp;
 
-/// Bytes at which a buffer is handed on without waiting for the tick.
-pub(super) const HAND_ON: usize = 32 * 1024;
+/// Bytes at which a buffer is handed on without waiting for the tick: some 150 records, for which the writer is woken once,
+/// sleeps once and writes once.
+pub(super) const HAND_ON: usize = 128 * 1024;
 /// Bytes a record has room for before it grows.
 const DRAFT: usize = 1024;
 /// Drafts kept for further requests.
@@ -26,7 +27,8 @@ pub struct RecordBuffer {
     records: u64,
     /// Drafts that were closed: the next requests write into them, so that a busy worker allocates none.
     spare: Vec<Draft>,
-    stamp: Stamp,
+    beginning: Beginning,
+    came_out: CameOut,
 }
 
 #[derive(Debug)]
@@ -56,7 +58,8 @@ impl RecordBuffer {
             lines: Vec::new(),
             records: 0,
             spare: Vec::new(),
-            stamp: Stamp::default(),
+            beginning: Beginning::default(),
+            came_out: CameOut::default(),
         }
     }
 
@@ -79,14 +82,14 @@ impl RecordBuffer {
         opening: &Opening<'_>,
         limits: impl Iterator<Item = LimitLine<'a>>,
     ) {
-        draft.open(&mut self.stamp, opening, limits);
+        draft.open(&mut self.beginning, opening, limits);
     }
 
     /// Adds the record of an exchange that is over. Never waits: when the buffer is full and nobody takes it, the
     /// record is dropped and counted.
     pub fn close(&mut self, mut draft: Draft, closing: &Closing) {
         let Some(sink) = &self.sink else { return };
-        draft.close(closing);
+        draft.close(&mut self.came_out, closing);
         if self.lines.len() + draft.line.len() > MOST {
             sink.dropped.fetch_add(1, Ordering::Relaxed);
         } else {

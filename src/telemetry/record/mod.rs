@@ -3,17 +3,17 @@
 
 mod buffer;
 mod phrase;
+mod remembered;
 mod writer;
-
-use std::io::Write as _;
 
 use crate::clock::Wall;
 use crate::policy::money::Money;
 use crate::policy::refusal::Refusal;
 
 use super::decision_id::DecisionId;
-use super::json::{Object, Stamp, count, string};
+use super::json::{Object, count, inside, string};
 use super::metrics::{IdempotencyOutcome, Outcome};
+use remembered::{Beginning, CameOut};
 
 pub use buffer::RecordBuffer;
 pub use phrase::{Caller, LimitPhrase, Origin};
@@ -160,7 +160,7 @@ impl Draft {
     /// Writes what the decision was made of: `limits` is what each limit that was asked said. To be called once, first.
     fn open<'a>(
         &mut self,
-        stamp: &mut Stamp,
+        beginning: &mut Beginning,
         opening: &Opening<'_>,
         limits: impl Iterator<Item = LimitLine<'a>>,
     ) {
@@ -168,31 +168,26 @@ impl Draft {
             return;
         }
         let out = &mut self.line;
-        // Every request writes these: whole pieces, so that none is put together from parts.
-        out.extend_from_slice(b"{\"v\":1,\"time\":\"");
-        out.extend_from_slice(stamp.of(opening.time));
-        out.extend_from_slice(b"\",\"id\":\"");
-        opening.id.write(out);
+        // Every request writes these: whole pieces, each with the quotes of its neighbours.
+        beginning.write(out, opening.time, opening.id);
         out.extend_from_slice(opening.origin);
-        string(out, opening.method.as_bytes());
-        out.extend_from_slice(b",\"path\":");
-        string(out, without_query(opening.path).as_bytes());
+        inside(out, opening.method.as_bytes());
+        out.extend_from_slice(b"\",\"path\":\"");
+        inside(out, without_query(opening.path).as_bytes());
         if let Some(host) = opening.host {
-            out.extend_from_slice(b",\"host\":");
-            string(out, host.as_bytes());
+            out.extend_from_slice(b"\",\"host\":\"");
+            inside(out, host.as_bytes());
         }
         out.extend_from_slice(opening.caller);
         let before = out.len();
         for limit in limits {
             if out.len() == before {
                 out.extend_from_slice(b",\"limits\":[");
-            } else {
-                out.push(b',');
             }
             limit.write(out);
         }
-        if out.len() > before {
-            out.push(b']');
+        if let Some(comma) = out.get_mut(before..).and_then(<[u8]>::last_mut) {
+            *comma = b']';
         }
         opening.finish(out);
     }
@@ -223,21 +218,17 @@ impl Draft {
     }
 
     /// Writes how it ended, and ends the line.
-    fn close(&mut self, closing: &Closing) {
+    fn close(&mut self, came_out: &mut CameOut, closing: &Closing) {
         let out = &mut self.line;
-        out.push(if out.is_empty() { b'{' } else { b',' });
-        out.extend_from_slice(match closing.outcome {
-            Outcome::Admitted => b"\"outcome\":\"admitted\",\"status\":".as_slice(),
-            Outcome::Replayed => b"\"outcome\":\"replayed\",\"status\":",
-            Outcome::Refused => b"\"outcome\":\"refused\",\"status\":",
-            Outcome::Failed => b"\"outcome\":\"failed\",\"status\":",
-        });
-        count(out, u64::from(closing.status));
-        if let Some(status) = closing.upstream_status {
-            out.extend_from_slice(b",\"upstream_status\":");
-            count(out, u64::from(status));
+        let before = out.len();
+        out.extend_from_slice(came_out.of(
+            closing.outcome,
+            closing.status,
+            closing.upstream_status,
+        ));
+        if let (0, Some(first)) = (before, out.first_mut()) {
+            *first = b'{';
         }
-        out.extend_from_slice(b",\"request_bytes\":");
         count(out, closing.request_bytes);
         out.extend_from_slice(b",\"response_bytes\":");
         count(out, closing.response_bytes);
@@ -254,17 +245,18 @@ impl Draft {
             out.extend_from_slice(outcome.name().as_bytes());
             out.push(b'"');
         }
-        money_if(out, ",\"cost\":\"", closing.cost);
-        money_if(out, ",\"charged\":\"", closing.charged);
+        money_if(out, b",\"cost\":\"", closing.cost);
+        money_if(out, b",\"charged\":\"", closing.charged);
         out.extend_from_slice(closing.end.finish());
     }
 }
 
 /// Writes a member, whose name comes with what stands around it, as decimal text, if there is an amount.
-fn money_if(out: &mut Vec<u8>, name: &str, amount: Option<Money>) {
+fn money_if(out: &mut Vec<u8>, name: &[u8], amount: Option<Money>) {
     if let Some(amount) = amount {
-        // Writing to a vector cannot fail.
-        let _ = write!(out, "{name}{amount}\"");
+        out.extend_from_slice(name);
+        amount.write(out);
+        out.push(b'"');
     }
 }
 
@@ -279,8 +271,9 @@ impl Opening<'_> {
             }
             out.push(b']');
         }
-        out.extend_from_slice(b",\"request_id\":");
-        string(out, self.request_id);
+        out.extend_from_slice(b",\"request_id\":\"");
+        inside(out, self.request_id);
+        out.push(b'"');
         if !self.headers.is_empty() {
             out.extend_from_slice(b",\"headers\":");
             let mut headers = Object::begin(out);
@@ -295,23 +288,24 @@ impl Opening<'_> {
 }
 
 impl LimitLine<'_> {
+    /// With a comma behind it.
     #[inline]
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.phrase.before_used);
         self.phrase.unit.write(out, self.used);
         out.extend_from_slice(&self.phrase.before_remaining);
         self.phrase.unit.write(out, self.remaining);
-        out.extend_from_slice(if self.admits {
-            b",\"admits\":true".as_slice()
-        } else {
-            b",\"admits\":false"
-        });
+        match (self.admits, self.wait_nanos) {
+            (true, None) => return out.extend_from_slice(b",\"admits\":true},"),
+            (true, Some(_)) => out.extend_from_slice(b",\"admits\":true"),
+            (false, _) => out.extend_from_slice(b",\"admits\":false"),
+        }
         if let Some(nanos) = self.wait_nanos {
             // Rounded up: a wait that is written as 0 would say that time does not matter.
             out.extend_from_slice(b",\"wait_us\":");
             count(out, nanos.div_ceil(1000));
         }
-        out.push(b'}');
+        out.extend_from_slice(b"},");
     }
 }
 

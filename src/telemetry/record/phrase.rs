@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::money_if;
 use crate::policy::address::write_address;
 use crate::policy::limit::{LimitKind, Mode};
 use crate::policy::money::Money;
@@ -24,7 +23,7 @@ pub struct Origin<'a> {
 }
 
 impl Origin<'_> {
-    /// Appends it as a record has it between its id and its method.
+    /// Appends it as a record has it between the digits of its id and the text of its method.
     pub fn write(&self, out: &mut Vec<u8>) {
         let digest = self.policy.as_bytes();
         out.extend_from_slice(b"\",\"policy\":\"");
@@ -41,7 +40,7 @@ impl Origin<'_> {
         write_address(out, self.client);
         out.extend_from_slice(b"\",\"protocol\":");
         string(out, self.protocol.as_bytes());
-        out.extend_from_slice(b",\"method\":");
+        out.extend_from_slice(b",\"method\":\"");
     }
 }
 
@@ -61,8 +60,9 @@ pub struct Caller<'a> {
 }
 
 impl Caller<'_> {
-    /// Appends it as a record has it between its host and its limits.
+    /// Appends it as a record has it between the text of its host and its limits.
     pub fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'"');
         let members: [(&[u8], Option<&str>); 5] = [
             (b",\"route\":", self.route),
             (b",\"key\":", self.key),
@@ -122,7 +122,11 @@ impl Unit {
     pub(super) fn write(self, out: &mut Vec<u8>, units: u64) {
         match self {
             Unit::Count => count(out, units),
-            Unit::Money => money_if(out, "\"", Some(Money(units))),
+            Unit::Money => {
+                out.push(b'"');
+                Money(units).write(out);
+                out.push(b'"');
+            }
         }
     }
 }

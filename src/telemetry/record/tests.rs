@@ -27,7 +27,7 @@ struct Record<'a> {
 impl Record<'_> {
     fn draft(&self) -> Draft {
         let mut draft = Draft::default();
-        draft.open(&mut Stamp::default(), &self.opening, self.limits.iter().copied());
+        draft.open(&mut Beginning::default(), &self.opening, self.limits.iter().copied());
         if let Some(refusal) = &self.refusal {
             draft.refuse(refusal);
         }
@@ -105,7 +105,7 @@ fn write(buffer: &mut RecordBuffer, record: &Record<'_>) {
 
 fn written(record: &Record<'_>) -> Value {
     let mut draft = record.draft();
-    draft.close(&record.closing);
+    draft.close(&mut CameOut::default(), &record.closing);
     let text = String::from_utf8(draft.line).unwrap();
     assert_eq!(text.matches('\n').count(), 1, "{text}");
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -171,7 +171,7 @@ fn a_record_holds_every_input_of_the_decision_under_its_name() {
 #[test]
 fn an_opening_is_written_in_the_order_that_readers_know() {
     let mut draft = record().draft();
-    draft.close(&CLOSING);
+    draft.close(&mut CameOut::default(), &CLOSING);
     let text = String::from_utf8(draft.line).unwrap();
     let expected = "{\"v\":1,\"time\":\"2024-02-29T12:30:45.007Z\",\"id\":\"010101010101-0-1\",\
         \"policy\":\"0123456789ab\",\"listener\":0,\"peer\":\"127.0.0.1:4711\",\"client\":\"203.0.113.7\",\
@@ -296,7 +296,7 @@ fn a_blocked_pipe_drops_and_counts_and_blocks_no_worker() {
     let mut written = 0;
     let one = {
         let mut draft = record().draft();
-        draft.close(&CLOSING);
+        draft.close(&mut CameOut::default(), &CLOSING);
         draft.line.len()
     };
     // More than the queue and the buffer can hold together.
@@ -371,16 +371,19 @@ fn a_sink_that_is_off_or_fails_stops_nobody() {
 #[test]
 fn money_is_decimal_text_and_is_there_only_where_there_was_some() {
     let mut draft = Draft::default();
-    draft.close(&CLOSING);
+    draft.close(&mut CameOut::default(), &CLOSING);
     let plain: Value = serde_json::from_slice(&draft.line).unwrap();
     assert!(plain.get("cost").is_none() && plain.get("idempotency").is_none());
     let mut draft = Draft::default();
-    draft.close(&Closing {
-        idempotency: Some(IdempotencyOutcome::Fresh),
-        cost: Some(Money(5_000_000)),
-        charged: Some(Money(50_000)),
-        ..CLOSING
-    });
+    draft.close(
+        &mut CameOut::default(),
+        &Closing {
+            idempotency: Some(IdempotencyOutcome::Fresh),
+            cost: Some(Money(5_000_000)),
+            charged: Some(Money(50_000)),
+            ..CLOSING
+        },
+    );
     let told: Value = serde_json::from_slice(&draft.line).unwrap();
     assert_eq!((&told["idempotency"], &told["cost"]), (&Value::from("fresh"), &Value::from("5")));
     assert_eq!((&told["charged"], &told["end"]), (&Value::from("0.05"), &Value::from("clean")));

@@ -143,7 +143,7 @@ impl Writing {
             self.log.say(self.clock.now().wall, &Event::RecordsFailed { why: &why });
         }
         lines.clear();
-        if lines.capacity() <= 4 * HAND_ON {
+        if lines.capacity() <= 2 * HAND_ON {
             // A worker that has enough spare buffers, or is gone, does not need this one.
             let _ = back.try_send(lines);
         }

@@ -1,0 +1,413 @@
+//! The head of a request (RFC 9112 §3, §5, §6): found at the start of what was read, and looked at where it lies. What two
+//! readers could read two ways is no head.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use http::{Method, Version};
+use smallvec::SmallVec;
+
+use super::super::framing::{BodyLength, Codings, content_length};
+
+/// Lines for which no memory is asked for.
+pub(super) const FEW: usize = 32;
+/// Lines that are parsed without asking for memory.
+const MANY: usize = 100;
+
+/// The sizes within which a head must be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadBounds {
+    /// Bytes, with the request line.
+    pub(super) bytes: usize,
+    /// Field lines.
+    pub(super) fields: usize,
+}
+
+/// Why bytes are no head of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadHead {
+    /// They are none, or one that can be read two ways.
+    Malformed,
+    /// The request line alone is too long.
+    LongTarget,
+    /// There is too much of it.
+    TooLarge,
+}
+
+impl BadHead {
+    /// The status that says so (RFC 9110 §15.5.1, §15.5.15; RFC 6585 §5).
+    pub(super) fn status(self) -> u16 {
+        match self {
+            BadHead::Malformed => 400,
+            BadHead::LongTarget => 414,
+            BadHead::TooLarge => 431,
+        }
+    }
+}
+
+/// Where a part of a head lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    start: u32,
+    end: u32,
+}
+
+impl Place {
+    /// The same as a range of the head's bytes.
+    pub(super) fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// Where the parts of a head's lines lie.
+pub(super) type Lines = SmallVec<[(Place, Place); FEW]>;
+
+/// A head that was found, but for its lines.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Its length in bytes, with the empty line.
+    pub(super) bytes: usize,
+    pub(super) method: Method,
+    pub(super) target: Place,
+    pub(super) version: Version,
+}
+
+/// What a head says of its connection and its framing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hop {
+    pub(super) length: BodyLength,
+    pub(super) after: After,
+    /// Whether the client waits to be asked for its body.
+    pub(super) expects: Expects,
+    /// Whether it reads what stands behind a body.
+    pub(super) trailers: Trailers,
+}
+
+/// What the client wants to become of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// It may ask again.
+    Keep,
+    /// This is its last request.
+    Close,
+}
+
+/// Whether a client waits before it sends its body (RFC 9110 §10.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expects {
+    Nothing,
+    Continue,
+}
+
+/// Whether a client takes trailers (RFC 9110 §6.5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trailers {
+    Ignored,
+    Taken,
+}
+
+/// Finds heads at the start of what was read.
+#[derive(Debug)]
+pub(super) struct HeadReader {
+    bounds: HeadBounds,
+    /// How many of the unread bytes were looked at in vain.
+    seen: usize,
+}
+
+impl HeadReader {
+    /// At the start of a connection.
+    pub(super) fn new(bounds: HeadBounds) -> HeadReader {
+        HeadReader { bounds, seen: 0 }
+    }
+
+    /// The head at the start of `unread`, whose lines go into `lines`; `None` without more bytes. Names are in lower case
+    /// from then on.
+    pub(super) fn read(
+        &mut self,
+        unread: &mut [u8],
+        lines: &mut Lines,
+    ) -> Result<Option<Found>, BadHead> {
+        if unread.len() == self.seen {
+            return Ok(None);
+        }
+        // A head that arrives byte by byte is parsed twice, not once a byte.
+        if self.seen > 0 && !ends_in(unread, self.seen) {
+            self.seen = unread.len();
+            return self.waits(unread);
+        }
+        let Some(found) = parse(unread, self.bounds.fields, lines)? else {
+            self.seen = unread.len();
+            return self.waits(unread);
+        };
+        self.seen = 0;
+        if found.bytes > self.bounds.bytes {
+            return Err(BadHead::TooLarge);
+        }
+        for (name, _) in lines {
+            unread[name.range()].make_ascii_lowercase();
+        }
+        Ok(Some(found))
+    }
+
+    fn waits(&self, unread: &[u8]) -> Result<Option<Found>, BadHead> {
+        if unread.len() < self.bounds.bytes {
+            return Ok(None);
+        }
+        Err(if unread.contains(&b'\n') { BadHead::TooLarge } else { BadHead::LongTarget })
+    }
+}
+
+/// Whether the end of a head lies in `unread`, not before the byte `from`.
+fn ends_in(unread: &[u8], from: usize) -> bool {
+    // The line end of the last line may have been there.
+    let tail = &unread[from.saturating_sub(2)..];
+    tail.windows(2).any(|two| two == b"\n\n") || tail.windows(3).any(|three| three == b"\n\r\n")
+}
+
+fn parse(unread: &[u8], most: usize, lines: &mut Lines) -> Result<Option<Found>, BadHead> {
+    let mut few = [const { MaybeUninit::uninit() }; MANY];
+    let mut many: Vec<MaybeUninit<httparse::Header<'_>>>;
+    let places = match few.get_mut(..most) {
+        Some(few) => few,
+        None => {
+            many = std::iter::repeat_with(MaybeUninit::uninit).take(most).collect();
+            &mut many
+        }
+    };
+    let mut request = httparse::Request::new(&mut []);
+    let bytes = match request.parse_with_uninit_headers(unread, places) {
+        Ok(httparse::Status::Complete(bytes)) => bytes,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLarge),
+        Err(_) => return Err(BadHead::Malformed),
+    };
+    let start = unread.as_ptr().addr();
+    let place = |part: &[u8]| {
+        let from = part.as_ptr().addr() - start;
+        // A head of more than 4 GiB is over every bound.
+        let place = |at: usize| u32::try_from(at).unwrap_or(0);
+        Place { start: place(from), end: place(from + part.len()) }
+    };
+    lines.extend(
+        request.headers.iter().map(|field| (place(field.name.as_bytes()), place(field.value))),
+    );
+    let (Some(method), Some(target), Some(version)) =
+        (request.method, request.path, request.version)
+    else {
+        return Err(BadHead::Malformed);
+    };
+    Ok(Some(Found {
+        bytes,
+        method: Method::from_bytes(method.as_bytes()).map_err(|_| BadHead::Malformed)?,
+        target: place(target.as_bytes()),
+        version: if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 },
+    }))
+}
+
+impl Hop {
+    /// What the lines say of the hop; their names are in lower case. An error where it cannot be said for certain where
+    /// the request ends (RFC 9112 §6.1, §6.3).
+    pub(super) fn of(head: &[u8], lines: &Lines, version: Version) -> Result<Hop, BadHead> {
+        let mut hop = Hop {
+            length: BodyLength::Nothing,
+            after: if version == Version::HTTP_10 { After::Close } else { After::Keep },
+            expects: Expects::Nothing,
+            trailers: Trailers::Ignored,
+        };
+        let (mut length, mut codings, mut closes) = (None, Codings::Absent, false);
+        for (name, value) in lines {
+            let value = &head[value.range()];
+            match &head[name.range()] {
+                b"content-length" => {
+                    let said = content_length(value).filter(|_| !value.contains(&b','));
+                    let said = said.ok_or(BadHead::Malformed)?;
+                    if length.is_some_and(|before| before != said) {
+                        return Err(BadHead::Malformed);
+                    }
+                    length = Some(said);
+                }
+                b"transfer-encoding" => {
+                    codings = codings.and(value).ok_or(BadHead::Malformed)?;
+                    if version == Version::HTTP_10 || codings != Codings::Chunked {
+                        // It may be a line of several, but a request with another coding is refused in any case.
+                        return Err(BadHead::Malformed);
+                    }
+                }
+                b"connection" => {
+                    for word in words(value) {
+                        if word.eq_ignore_ascii_case(b"close") {
+                            closes = true;
+                        } else if word.eq_ignore_ascii_case(b"keep-alive") {
+                            hop.after = After::Keep;
+                        }
+                    }
+                }
+                b"expect" if version == Version::HTTP_11 => {
+                    if value.eq_ignore_ascii_case(b"100-continue") {
+                        hop.expects = Expects::Continue;
+                    }
+                }
+                b"te" => {
+                    if words(value).any(|word| word.eq_ignore_ascii_case(b"trailers")) {
+                        hop.trailers = Trailers::Taken;
+                    }
+                }
+                _ => {}
+            }
+        }
+        if closes {
+            hop.after = After::Close;
+        }
+        hop.length = match (codings, length) {
+            (Codings::Absent, None) => BodyLength::Nothing,
+            (Codings::Absent, Some(length)) => BodyLength::Exactly(length),
+            (Codings::Chunked, None) => BodyLength::Chunked,
+            // Whoever sends both may be smuggling a request.
+            (Codings::Chunked | Codings::Others, _) => return Err(BadHead::Malformed),
+        };
+        Ok(hop)
+    }
+}
+
+fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: HeadBounds = HeadBounds { bytes: 1000, fields: 10 };
+
+    /// What a reader makes of a head that arrives in these pieces.
+    fn read(pieces: &[&[u8]]) -> Result<Option<(Found, Vec<(String, String)>)>, BadHead> {
+        let mut reader = HeadReader::new(BOUNDS);
+        let (mut unread, mut lines) = (Vec::new(), Lines::new());
+        for piece in pieces {
+            unread.extend_from_slice(piece);
+            if let Some(found) = reader.read(&mut unread, &mut lines)? {
+                let text = |place: Place| String::from_utf8_lossy(&unread[place.range()]).into();
+                let fields = lines.iter().map(|(name, value)| (text(*name), text(*value)));
+                return Ok(Some((found, fields.collect())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn hop(fields: &str) -> Result<Hop, BadHead> {
+        let version = if fields.contains("(1.0)") { Version::HTTP_10 } else { Version::HTTP_11 };
+        let mut head = format!("POST / HTTP/1.1\r\n{fields}\r\n").into_bytes();
+        let mut lines = Lines::new();
+        HeadReader::new(BOUNDS).read(&mut head, &mut lines)?.expect("a whole head");
+        Hop::of(&head, &lines, version)
+    }
+
+    #[test]
+    fn a_head_is_the_same_in_one_piece_in_two_and_byte_by_byte() {
+        let bytes = b"\r\nGET /a?b HTTP/1.0\r\nHoSt: a\r\nX-Empty:\r\nX-Y:  z \t\r\n\r\nrest";
+        let same = |pieces: &[&[u8]]| {
+            let (found, fields) = read(pieces).unwrap().expect("a whole head");
+            assert_eq!((found.bytes, found.version), (bytes.len() - 4, Version::HTTP_10));
+            assert_eq!(&bytes[found.target.range()], b"/a?b");
+            let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (&**n, &**v)).collect();
+            assert_eq!(fields, [("host", "a"), ("x-empty", ""), ("x-y", "z")]);
+        };
+        same(&[bytes]);
+        for cut in 0..bytes.len() {
+            same(&[&bytes[..cut], &bytes[cut..]]);
+        }
+        same(&bytes.iter().map(std::slice::from_ref).collect::<Vec<_>>());
+        for end in 0..bytes.len() - 4 {
+            assert!(read(&[&bytes[..end]]).unwrap().is_none(), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_line_feed_alone_ends_a_line_and_a_carriage_return_alone_ends_none() {
+        let (found, fields) = read(&[b"GET / HTTP/1.1\nA: b\n\n"]).unwrap().expect("a head");
+        assert_eq!((found.bytes, fields.len()), (21, 1));
+        for bytes in ["GET / HTTP/1.1\rA: b\r\n\r\n", "GET / HTTP/1.1\r\nA: b\rC: d\r\n\r\n"] {
+            assert_eq!(read(&[bytes.as_bytes()]).err(), Some(BadHead::Malformed), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_two_readings_is_no_head() {
+        for bytes in [
+            "GET / HTTP/1.1\r\nA : b\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+            "GET / HTTP/1.1\r\n A: b\r\n\r\n",
+            "GET / HTTP/1.1\r\n: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: b\0\r\n\r\n",
+            "GET / HTTP/1.1\r\nA b: c\r\n\r\n",
+            "GET / http/1.1\r\n\r\n",
+            "GET / HTTP/2.0\r\n\r\n",
+            "GET / HTTP/1.2\r\n\r\n",
+            "GET /\r\n\r\n",
+            "GET  / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1 \r\n\r\n",
+            "G(T / HTTP/1.1\r\n\r\n",
+        ] {
+            assert_eq!(read(&[bytes.as_bytes()]).err(), Some(BadHead::Malformed), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_over_a_bound_says_over_which() {
+        let long = format!("GET /{}", "x".repeat(1000));
+        assert_eq!(read(&[long.as_bytes()]).err(), Some(BadHead::LongTarget));
+        let long = format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(1000));
+        assert_eq!(read(&[long.as_bytes()]).err(), Some(BadHead::TooLarge));
+        let long = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(1000));
+        assert_eq!(read(&[long.as_bytes()]).err(), Some(BadHead::TooLarge));
+        let many = |lines| format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(lines));
+        assert!(read(&[many(10).as_bytes()]).unwrap().is_some());
+        assert_eq!(read(&[many(11).as_bytes()]).err(), Some(BadHead::TooLarge));
+        assert_eq!([414, 431], [BadHead::LongTarget.status(), BadHead::TooLarge.status()]);
+    }
+
+    #[test]
+    fn where_a_request_ends_is_certain_or_it_is_refused() {
+        let length = |fields: &str| hop(fields).map(|hop| hop.length);
+        assert_eq!(length(""), Ok(BodyLength::Nothing));
+        assert_eq!(length("Content-Length: 7\r\n"), Ok(BodyLength::Exactly(7)));
+        assert_eq!(length("Transfer-Encoding: Chunked\r\n"), Ok(BodyLength::Chunked));
+        assert_eq!(length("Transfer-Encoding: gzip, chunked\r\n"), Ok(BodyLength::Chunked));
+        for fields in [
+            "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 7\r\n",
+            "Transfer-Encoding: chunked\r\nX: (1.0)\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n",
+            "Transfer-Encoding: chunked, gzip\r\n",
+            "Transfer-Encoding: gzip\r\n",
+            "Transfer-Encoding: xchunked\r\n",
+            "Transfer-Encoding:\r\n",
+            "Content-Length: 7\r\nContent-Length: 8\r\n",
+            "Content-Length: 7, 7\r\n",
+            "Content-Length: +7\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 18446744073709551616\r\n",
+        ] {
+            assert_eq!(length(fields), Err(BadHead::Malformed), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_goes_on_as_its_version_and_its_client_say() {
+        let after = |fields: &str| hop(fields).unwrap().after;
+        assert_eq!(after(""), After::Keep);
+        assert_eq!(after("Connection: x, CLOSE\r\n"), After::Close);
+        assert_eq!(after("Connection: close\r\nConnection: keep-alive\r\n"), After::Close);
+        assert_eq!(after("X: (1.0)\r\n"), After::Close);
+        assert_eq!(after("X: (1.0)\r\nConnection: Keep-Alive\r\n"), After::Keep);
+    }
+
+    #[test]
+    fn an_expectation_is_http_1_1s_and_trailers_are_taken_where_they_are_named() {
+        let of = |fields: &str| hop(fields).map(|hop| (hop.expects, hop.trailers)).unwrap();
+        assert_eq!(of("Expect: 100-Continue\r\n"), (Expects::Continue, Trailers::Ignored));
+        assert_eq!(of("Expect: 100-continue\r\nX: (1.0)\r\n").0, Expects::Nothing);
+        assert_eq!(of("TE: gzip, Trailers\r\n"), (Expects::Nothing, Trailers::Taken));
+    }
+}
