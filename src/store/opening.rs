@@ -415,6 +415,7 @@ impl Ledger {
             let alike = |other: &Ask| other.subject == ask.subject && other.crowded == ask.crowded;
             let known = asks.iter().zip(lines.iter()).find(|(other, _)| alike(other));
             let seat = known.map_or_else(|| self.table.seat(ask, guard), |(_, line)| line.seat);
+            seat.cell.approach();
             // Ranked as they come, each against those before it: they are few, a general sort of four takes 300
             // instructions more, and entries that are swapped wait for one another in memory.
             let mut rank = 0;
