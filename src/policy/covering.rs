@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::authenticate::Caller;
 use super::calendar::Period;
 use super::keys::KeyIx;
-use super::limit::{Counts, Limit, LimitIx, LimitKind, SubjectKey, Terms};
+use super::limit::{Counts, LimitIx, LimitKind, Per, SubjectKey, Terms};
 use super::order::{Ask, Asks};
 use super::snapshot::{PlanIx, Route, RouteIx, Snapshot, TenantIx, TermsIx};
 use crate::clock::Wall;
@@ -140,7 +140,18 @@ impl<'a> About<'a> {
                 self.route.map_or(0, |route| route.charge.reserve.0)
             }
         };
-        let (subject, crowded) = self.subject(limit)?;
+        if !self.has_facts(limit.per) {
+            return None;
+        }
+        let named = self.named(limit.per);
+        let (subject, crowded) = if limit.per.address {
+            let whole = SubjectKey::of_address(self.client, self.snapshot.client_address.v6_prefix);
+            let crowd = SubjectKey::of_neighbourhood(self.client);
+            let joined = |address: SubjectKey| named.map_or(address, |named| named.with(address));
+            (joined(whole), Some(joined(crowd)))
+        } else {
+            (named.unwrap_or(SubjectKey::EVERYONE), None)
+        };
         let calendar = ceiling.window.calendar();
         let period =
             calendar.map_or(Period::default(), |ix| self.snapshot.calendar(ix).period_at(self.now));
@@ -157,14 +168,17 @@ impl<'a> About<'a> {
         })
     }
 
-    /// The subject, and the wider one that stands in for it when the table of addresses is full.
-    fn subject(&self, limit: &Limit) -> Option<(SubjectKey, Option<SubjectKey>)> {
-        let per = limit.per;
-        let mut fixed: Option<SubjectKey> = None;
+    /// Whether the request has all facts that a limit counts by.
+    fn has_facts(&self, per: Per) -> bool {
+        (self.caller.is_some() || !per.needs_caller()) && (self.route.is_some() || !per.route)
+    }
+
+    /// The subject as far as names make it, not the address; `None` where they make nothing of it.
+    fn named(&self, per: Per) -> Option<SubjectKey> {
+        let mut named: Option<SubjectKey> = None;
         let mut add =
-            |part: SubjectKey| fixed = Some(fixed.map_or(part, |so_far| so_far.with(part)));
-        if per.needs_caller() {
-            let caller = self.caller?;
+            |part: SubjectKey| named = Some(named.map_or(part, |so_far| so_far.with(part)));
+        if let Some(caller) = self.caller {
             if per.key {
                 add(caller.subject);
             }
@@ -175,15 +189,9 @@ impl<'a> About<'a> {
                 add(self.snapshot.plan(caller.plan).subject);
             }
         }
-        if per.route {
-            add(self.route?.subject);
+        if let Some(route) = self.route.filter(|_| per.route) {
+            add(route.subject);
         }
-        if !per.address {
-            return Some((fixed.unwrap_or(SubjectKey::EVERYONE), None));
-        }
-        let whole = SubjectKey::of_address(self.client, self.snapshot.client_address.v6_prefix);
-        let crowd = SubjectKey::of_neighbourhood(self.client);
-        let joined = |address: SubjectKey| fixed.map_or(address, |so_far| so_far.with(address));
-        Some((joined(whole), Some(joined(crowd))))
+        named
     }
 }

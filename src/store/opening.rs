@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use papaya::Guard;
 use parking_lot::MutexGuard;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use crate::clock::Now;
 use crate::killpoint::{self, KillPoint};
@@ -110,6 +110,8 @@ struct Line<'g> {
     seat: Seat<'g>,
     /// How many lines come before it in the order of locking.
     rank: usize,
+    /// Not of this line: the place of the one whose rank is this one's place.
+    turn: usize,
     cell: usize,
     meter: usize,
     admits: bool,
@@ -312,10 +314,8 @@ impl Ledger {
         let mut lines = Lines::new();
         self.seat(asks, &guard, &mut lines);
         let (asks, lines) = (asks.as_slice(), lines.as_mut_slice());
-        let mut order: SmallVec<[usize; 6]> = smallvec![0; lines.len()];
-        let order = order.as_mut_slice();
-        for (at, line) in lines.iter().enumerate() {
-            order[line.rank] = at;
+        for at in 0..lines.len() {
+            lines[lines[at].rank].turn = at;
         }
         // Room for everything is made before a lock is held.
         readings.reserve(asks.len());
@@ -324,7 +324,8 @@ impl Ledger {
         let mut slots = Slots::new();
         slots.reserve(asks.iter().filter(|ask| is_concurrent(ask)).count());
         let mut latest = None;
-        for &mut at in order {
+        for rank in 0..lines.len() {
+            let at = lines[rank].turn;
             let Seat { subject, cell } = lines[at].seat;
             if latest != Some(subject) {
                 latest = Some(subject);
@@ -424,7 +425,7 @@ impl Ledger {
                 rank += is_before;
                 other.rank += 1 - is_before;
             }
-            lines.push(Line { seat, rank, cell: 0, meter: 0, admits: false });
+            lines.push(Line { seat, rank, turn: 0, cell: 0, meter: 0, admits: false });
         }
     }
 
