@@ -47,10 +47,9 @@ impl Inlet {
         let read = pin!(stream.read_buf(&mut self.unread)).poll(cx);
         match &read {
             Poll::Ready(Ok(read)) if *read == spare => self.room = BUFFER,
-            Poll::Ready(_) => {}
             // A large body has its own memory until its end.
             Poll::Pending if self.room <= ROOM => self.rest(),
-            Poll::Pending => {}
+            Poll::Ready(_) | Poll::Pending => {}
         }
         read
     }
