@@ -36,7 +36,8 @@ impl Inlet {
         cx: &mut Context<'_>,
         room: usize,
     ) -> Poll<io::Result<usize>> {
-        if self.unread.capacity() == 0 {
+        // A large body reads into its own memory once more, as soon as its last piece is gone.
+        if self.unread.capacity() == 0 && self.room <= ROOM {
             self.unread = self.stock.room();
         }
         if self.unread.capacity() - self.unread.len() < room / 2 {
