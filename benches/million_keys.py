@@ -85,7 +85,7 @@ class Gate:
 
     def loads(self):
         """How many policies it has put in force, from its log: a scrape would take time of the cores that are measured."""
-        return open(self.log).read().count('"policy_loaded"')
+        return open(self.log).read().count(" policy_loaded ")
 
     def reload(self, file, line):
         """Appends a line, and returns seconds until it is in force and the highest resident MiB meanwhile."""

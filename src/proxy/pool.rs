@@ -151,7 +151,7 @@ impl Pool {
                 let errand = Errand::new(head, body, response_timeout);
                 match self.take_idle() {
                     Some(connection) => {
-                        connection.borrow_mut().begin(errand, &self.stock);
+                        connection.borrow_mut().begin(errand);
                         Begun::Pooled(connection)
                     }
                     None => Begun::Fresh(Box::new(errand)),
@@ -188,8 +188,8 @@ impl Pool {
         active: Active,
     ) -> Result<Answer<UpstreamBody>, SendFailure> {
         for _ in 0..FRESH_ATTEMPTS {
-            let connection = self.counted(self.target.http1().await)?;
-            connection.borrow_mut().begin(*errand, &self.stock);
+            let connection = self.counted(self.target.http1(&self.stock).await)?;
+            connection.borrow_mut().begin(*errand);
             match poll_fn(|cx| connection.borrow_mut().poll_answer(cx)).await {
                 Ok(head) => return Ok(self.answered(head, connection, active)),
                 Err(failure) if failure.may_be_repeated() => {

@@ -46,7 +46,7 @@ use crate::telemetry::metrics::IdempotencyOutcome;
 pub(super) type Answer = super::answer::Answer<Body<Exchange>>;
 
 /// Answers one request. Step 1, accepting, is the connection's. Steps 2 to 7 wait for nothing, so only what follows them
-/// is a future: what hyper moves about is small, and a refusal is none at all.
+/// is a future: what is moved about is small, and a refusal is none at all.
 pub(super) fn serve(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,

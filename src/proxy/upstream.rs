@@ -92,8 +92,12 @@ impl Target {
     }
 
     /// Opens an HTTP/1 connection.
-    pub(crate) async fn http1(&self) -> Result<http1::Shared, NoConnection> {
-        self.connect().await.map(http1::Connection::new)
+    pub(crate) async fn http1(
+        &self,
+        stock: &Rc<http1::Stock>,
+    ) -> Result<http1::Shared, NoConnection> {
+        let stream = self.connect().await?;
+        Ok(http1::Connection::new(stream, Rc::clone(stock)))
     }
 
     /// Opens an HTTP/2 connection.

@@ -2,6 +2,7 @@
 //!
 //! Under the lock nothing allocates, calls out or waits: what needs room is made before, and checked again inside.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -11,8 +12,8 @@ use crate::clock::Now;
 use crate::policy::limit::{Ceiling, LimitId, LimitKind, Window};
 use crate::policy::meter::Meter;
 
-/// A subject's cell. Aligned to a cache line, so that unrelated subjects never share one.
-#[repr(align(64))]
+/// A subject's cell. With its subject it is two cache lines, which the allocator aligns to as many: the table keeps it
+/// in place behind its key, and unrelated subjects share none.
 #[derive(Debug)]
 pub(super) struct Cell {
     room: Room,
@@ -50,6 +51,39 @@ enum Life {
 struct Entry {
     limit: LimitId,
     meter: Meter,
+    /// Of a concurrent limit: as many references as there are open places, and this one.
+    open: Option<Slot>,
+}
+
+/// One open place in a concurrent limit. Dropping it frees it, without the lock and whatever became of the cell.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    place: Arc<()>,
+}
+
+impl Slot {
+    /// Those that are open beside the one that counts them.
+    fn others(&self) -> u64 {
+        u64::try_from(Arc::strong_count(&self.place)).unwrap_or(u64::MAX).saturating_sub(1)
+    }
+}
+
+impl Entry {
+    /// Allocates for a concurrent limit.
+    fn new(limit: LimitId, meter: Meter) -> Entry {
+        let open = match meter.kind() {
+            LimitKind::Concurrent => Some(Slot { place: Arc::default() }),
+            LimitKind::Rate | LimitKind::Quota | LimitKind::Spend | LimitKind::Credit => None,
+        };
+        Entry { limit, meter, open }
+    }
+
+    /// Tells the meter of a concurrent limit how many places are open now.
+    fn recount(&mut self) {
+        if let Some(open) = &self.open {
+            self.meter.set_open(open.others());
+        }
+    }
 }
 
 /// Meters as they stood at one moment.
@@ -81,12 +115,13 @@ impl Cell {
     ) {
         let mut fresh = Meter::empty(ceiling.window);
         if let Some(crowd) = crowd {
-            let theirs = crowd.lock();
+            let mut theirs = crowd.lock();
             if let Some(at) = theirs.place(limit, ceiling.window.kind()) {
                 fresh.inherit(&theirs.entries[at].meter, ceiling, now);
             }
         }
         let mut spare: SmallVec<[Entry; 1]> = SmallVec::new();
+        let mut made = Some(Entry::new(limit, fresh));
         // What is replaced lives until after the lock.
         let _replaced;
         let mut meters = self.lock();
@@ -97,8 +132,10 @@ impl Cell {
             if let Some(at) = meters.place(limit, ceiling.window.kind()) {
                 let meter = &mut meters.entries[at].meter;
                 if !meter.counts(ceiling.window) {
-                    fresh.inherit(meter, ceiling, now);
-                    _replaced = std::mem::replace(meter, fresh);
+                    if let Some(Entry { meter: mut fresh, .. }) = made.take() {
+                        fresh.inherit(meter, ceiling, now);
+                        _replaced = std::mem::replace(meter, fresh);
+                    }
                 }
                 return;
             }
@@ -115,13 +152,14 @@ impl Cell {
             spare.reserve(many + 1);
             meters = self.lock();
         }
-        meters.entries.push(Entry { limit, meter: fresh });
+        meters.entries.extend(made);
         drop(meters);
     }
 
     /// Puts a meter in that was remembered. Only before anybody asks.
     pub(super) fn restore(&self, limit: LimitId, meter: Meter) {
-        self.lock().entries.push(Entry { limit, meter });
+        let entry = Entry::new(limit, meter);
+        self.lock().entries.push(entry);
     }
 
     /// Something was taken. To be called under the lock.
@@ -150,7 +188,7 @@ impl Cell {
         };
         let mut images: Images =
             shapes.iter().map(|(limit, shape)| (*limit, Meter::empty(*shape))).collect();
-        let meters = self.lock();
+        let mut meters = self.lock();
         images.retain(|(limit, image)| {
             let place = meters.place(*limit, image.kind());
             // One that counts otherwise since a moment ago was changed since.
@@ -163,17 +201,10 @@ impl Cell {
         images
     }
 
-    /// Frees one slot of a concurrent limit.
-    pub(super) fn close_one(&self, limit: LimitId) {
-        let mut meters = self.lock();
-        if let Some(at) = meters.place(limit, LimitKind::Concurrent) {
-            meters.entries[at].meter.close_one();
-        }
-    }
-
     /// Retires the cell if it says nothing that an absent one would not say.
     pub(super) fn retire_if_idle(&self, now: Now) -> bool {
         let mut meters = self.lock();
+        meters.entries.iter_mut().for_each(Entry::recount);
         let idle = meters.entries.iter().all(|entry| entry.meter.is_idle(now));
         if idle {
             meters.life = Life::Retired;
@@ -187,9 +218,18 @@ impl Meters {
         self.life == Life::Retired
     }
 
-    /// The meter that counts so for a limit.
-    pub(super) fn place(&self, limit: LimitId, kind: LimitKind) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.limit == limit && entry.meter.kind() == kind)
+    /// The meter that counts so for a limit. From here on, and as long as the lock is held, a concurrent one counts no
+    /// fewer places than are open.
+    pub(super) fn place(&mut self, limit: LimitId, kind: LimitKind) -> Option<usize> {
+        let is_it = |entry: &Entry| entry.limit == limit && entry.meter.kind() == kind;
+        let at = self.entries.iter().position(is_it)?;
+        self.entries[at].recount();
+        Some(at)
+    }
+
+    /// One more open place of a concurrent limit; `None` of any other.
+    pub(super) fn slot(&self, place: usize) -> Option<Slot> {
+        self.entries[place].open.clone()
     }
 
     pub(super) fn at(&self, place: usize) -> &Meter {

@@ -20,7 +20,7 @@ use super::ledger::Ledger;
 use super::op::KeptAnswer;
 use super::promise::{Hold, Keeping};
 use super::records::Claimed;
-use super::reservation::Reservation;
+use super::reservation::{Reservation, Slots};
 use super::table::Seat;
 
 /// The answer to [`Ledger::open_into`].
@@ -138,7 +138,9 @@ impl Ledger {
         let (mut readings, mut taken) = (Readings::new(), None);
         match (self.open_into(now, order, &mut readings, &mut taken), taken) {
             (Told::Admitted, Some(reservation)) => Opening::Admitted(reservation, readings),
-            (Told::Admitted, None) => Opening::Admitted(Reservation::new(now), readings),
+            (Told::Admitted, None) => {
+                Opening::Admitted(Reservation::new(now, Slots::new()), readings)
+            }
             (Told::Refused, _) => Opening::Refused(readings),
             (Told::Repeated(found), _) => Opening::Repeated(found, readings),
             (Told::Full, _) => Opening::Full(readings),
@@ -175,7 +177,7 @@ impl Ledger {
 
     fn peek_under(&self, guard: &impl Guard, now: Now, ask: &Ask) -> Reading {
         let read = self.table.find(ask, guard).and_then(|cell| {
-            let meters = cell.lock();
+            let mut meters = cell.lock();
             let place = meters.place(ask.id, ask.ceiling.window.kind())?;
             Some(meters.at(place).read(ask, now))
         });
@@ -285,7 +287,7 @@ impl Ledger {
         taken: &mut Option<Reservation>,
     ) -> Told {
         if asks.is_empty() {
-            *taken = Some(Reservation::new(now));
+            *taken = Some(Reservation::new(now, Slots::new()));
             return Told::Admitted;
         }
         loop {
@@ -312,6 +314,8 @@ impl Ledger {
         readings.reserve(asks.len());
         let mut blocks = Blocks::with_capacity(asks.len());
         let mut locked = Locked::with_capacity(asks.len());
+        let mut slots = Slots::new();
+        slots.reserve(asks.iter().filter(|ask| is_concurrent(ask)).count());
         let mut latest = None;
         for &at in &order {
             let Seat { subject, cell } = lines[at].seat;
@@ -338,7 +342,7 @@ impl Ledger {
                     return None;
                 }
             }
-            let meters = &locked[line.cell];
+            let meters = &mut *locked[line.cell];
             let Some(place) = place_of(ask, meters) else {
                 are_there = false;
                 continue;
@@ -355,7 +359,8 @@ impl Ledger {
         self.table.count_crowded(crowded);
         let cells = locked.as_mut_slice();
         for (at, (ask, line)) in asks.iter().zip(lines.iter()).enumerate() {
-            let meter = cells[line.cell].at_mut(line.meter);
+            let meters = &mut *cells[line.cell];
+            let meter = meters.at_mut(line.meter);
             if !agreed || !line.admits {
                 meter.keep(&ask.ceiling, now);
                 readings.push(meter.read(ask, now));
@@ -368,6 +373,11 @@ impl Ledger {
             {
                 blocks.push((at, block));
             }
+            if let Meter::Concurrent(_) = meter
+                && let Some(slot) = meters.slot(line.meter)
+            {
+                slots.push(slot);
+            }
         }
         if !agreed {
             return Some(Told::Refused);
@@ -379,7 +389,7 @@ impl Ledger {
             }
         }
         drop(locked);
-        let reservation = taken.insert(Reservation::new(now));
+        let reservation = taken.insert(Reservation::new(now, slots));
         for (ask, line) in asks.iter().zip(lines.iter()).filter(|(_, line)| line.admits) {
             reservation.hold(self, keeping, ask, &line.seat);
         }
@@ -420,15 +430,19 @@ impl Ledger {
     fn furnish(&self, now: Now, asks: &[Ask], lines: &[Line<'_>], guard: &impl Guard) {
         for (ask, line) in asks.iter().zip(lines) {
             let crowd = self.table.crowd_of(ask, line.seat.subject, guard);
-            line.seat.cell.furnish(ask.id, &ask.ceiling, now, crowd.map(AsRef::as_ref));
+            line.seat.cell.furnish(ask.id, &ask.ceiling, now, crowd);
         }
     }
 }
 
 /// The place of the ask's meter, if it is there and counts as the ask's ceiling does.
-fn place_of(ask: &Ask, meters: &Meters) -> Option<usize> {
+fn place_of(ask: &Ask, meters: &mut Meters) -> Option<usize> {
     let place = meters.place(ask.id, ask.ceiling.window.kind())?;
     meters.at(place).counts(ask.ceiling.window).then_some(place)
+}
+
+fn is_concurrent(ask: &Ask) -> bool {
+    ask.ceiling.window.kind() == LimitKind::Concurrent
 }
 
 /// Slots live in memory anyway, and what costs nothing has nothing to remember. In shadow nothing is ever refused.

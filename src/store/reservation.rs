@@ -13,7 +13,7 @@ use crate::policy::order::Ask;
 use crate::policy::outcome::{Charge, Settlement, Stage, Step};
 
 use super::backing::{Reply, StoreFailed};
-use super::cell::Cell;
+use super::cell::Slot;
 use super::ledger::Ledger;
 use super::op::{Doubt, KeptAnswer, Party};
 use super::promise::{Hold, Keeping, Promise};
@@ -29,7 +29,7 @@ use super::table::Seat;
 pub struct Reservation {
     stage: Stage,
     /// One a concurrent limit.
-    slots: SmallVec<[Slot; 1]>,
+    slots: Slots,
     /// Rates and quotas. Names, not cells: most requests never look at it again, and counting references would write
     /// to lines that other requests read.
     taken: SmallVec<[Taken; 6]>,
@@ -37,6 +37,9 @@ pub struct Reservation {
     promise: Option<Box<Promise>>,
     at: Now,
 }
+
+/// Open places in concurrent limits.
+pub(super) type Slots = SmallVec<[Slot; 1]>;
 
 /// How the answer to a claimed request ended.
 #[derive(Clone, Debug)]
@@ -59,36 +62,16 @@ pub(super) struct Taken {
     pub(super) weight: u64,
 }
 
-/// One open place in a concurrent limit. Dropping it frees it.
-#[derive(Debug)]
-struct Slot {
-    cell: Arc<Cell>,
-    limit: LimitId,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.cell.close_one(self.limit);
-    }
-}
-
 impl Reservation {
-    pub(super) fn new(now: Now) -> Reservation {
-        Reservation {
-            stage: Stage::Held,
-            slots: SmallVec::new(),
-            taken: SmallVec::new(),
-            promise: None,
-            at: now,
-        }
+    pub(super) fn new(now: Now, slots: Slots) -> Reservation {
+        Reservation { stage: Stage::Held, slots, taken: SmallVec::new(), promise: None, at: now }
     }
 
     /// Holds what an ask took where it was seated.
     pub(super) fn hold(&mut self, ledger: &Ledger, keeping: Keeping, ask: &Ask, seat: &Seat<'_>) {
         match ask.ceiling.window.kind() {
-            LimitKind::Concurrent => {
-                self.slots.push(Slot { cell: Arc::clone(seat.cell), limit: ask.id });
-            }
+            // Its slot was handed over under the lock.
+            LimitKind::Concurrent => {}
             LimitKind::Rate | LimitKind::Quota => self.taken.push(Taken {
                 seated: seat.subject,
                 limit: ask.id,

@@ -1,7 +1,7 @@
 //! Subject → cell: read without a lock, bounded where strangers choose the subjects.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
@@ -24,8 +24,9 @@ const BATCH: usize = 32;
 /// All cells.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// Hashed with a random state: addresses are chosen by strangers.
-    cells: HashMap<SubjectKey, Arc<Cell>, RandomState>,
+    /// Hashed with a random state: addresses are chosen by strangers. A cell stands behind its subject, one place in
+    /// memory for both: one miss less for each of a million keys.
+    cells: HashMap<SubjectKey, Cell, RandomState>,
     room: Padded<Dynamic>,
     crowded_total: Padded<AtomicU64>,
     /// Every subject in `cells` once, in the order in which the sweep will look at them.
@@ -71,7 +72,7 @@ pub struct Swept {
 pub(super) struct Seat<'g> {
     /// The subject itself, or the crowd that it shares.
     pub(super) subject: SubjectKey,
-    pub(super) cell: &'g Arc<Cell>,
+    pub(super) cell: &'g Cell,
 }
 
 impl Table {
@@ -90,11 +91,7 @@ impl Table {
         self.cells.guard()
     }
 
-    pub(super) fn get<'g>(
-        &self,
-        subject: SubjectKey,
-        guard: &'g impl Guard,
-    ) -> Option<&'g Arc<Cell>> {
+    pub(super) fn get<'g>(&self, subject: SubjectKey, guard: &'g impl Guard) -> Option<&'g Cell> {
         self.cells.get(&subject, guard)
     }
 
@@ -123,7 +120,7 @@ impl Table {
     }
 
     /// The cell of a subject that somebody named: it gets room whatever it is.
-    pub(super) fn named<'g>(&self, subject: SubjectKey, guard: &'g impl Guard) -> &'g Arc<Cell> {
+    pub(super) fn named<'g>(&self, subject: SubjectKey, guard: &'g impl Guard) -> &'g Cell {
         self.get(subject, guard).unwrap_or_else(|| self.insert(subject, Room::Kept, guard))
     }
 
@@ -136,7 +133,7 @@ impl Table {
     }
 
     /// Where the ask would be counted, if that is anywhere yet.
-    pub(super) fn find<'g>(&self, ask: &Ask, guard: &'g impl Guard) -> Option<&'g Arc<Cell>> {
+    pub(super) fn find<'g>(&self, ask: &Ask, guard: &'g impl Guard) -> Option<&'g Cell> {
         let own = self.get(ask.subject, guard);
         own.or_else(|| self.crowd_of(ask, ask.subject, guard))
     }
@@ -147,7 +144,7 @@ impl Table {
         ask: &Ask,
         seated: SubjectKey,
         guard: &'g impl Guard,
-    ) -> Option<&'g Arc<Cell>> {
+    ) -> Option<&'g Cell> {
         let crowd = ask.crowded.filter(|_| seated != CROWD)?;
         let nearer = if seated == crowd { None } else { self.get(crowd, guard) };
         nearer.or_else(|| self.get(CROWD, guard))
@@ -168,8 +165,8 @@ impl Table {
     }
 
     /// Takes a retired cell out, unless another has taken its place.
-    pub(super) fn forget(&self, subject: SubjectKey, cell: &Arc<Cell>, guard: &impl Guard) {
-        let removed = self.cells.remove_if(&subject, |_, found| Arc::ptr_eq(found, cell), guard);
+    pub(super) fn forget(&self, subject: SubjectKey, cell: &Cell, guard: &impl Guard) {
+        let removed = self.cells.remove_if(&subject, |_, found| ptr::eq(found, cell), guard);
         if matches!(removed, Ok(Some(_))) && cell.room() == Room::Counted {
             self.room.0.count.fetch_sub(1, Ordering::Relaxed);
         }
@@ -229,8 +226,8 @@ impl Table {
             && count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    fn insert<'g>(&self, subject: SubjectKey, room: Room, guard: &'g impl Guard) -> &'g Arc<Cell> {
-        match self.cells.try_insert(subject, Arc::new(Cell::new(room)), guard) {
+    fn insert<'g>(&self, subject: SubjectKey, room: Room, guard: &'g impl Guard) -> &'g Cell {
+        match self.cells.try_insert(subject, Cell::new(room), guard) {
             Ok(cell) => {
                 self.queue.lock().push_back(subject);
                 cell

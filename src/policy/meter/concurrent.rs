@@ -38,6 +38,10 @@ impl Concurrent {
         self.open = self.open.saturating_sub(1);
     }
 
+    pub(super) fn set_open(&mut self, open: u64) {
+        self.open = open;
+    }
+
     pub(super) fn is_idle(self) -> bool {
         self.open == 0
     }

@@ -318,10 +318,10 @@ impl Meter {
         }
     }
 
-    /// Frees one slot of a concurrent meter; nothing for any other.
-    pub fn close_one(&mut self) {
+    /// How many are open, where who holds the slots counts them. Nothing for a meter that is not concurrent.
+    pub fn set_open(&mut self, open: u64) {
         if let Meter::Concurrent(concurrent) = self {
-            concurrent.close_one();
+            concurrent.set_open(open);
         }
     }
 

@@ -203,10 +203,9 @@ fn a_concurrent_limit_counts_what_is_open_and_time_does_not_help() {
     let reading = meter.read(&ask, at(u64::MAX));
     assert_eq!((reading.used, reading.remaining, reading.wait), (2, 0, None));
     assert!(!meter.is_idle(at(u64::MAX)));
-    meter.close_one();
+    meter.set_open(1);
     assert!(try_take(&mut meter, &ask, at(0)));
-    meter.close_one();
-    meter.close_one();
+    meter.set_open(0);
     assert!(meter.is_idle(at(0)));
 }
 

@@ -3,24 +3,24 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use socket2::SockRef;
-use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
+use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::head_in::{AnswerHead, BadHead, HeadReader};
 use super::head_out::RequestHead;
+use super::inlet::Inlet;
 use super::outgoing::Accepted;
 use super::patience::Patience;
 use super::stock::{ROOM, Stock};
 use super::upload::{Upload, UploadFailure};
 use crate::proxy::io::Stream;
 use crate::proxy::request_body::{BodyWatch, RequestBody};
-use crate::proxy::upstream::BUFFER;
 
 /// A request and what goes with it, until its answer's head is there.
 #[derive(Debug)]
@@ -96,9 +96,7 @@ enum Health {
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Stream,
-    unread: BytesMut,
-    /// How much is read at once, in bytes: more when an answer proves to be large.
-    room: usize,
+    inlet: Inlet,
     errand: Errand,
     patience: Patience,
     health: Health,
@@ -109,11 +107,10 @@ pub(crate) type Shared = Rc<RefCell<Connection>>;
 
 impl Connection {
     /// A connection that was just opened.
-    pub(crate) fn new(stream: Stream) -> Shared {
+    pub(crate) fn new(stream: Stream, stock: Rc<Stock>) -> Shared {
         Rc::new(RefCell::new(Connection {
             stream,
-            unread: BytesMut::new(),
-            room: ROOM,
+            inlet: Inlet::new(stock),
             errand: Errand::none(),
             patience: Patience::default(),
             health: Health::Sound,
@@ -138,11 +135,9 @@ impl Connection {
     }
 
     /// Takes up a request; [`Connection::poll_answer`] sends it.
-    pub(crate) fn begin(&mut self, errand: Errand, stock: &Stock) {
+    pub(crate) fn begin(&mut self, errand: Errand) {
         self.patience.begin(errand.longest, &errand.watch);
         self.errand = errand;
-        self.room = ROOM;
-        self.unread = stock.room();
     }
 
     /// Gives back a request of which nothing was accepted.
@@ -161,13 +156,13 @@ impl Connection {
             Poll::Ready(Err(UploadFailure::Body)) => return self.fails(Wrong::Body),
         }
         loop {
-            match self.poll_read(cx, self.room) {
+            match self.poll_read(cx, ROOM) {
                 Poll::Ready(Ok(0) | Err(_)) => return self.fails(Wrong::Broke),
                 // Bytes that came before anything was asked answer somebody else's question.
                 Poll::Ready(Ok(_)) if self.errand.upload.accepted() == Accepted::Nothing => {
                     return self.fails(Wrong::Broke);
                 }
-                Poll::Ready(Ok(_)) => match self.errand.reader.read(&mut self.unread) {
+                Poll::Ready(Ok(_)) => match self.errand.reader.read(&mut self.inlet.unread) {
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
                     Ok(None) => {}
                     Err(BadHead) => return self.fails(Wrong::NoAnswer),
@@ -197,29 +192,17 @@ impl Connection {
         cx: &mut Context<'_>,
         room: usize,
     ) -> Poll<io::Result<usize>> {
-        if self.unread.capacity() - self.unread.len() < room / 2 {
-            self.unread.reserve(room);
-            self.room = self.room.max(room);
-        }
-        let spare = self.unread.capacity() - self.unread.len();
-        let read = pin!(self.stream.read_buf(&mut self.unread)).poll(cx);
-        if let Poll::Ready(Ok(read)) = read
-            && read == spare
-        {
-            self.room = BUFFER;
-        }
-        read
+        self.inlet.poll_read(&mut self.stream, cx, room)
     }
 
     /// How much is read at once for a body of which `left` bytes are to come, as far as that is known.
     pub(super) fn room_for(&self, left: Option<u64>) -> usize {
-        let known = left.map(|left| usize::try_from(left).unwrap_or(BUFFER).min(BUFFER));
-        known.unwrap_or(self.room)
+        self.inlet.room_for(left)
     }
 
     /// What was read and belongs to nobody yet.
     pub(super) fn unread(&mut self) -> &mut BytesMut {
-        &mut self.unread
+        &mut self.inlet.unread
     }
 
     /// Whether what comes on it is still to be believed.
@@ -253,14 +236,10 @@ impl Connection {
     /// and nothing was said beyond the answer.
     pub(super) fn end(&mut self, stock: &Stock) -> bool {
         let upload = &mut self.errand.upload;
-        let fit = upload.is_sent() && self.unread.is_empty() && self.is_sound();
+        let fit = upload.is_sent() && self.inlet.unread.is_empty() && self.is_sound();
         if fit {
             stock.put_text(self.errand.upload.take_text());
-            let room = std::mem::take(&mut self.unread);
-            // Large ones are rare, and would make the stock large.
-            if self.room <= ROOM {
-                stock.put_room(room);
-            }
+            self.inlet.rest();
         }
         fit
     }
@@ -268,7 +247,7 @@ impl Connection {
     /// Takes the connection out of HTTP: the stream, and what was read of it too far. `None` while the request is not
     /// sent.
     pub(super) fn leave_http(self) -> Option<(Stream, BytesMut)> {
-        self.errand.upload.is_sent().then_some((self.stream, self.unread))
+        self.errand.upload.is_sent().then_some((self.stream, self.inlet.unread))
     }
 }
 
@@ -277,7 +256,7 @@ mod tests {
     use std::future::poll_fn;
 
     use http::Request;
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
@@ -288,7 +267,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connecting = TcpStream::connect(listener.local_addr().unwrap());
         let (ours, theirs) = tokio::join!(connecting, listener.accept());
-        (Connection::new(Stream::Plain(Socket::new(ours.unwrap()))), theirs.unwrap().0)
+        (
+            Connection::new(Stream::Plain(Socket::new(ours.unwrap())), Rc::default()),
+            theirs.unwrap().0,
+        )
     }
 
     fn get() -> Errand {
@@ -308,14 +290,14 @@ mod tests {
         // Nothing that is written on it is accepted any more.
         let shut = SockRef::from(dead.borrow().stream.tcp()).shutdown(std::net::Shutdown::Write);
         shut.unwrap();
-        dead.borrow_mut().begin(get(), &stock);
+        dead.borrow_mut().begin(get());
         let failure = answer(&dead).await.unwrap_err();
         assert_eq!(failure, Failure { why: Wrong::Broke, seen: Seen::Nothing });
         assert!(failure.may_be_repeated());
 
         let errand = dead.borrow_mut().give_up();
         let (fresh, mut theirs) = pair().await;
-        fresh.borrow_mut().begin(errand, &stock);
+        fresh.borrow_mut().begin(errand);
         let upstream = async {
             let mut seen = vec![0; 100];
             let read = theirs.read(&mut seen).await.unwrap();
@@ -329,9 +311,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_accepted_byte_ends_all_proof() {
-        let stock = Stock::default();
         let (connection, mut theirs) = pair().await;
-        connection.borrow_mut().begin(get(), &stock);
+        connection.borrow_mut().begin(get());
         let upstream = async {
             theirs.read_exact(&mut [0; 10]).await.unwrap();
             drop(theirs);

@@ -10,6 +10,7 @@ mod connection;
 mod framing;
 mod head_in;
 mod head_out;
+mod inlet;
 mod left;
 mod outgoing;
 mod patience;

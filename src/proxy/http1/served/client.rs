@@ -3,21 +3,21 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::Frame;
-use tokio::io::{AsyncReadExt as _, AsyncWrite};
+use tokio::io::AsyncWrite;
 
 use super::super::chunked::{BadChunk, Piece};
 use super::super::framing::BodyLength;
+use super::super::inlet::Inlet;
 use super::super::left::Left;
-use super::super::stock::{ROOM, Stock};
+use super::super::stock::Stock;
 use super::arriving::BrokenIn;
 use crate::proxy::io::Stream;
-use crate::proxy::upstream::BUFFER;
 
 /// What a client that waits is told when its body is wanted (RFC 9110 §10.1.1).
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -68,12 +68,9 @@ pub(super) struct Client {
 pub(super) struct Io {
     /// `None`: it has left HTTP.
     stream: Option<Stream>,
-    unread: BytesMut,
+    inlet: Inlet,
     /// Whether somebody looks at what is unread.
     lent: bool,
-    stock: Rc<Stock>,
-    /// How much is read at once, in bytes: more when a body proves to be large.
-    room: usize,
     /// What is left of the newest request's body.
     pub(super) left: Left,
     pub(super) interim: Interim,
@@ -88,10 +85,8 @@ impl Client {
     pub(super) fn new(stream: Stream, stock: Rc<Stock>) -> Rc<Client> {
         let io = Io {
             stream: Some(stream),
-            unread: BytesMut::new(),
+            inlet: Inlet::new(stock),
             lent: false,
-            stock,
-            room: ROOM,
             left: Left::Nothing,
             interim: Interim::Silent,
             moved: 0,
@@ -159,13 +154,12 @@ impl Client {
     pub(super) fn leave(&self) -> Option<(Stream, BytesMut)> {
         let io = &mut *self.io.borrow_mut();
         let stream = io.stream.take()?;
-        Some((stream, std::mem::take(&mut io.unread)))
+        Some((stream, std::mem::take(&mut io.inlet.unread)))
     }
 }
 
 impl Io {
-    /// Reads once behind what is unread, at most about `room` bytes; 0 is the end. While nothing comes, and nothing is
-    /// unread, no memory is held.
+    /// Reads once behind what is unread, at most about `room` bytes; 0 is the end.
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -176,46 +170,15 @@ impl Io {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if self.unread.capacity() == 0 {
-            self.unread = self.stock.room();
-        }
-        if self.unread.capacity() - self.unread.len() < room / 2 {
-            self.unread.reserve(room);
-            self.room = self.room.max(room);
-        }
-        let spare = self.unread.capacity() - self.unread.len();
-        let read = pin!(stream.read_buf(&mut self.unread)).poll(cx);
-        match read {
-            Poll::Ready(Ok(read)) => {
-                self.moved += 1;
-                if read == spare {
-                    self.room = BUFFER;
-                }
-            }
-            Poll::Ready(Err(_)) => {}
-            // In the middle of a body more is about to come.
-            Poll::Pending if matches!(self.left, Left::Nothing) => self.rest(),
-            Poll::Pending => {}
-        }
+        let read = self.inlet.poll_read(stream, cx, room);
+        self.moved += u64::from(read.is_ready());
         read
-    }
-
-    /// Gives the memory for reading back where nothing is unread.
-    pub(super) fn rest(&mut self) {
-        if self.unread.is_empty() {
-            let room = std::mem::take(&mut self.unread);
-            // Large ones are rare, and would make the stock large.
-            if self.room <= ROOM {
-                self.stock.put_room(room);
-            }
-            self.room = ROOM;
-        }
     }
 
     /// Lends what is unread to whoever looks at the head in it. Nobody reads meanwhile.
     pub(super) fn lend(&mut self) -> BytesMut {
         self.lent = true;
-        std::mem::take(&mut self.unread)
+        std::mem::take(&mut self.inlet.unread)
     }
 
     /// Takes back what was lent, without the first `read` bytes.
@@ -226,15 +189,15 @@ impl Io {
         } else {
             unread.advance(read);
         }
-        self.unread = unread;
+        self.inlet.unread = unread;
         if matches!(self.left, Left::Nothing) {
-            self.rest();
+            self.inlet.rest();
         }
     }
 
     /// Whether something was read that belongs to nobody yet.
     pub(super) fn holds_bytes(&self) -> bool {
-        !self.unread.is_empty()
+        !self.inlet.unread.is_empty()
     }
 
     /// Whether what is left of the body is little, and on its way unasked.
@@ -245,7 +208,7 @@ impl Io {
 
     /// What was read and belongs to nobody yet.
     pub(super) fn unread(&mut self) -> &mut BytesMut {
-        &mut self.unread
+        &mut self.inlet.unread
     }
 
     /// The next frame of the request's body; `None` at its end.
@@ -254,7 +217,7 @@ impl Io {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenIn>>> {
         loop {
-            match self.left.next(&mut self.unread) {
+            match self.left.next(&mut self.inlet.unread) {
                 Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Ok(Piece::Trailers(trailers)) => {
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
@@ -266,9 +229,8 @@ impl Io {
             if let Err(error) = ready!(self.poll_interim(cx)) {
                 return Poll::Ready(Some(Err(BrokenIn::Io(error))));
             }
-            let known = self.left.bytes();
-            let known = known.map(|left| usize::try_from(left).unwrap_or(BUFFER).min(BUFFER));
-            let broken = match ready!(self.poll_read(cx, known.unwrap_or(self.room))) {
+            let room = self.inlet.room_for(self.left.bytes());
+            let broken = match ready!(self.poll_read(cx, room)) {
                 Ok(1..) => continue,
                 Ok(0) => BrokenIn::Early,
                 Err(error) => BrokenIn::Io(error),
@@ -280,11 +242,12 @@ impl Io {
     /// The body was read to its end.
     pub(super) fn is_read(&mut self) {
         self.left = Left::Nothing;
+        self.inlet.rest();
     }
 
     /// Whether the body is over although nobody has asked for its end yet.
     pub(super) fn ends_here(&mut self) -> bool {
-        self.left.ends_here(&mut self.unread)
+        self.left.ends_here(&mut self.inlet.unread)
     }
 
     /// Tells a client that waits for it that its body is wanted.
@@ -338,13 +301,13 @@ pub(super) struct Writes<'a>(pub(super) &'a Client);
 impl Writes<'_> {
     fn with(
         &self,
-        write: impl FnOnce(Pin<&mut Stream>) -> Poll<io::Result<usize>>,
+        attempt: impl FnOnce(Pin<&mut Stream>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let io = &mut *self.0.io.borrow_mut();
         let Some(stream) = &mut io.stream else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        let wrote = write(Pin::new(stream));
+        let wrote = attempt(Pin::new(stream));
         io.held_up = wrote.is_pending();
         io.moved += u64::from(wrote.is_ready());
         wrote
