@@ -34,7 +34,12 @@ pub fn asks_into(
 ) {
     let of = snapshot.route(route);
     let about = About::new(snapshot, Some(of), caller.map(Who::of_caller), client, now);
-    asks.extend(of.limits.iter().filter_map(|ix| about.ask(*ix)));
+    asks.reserve(of.limits.len());
+    for ix in &of.limits {
+        if let Some(ask) = about.ask(*ix) {
+            asks.push(ask);
+        }
+    }
 }
 
 /// Everything that limits failed authentications from this address.

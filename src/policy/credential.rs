@@ -123,7 +123,10 @@ impl Credentials {
         }
         let value = found
             .ok_or(Refused::because(Refusal::KeyMissing, "no credential in any accepted place"))?;
-        if value.len() > LONGEST || value.iter().any(|byte| !(0x21..0x7f).contains(byte)) {
+        // Without an early end, so that it is done many bytes at a time.
+        let is_word =
+            |value: &[u8]| value.iter().fold(true, |all, byte| all & matches!(byte, 0x21..0x7f));
+        if value.len() > LONGEST || !is_word(&value) {
             return Err(Refused::because(
                 Refusal::KeyMalformed,
                 "a credential that is no single printable word",

@@ -1,5 +1,6 @@
-//! The keys, found by the digest of their secret. Built for a million: a request reads one line of the directory, one of
-//! the secrets and one of what the key entitles to; what keys share is interned.
+//! The keys, found by the digest of their secret. Built for a million: a request reads a byte of the directory, which is small
+//! enough to stay near the processor, one line of the secrets and one of what the key entitles to; what keys share is
+//! interned.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -98,13 +99,24 @@ pub struct Keys {
     entitlements: Vec<Entitlement>,
     /// Ascending by digest.
     secrets: Vec<Secret>,
-    /// Where the secrets begin whose digests start with the same bits, and at the end how many there are. Digests are
-    /// uniform, so that there is one secret behind an entry on average, and nobody can choose them without inverting
-    /// SHA-256.
-    directory: Box<[u32]>,
-    /// Bits of a digest's first eight bytes that are no part of its place in the directory.
+    directory: Directory,
+}
+
+/// Where in the sorted secrets those begin whose digests start with the same bits. Digests are uniform, so that there is one
+/// secret at a place on average, and nobody can choose them without inverting SHA-256. A byte a place: the directory of a
+/// million keys stays near the processor.
+#[derive(Debug, Default)]
+struct Directory {
+    /// Of every [`STRIDE`] places the first: where its secrets begin.
+    begins: Box<[u32]>,
+    /// How far behind that every place's secrets begin; where that is more than a byte says, they begin later than this.
+    behind: Box<[u8]>,
+    /// Bits of a digest's first eight bytes that are no part of its place.
     shift: u32,
 }
+
+/// Places that count from one beginning: few enough for their secrets, one a place, to be counted in a byte.
+const STRIDE: usize = 64;
 
 /// A secret that two keys claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,7 +246,7 @@ impl KeysBuilder {
         keys.ids.shrink_to_fit();
         keys.entitlements.shrink_to_fit();
         keys.secrets.shrink_to_fit();
-        keys.direct();
+        keys.directory = Directory::of(&keys.secrets);
         Ok(keys)
     }
 }
@@ -290,36 +302,12 @@ fn sort(secrets: &mut [Secret], parted: usize, between: fn()) {
 }
 
 impl Keys {
-    /// Makes the directory of the sorted secrets.
-    fn direct(&mut self) {
-        let bits = self.secrets.len().next_power_of_two().trailing_zeros().max(1);
-        self.shift = u64::BITS - bits;
-        let mut directory = Vec::with_capacity((1 << bits) + 1);
-        let mut at = 0u32;
-        for place in 0..1usize << bits {
-            directory.push(at);
-            while self
-                .secrets
-                .get(at as usize)
-                .is_some_and(|secret| place_of(&secret.digest, self.shift) == place)
-            {
-                at += 1;
-            }
-        }
-        directory.push(at);
-        self.directory = directory.into();
-    }
-
     /// The key with this secret, whatever its state.
     pub fn find(&self, digest: &SecretDigest) -> Option<Found<'_>> {
-        let place = place_of(digest, self.shift);
-        let (from, to) = (*self.directory.get(place)?, *self.directory.get(place + 1)?);
-        let secret = self
-            .secrets
-            .get(from as usize..to as usize)?
-            .iter()
-            .find(|secret| secret.digest == *digest)?;
-        Some(Found {
+        let from = self.directory.begin_of(digest)?;
+        let mut candidates = self.secrets.get(from..)?.iter();
+        let secret = candidates.find(|secret| secret.digest >= *digest)?;
+        (secret.digest == *digest).then(|| Found {
             ix: secret.key,
             subject: secret.subject,
             entitled: &self.entitlements[secret.entitlement as usize],
@@ -355,11 +343,41 @@ impl Keys {
     }
 }
 
-/// A digest's place in a directory.
-fn place_of(digest: &SecretDigest, shift: u32) -> usize {
-    let mut eight = [0; 8];
-    eight.copy_from_slice(&digest.0[..8]);
-    usize::try_from(u64::from_be_bytes(eight).checked_shr(shift).unwrap_or(0)).unwrap_or(usize::MAX)
+impl Directory {
+    /// The directory of secrets, of which there are fewer than 2³², ascending by digest.
+    fn of(secrets: &[Secret]) -> Directory {
+        let bits = secrets.len().next_power_of_two().trailing_zeros().max(1);
+        let mut directory = Directory { shift: u64::BITS - bits, ..Directory::default() };
+        let (mut begins, mut behind) = (Vec::new(), Vec::with_capacity(1 << bits));
+        let (mut first, mut at) = (0, 0);
+        for place in 0..1usize << bits {
+            if place.is_multiple_of(STRIDE) {
+                first = at;
+                begins.push(u32::try_from(first).unwrap_or(u32::MAX));
+            }
+            behind.push(u8::try_from(at - first).unwrap_or(u8::MAX));
+            let is_here = |secret: &Secret| directory.place_of(&secret.digest) == place;
+            while secrets.get(at).is_some_and(is_here) {
+                at += 1;
+            }
+        }
+        (directory.begins, directory.behind) = (begins.into(), behind.into());
+        directory
+    }
+
+    /// Where the secrets with this digest's first bits begin, or something before that.
+    fn begin_of(&self, digest: &SecretDigest) -> Option<usize> {
+        let place = self.place_of(digest);
+        let (begin, behind) = (self.begins.get(place / STRIDE)?, self.behind.get(place)?);
+        Some(*begin as usize + usize::from(*behind))
+    }
+
+    fn place_of(&self, digest: &SecretDigest) -> usize {
+        let mut eight = [0; 8];
+        eight.copy_from_slice(&digest.0[..8]);
+        let first = u64::from_be_bytes(eight).checked_shr(self.shift).unwrap_or(0);
+        usize::try_from(first).unwrap_or(usize::MAX)
+    }
 }
 
 #[cfg(test)]
@@ -406,6 +424,26 @@ mod tests {
             near.0[31] = 2;
             assert!(keys.find(&near).is_none(), "all of a digest is compared");
             assert!(keys.iter().map(|key| key.id).eq(ids.iter().map(String::as_str)));
+        }
+    }
+
+    #[test]
+    fn digests_that_crowd_in_one_place_are_found_all_the_same() {
+        let mut builder = KeysBuilder::default();
+        let crowded = |n: u32| {
+            let mut digest = digest(7);
+            digest.0[28..].copy_from_slice(&n.to_be_bytes());
+            digest
+        };
+        for n in 0..1_000 {
+            builder.push(&key("k"), [(crowded(2 * n + 1), None), (digest(n), None)]);
+        }
+        let keys = builder.build(|| ()).unwrap();
+        for n in 0..1_000 {
+            let found = |digest| keys.find(&digest).map(|found| found.ix);
+            assert_eq!(found(crowded(2 * n + 1)), Some(KeyIx(n)));
+            assert_eq!(found(crowded(2 * n)), None);
+            assert_eq!(found(digest(n)), Some(KeyIx(n)));
         }
     }
 

@@ -57,7 +57,10 @@ impl Recall {
 
     /// Remembers nothing any more.
     pub fn forget(&mut self) {
-        self.secret.zeroize();
+        // Behind its length there are zeros anyway, and to wipe is to write byte for byte.
+        if let Some(known) = self.secret.get_mut(..self.length) {
+            known.zeroize();
+        }
         (self.length, self.digest) = (0, SecretDigest([0; 32]));
     }
 }

@@ -99,6 +99,12 @@ impl Cell {
         self.room
     }
 
+    /// Begins to fetch the line in which the lock is. A lock waits for all that is read before it, so that without this
+    /// the second line of a cell would be asked for only when the first has come: 100 ns with a million cells.
+    pub(super) fn approach(&self) {
+        std::hint::black_box(self.room);
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Meters> {
         self.meters.lock()
     }
