@@ -72,6 +72,15 @@ impl Reading {
 /// What all limits of one request said, in the order of its asks.
 pub type Readings = SmallVec<[Reading; 6]>;
 
+/// Where a decision leaves the limits that it was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Something was taken: they say something else to the next request.
+    Moved,
+    /// Nothing was: they say the same to the next request, but for the time that passes.
+    Kept,
+}
+
 /// The enforced refusal to report: credit, spend, quota, then the others, because what is harder to come by says more
 /// (and nearly always takes longer); among those of a kind the longest wait, where time that does not help counts as
 /// longest; ties by declaration. `None` if nothing vetoes. How long to wait is another question: [`longest_wait`].

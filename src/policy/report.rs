@@ -129,16 +129,23 @@ pub fn state_beginning(limit: &Limit) -> Vec<u8> {
     [b", \"", limit.name.as_bytes(), b"\";r="].concat()
 }
 
+/// What [`state_member`] says of one limit: what remains, in what it counts, and the whole seconds until more does; 0 where
+/// nothing is said of them.
+pub fn state_of(reading: &Reading) -> (u64, u64) {
+    (whole(&reading.ceiling, reading.remaining), until_reset(reading).div_ceil(SECOND))
+}
+
 /// Appends one limit's member of `RateLimit` (§4): its beginning, what remains, and when more does.
 #[inline]
 pub fn state_member(out: &mut Vec<u8>, beginning: &[u8], reading: &Reading) {
     // The first member stands behind none.
     let separator = if out.is_empty() { 2 } else { 0 };
     out.extend_from_slice(beginning.get(separator..).unwrap_or(beginning));
-    write_count(out, whole(&reading.ceiling, reading.remaining));
-    if let nanos @ 1.. = until_reset(reading) {
+    let (remaining, seconds) = state_of(reading);
+    write_count(out, remaining);
+    if seconds > 0 {
         out.extend_from_slice(b";t=");
-        write_count(out, nanos.div_ceil(SECOND));
+        write_count(out, seconds);
     }
 }
 

@@ -118,8 +118,7 @@ impl Exchange {
         let at = &*inner.at;
         let mut refrains = at.limit_refrains.borrow_mut();
         let limits = refrains.of(policy, &facts.readings);
-        inner.fields =
-            LimitFields::new(&policy.report, limits, &facts.readings, inner.started.wall);
+        inner.fields = LimitFields::new(&policy.report, limits, facts, inner.started.wall);
         inner.request_id = said.request_id;
         inner.reads = said.reads;
         let route = facts.route.map(|ix| policy.route(ix));
@@ -156,6 +155,7 @@ impl Exchange {
             remaining: reading.remaining,
             admits: reading.admits,
             wait_nanos: reading.wait.filter(|_| !reading.admits),
+            standing: facts.standing,
         });
         at.records.borrow_mut().open(&mut inner.draft, &opening, lines);
         for refusal in &facts.shadowed {

@@ -1,4 +1,4 @@
-//! Sockets as hyper sees them. Small vectored writes are coalesced into one buffer and one plain write, large ones stay
+//! Sockets as HTTP sees them. Small vectored writes are coalesced into one buffer and one plain write, large ones stay
 //! vectored (see [`COALESCED`]); bytes read too far by a sniffer are replayed. Never looks into HTTP: what depends on
 //! the exchange's state is in `wire`.
 

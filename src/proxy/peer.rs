@@ -66,7 +66,7 @@ impl Peer {
     }
 }
 
-/// An answer that takes time. Boxed, so that what hyper keeps and moves with every connection stays small.
+/// An answer that takes time. Boxed, so that a connection that waits for its next request stays small.
 pub type Coming<E> = Pin<Box<dyn Future<Output = Answer<Body<E>>>>>;
 
 /// What a handler makes of a request before it waits for anything.

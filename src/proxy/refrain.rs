@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 
 use http::HeaderValue;
 
+use super::limit_fields::Latest;
 use super::peer::{ClientHttp, Peer};
 use super::respond::demanded_scope;
 use super::said::Said;
@@ -126,6 +127,8 @@ pub(super) struct LimitRefrain {
     pub(super) policy_field: Option<HeaderValue>,
     /// Where `RateLimit` is put together.
     pub(super) state: Vec<u8>,
+    /// What the latest answer showed that left the limits as they were.
+    pub(super) latest: Latest,
 }
 
 /// What is said of one limit.
@@ -192,7 +195,7 @@ impl LimitRefrain {
             .collect();
         let sent = policy.report.sends_ratelimit() && !field.is_empty();
         let policy_field = sent.then(|| HeaderValue::try_from(field).ok()).flatten();
-        LimitRefrain { limits, policy_field, state: Vec::new() }
+        LimitRefrain { limits, policy_field, state: Vec::new(), latest: Latest::default() }
     }
 
     fn is_of(&self, readings: &[Reading]) -> bool {

@@ -35,7 +35,7 @@ use crate::policy::fields::{Lines, printable};
 use crate::policy::head::{Head, Seen, Unchecked};
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::LimitIx;
-use crate::policy::order::Readings;
+use crate::policy::order::{Readings, Standing};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
 use crate::policy::snapshot::{OnRevoke, RouteIx, Snapshot};
@@ -46,7 +46,7 @@ use crate::telemetry::metrics::IdempotencyOutcome;
 pub(super) type Answer = super::answer::Answer<Body<Exchange>>;
 
 /// Answers one request. Step 1, accepting, is the connection's. Steps 2 to 7 wait for nothing, so only what follows them
-/// is a future: what hyper moves about is small, and a refusal is none at all.
+/// is a future: what is moved about is small, and a refusal is none at all.
 pub(super) fn serve(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
@@ -189,6 +189,8 @@ pub(super) struct Facts {
     pub(super) caller: Option<Caller>,
     pub(super) readings: Readings,
     pub(super) asked: Asked,
+    /// Where the limits are left.
+    pub(super) standing: Standing,
     pub(super) shadowed: SmallVec<[Refusal; 2]>,
     /// What its idempotency key came to.
     pub(super) idempotency: Option<IdempotencyOutcome>,
@@ -238,6 +240,7 @@ fn decide(
         caller: None,
         readings: Readings::new(),
         asked: Asked::Decided,
+        standing: Standing::Moved,
         shadowed: SmallVec::new(),
         idempotency: None,
         allow: None,
@@ -251,9 +254,12 @@ fn decide(
 
     // The guard has what is taken from the moment on when it is, whatever fails.
     let judged = judge(at, &policy, peer, (head, &seen), now, &mut facts, exchange);
-    if judged.is_err() && facts.readings.is_empty() {
-        look_at(at, &policy, &mut facts, now);
-        facts.asked = Asked::Peeked;
+    if judged.is_err() {
+        facts.standing = Standing::Kept;
+        if facts.readings.is_empty() {
+            look_at(at, &policy, &mut facts, now);
+            facts.asked = Asked::Peeked;
+        }
     }
     exchange.decided(&policy, peer, (head, &seen), Decided { id, request_id, reads }, &facts);
 

@@ -40,8 +40,9 @@ where
     }
 }
 
-/// As large as a body's chunk may get in memory, a connection and direction: below 64 KiB the CPU per megabyte doubles.
-pub(crate) const BUFFER: usize = 64 * 1024;
+/// As large as a piece of a body may get in memory, a connection and direction. Below 64 KiB the CPU a megabyte doubles; of
+/// 64 KiB it takes a tenth more than of this.
+pub(crate) const BUFFER: usize = 128 * 1024;
 /// Flow-control windows of HTTP/2, both ways: 64 KiB a stream, 1 MiB a connection.
 pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
 /// See [`STREAM_WINDOW`].

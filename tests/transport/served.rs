@@ -123,19 +123,19 @@ fn heads_and_bodies_arrive_in_any_pieces() {
 fn requests_with_bodies_behind_one_another_are_answered_in_order() {
     let gate = Setup::before(echo()).start();
     let mut client = gate.client();
-    let mut all = String::new();
+    let mut all = Vec::new();
     for number in 0..50 {
         let body = "x".repeat(number * 37) + &format!("[{number}]");
-        all += &if number % 2 == 0 {
+        all.push(if number % 2 == 0 {
             format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         } else {
             let size = body.len();
             format!(
                 "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{size:X}\r\n{body}\r\n0\r\n\r\n"
             )
-        };
+        });
     }
-    client.write_all(all.as_bytes()).unwrap();
+    client.write_all(all.concat().as_bytes()).unwrap();
     for number in 0..50 {
         let answer = until(&mut client, &format!("[{number}]"));
         assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1, "{number}: {answer}");

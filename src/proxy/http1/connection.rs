@@ -311,7 +311,6 @@ mod tests {
 
     #[tokio::test]
     async fn one_accepted_byte_ends_all_proof() {
-        let stock = Stock::default();
         let (connection, mut theirs) = pair().await;
         connection.borrow_mut().begin(get());
         let upstream = async {

@@ -36,7 +36,8 @@ impl Inlet {
         cx: &mut Context<'_>,
         room: usize,
     ) -> Poll<io::Result<usize>> {
-        if self.unread.capacity() == 0 {
+        // A large body reads into its own memory once more, as soon as its last piece is gone.
+        if self.unread.capacity() == 0 && self.room <= ROOM {
             self.unread = self.stock.room();
         }
         if self.unread.capacity() - self.unread.len() < room / 2 {
@@ -47,10 +48,9 @@ impl Inlet {
         let read = pin!(stream.read_buf(&mut self.unread)).poll(cx);
         match &read {
             Poll::Ready(Ok(read)) if *read == spare => self.room = BUFFER,
-            Poll::Ready(_) => {}
             // A large body has its own memory until its end.
             Poll::Pending if self.room <= ROOM => self.rest(),
-            Poll::Pending => {}
+            Poll::Ready(_) | Poll::Pending => {}
         }
         read
     }

@@ -230,6 +230,10 @@ impl<B> Outgoing<B> {
         self.written += of_text;
         let of_piece = (bytes - of_text).min(self.piece.len());
         self.piece.advance(of_piece);
+        if self.piece.is_empty() {
+            // Even an empty piece holds the memory that the next one is to be read into.
+            self.piece = Bytes::new();
+        }
         self.behind = &self.behind[bytes - of_text - of_piece..];
     }
 }

@@ -1,5 +1,6 @@
 //! What records say again and again, rendered once: of a connection, of a caller on a route, of a limit under a ceiling.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::policy::address::write_address;
@@ -85,6 +86,16 @@ pub struct LimitPhrase {
     pub(super) before_used: Box<[u8]>,
     pub(super) before_remaining: Box<[u8]>,
     pub(super) unit: Unit,
+    pub(super) latest: RefCell<LatestLine>,
+}
+
+/// What the latest request said of a limit that it left as it was. Of one refusal after the other it is the same line: 150
+/// instructions a limit fewer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct LatestLine {
+    /// What was used and left, whether it admitted, and the wait in whole microseconds.
+    pub(super) of: Option<(u64, u64, bool, Option<u64>)>,
+    pub(super) line: Vec<u8>,
 }
 
 impl LimitPhrase {
@@ -104,6 +115,7 @@ impl LimitPhrase {
             before_used: before_used.into(),
             before_remaining: before_remaining.into(),
             unit,
+            latest: RefCell::default(),
         }
     }
 }

@@ -112,6 +112,31 @@ fn written(record: &Record<'_>) -> Value {
 }
 
 #[test]
+fn a_limit_that_was_kept_is_said_as_one_that_was_moved() {
+    let phrase = LimitPhrase::new("throttle", LimitKind::Rate, Mode::Enforce, 60);
+    let line = |used, admits, wait_nanos| {
+        [Standing::Kept, Standing::Moved].map(|standing| {
+            let mut out = b"before".to_vec();
+            let phrase = &phrase;
+            LimitLine { phrase, used, remaining: 3, admits, wait_nanos, standing }.write(&mut out);
+            String::from_utf8(out).unwrap()
+        })
+    };
+    for (used, admits, wait) in [
+        (57, true, None),
+        (57, true, None),
+        (58, true, None),
+        (58, false, Some(1_000)),
+        (58, false, Some(999)),
+        (58, false, Some(1_001)),
+        (58, false, None),
+    ] {
+        let [kept, moved] = line(used, admits, wait);
+        assert_eq!(kept, moved);
+    }
+}
+
+#[test]
 fn a_record_holds_every_input_of_the_decision_under_its_name() {
     let throttle = LimitPhrase::new("throttle", LimitKind::Rate, Mode::Enforce, 60);
     let wallet = LimitPhrase::new("wallet", LimitKind::Credit, Mode::Shadow, 50_000_000);
@@ -122,6 +147,7 @@ fn a_record_holds_every_input_of_the_decision_under_its_name() {
             remaining: 0,
             admits: false,
             wait_nanos: Some(999_001),
+            standing: Standing::Moved,
         },
         LimitLine {
             phrase: &wallet,
@@ -129,6 +155,7 @@ fn a_record_holds_every_input_of_the_decision_under_its_name() {
             remaining: 47_500_000,
             admits: true,
             wait_nanos: None,
+            standing: Standing::Moved,
         },
     ];
     let refused = Record {

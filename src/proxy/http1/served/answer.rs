@@ -106,7 +106,7 @@ pub(super) fn write(
     }
     text.push(b"\r\n");
     let announced = match (said.trailer, asker.trailers) {
-        (Trailer::Announced, Trailers::Taken) => announced(&head),
+        (Trailer::Announced, Trailers::Taken) => Some(Box::new(announced(&head))),
         (Trailer::Announced | Trailer::Silent, _) => None,
     };
     Written { text, length, then, announced }
@@ -212,9 +212,9 @@ impl Said {
 }
 
 /// The fields that an answer announces behind its body.
-fn announced(head: &Head) -> Announced {
+fn announced(head: &Head) -> Vec<HeaderName> {
     let names = head.fields().all("trailer").flat_map(words);
-    Some(Box::new(names.filter_map(|word| HeaderName::from_bytes(word).ok()).collect()))
+    names.filter_map(|word| HeaderName::from_bytes(word).ok()).collect()
 }
 
 fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -301,13 +301,13 @@ pub(super) struct Writes<'a>(pub(super) &'a Client);
 impl Writes<'_> {
     fn with(
         &self,
-        write: impl FnOnce(Pin<&mut Stream>) -> Poll<io::Result<usize>>,
+        attempt: impl FnOnce(Pin<&mut Stream>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let io = &mut *self.0.io.borrow_mut();
         let Some(stream) = &mut io.stream else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        let wrote = write(Pin::new(stream));
+        let wrote = attempt(Pin::new(stream));
         io.held_up = wrote.is_pending();
         io.moved += u64::from(wrote.is_ready());
         wrote

@@ -167,12 +167,11 @@ fn ends_in(unread: &[u8], from: usize) -> bool {
 fn parse(unread: &[u8], most: usize, lines: &mut Lines) -> Result<Option<Found>, BadHead> {
     let mut few = [const { MaybeUninit::uninit() }; MANY];
     let mut many: Vec<MaybeUninit<httparse::Header<'_>>>;
-    let places = match few.get_mut(..most) {
-        Some(few) => few,
-        None => {
-            many = std::iter::repeat_with(MaybeUninit::uninit).take(most).collect();
-            &mut many
-        }
+    let places = if let Some(few) = few.get_mut(..most) {
+        few
+    } else {
+        many = std::iter::repeat_with(MaybeUninit::uninit).take(most).collect();
+        &mut many
     };
     let mut request = httparse::Request::new(&mut []);
     let bytes = match request.parse_with_uninit_headers(unread, places) {
@@ -242,15 +241,14 @@ impl Hop {
                         }
                     }
                 }
-                b"expect" if version == Version::HTTP_11 => {
-                    if value.eq_ignore_ascii_case(b"100-continue") {
-                        hop.expects = Expects::Continue;
-                    }
+                b"expect"
+                    if version == Version::HTTP_11
+                        && value.eq_ignore_ascii_case(b"100-continue") =>
+                {
+                    hop.expects = Expects::Continue;
                 }
-                b"te" => {
-                    if words(value).any(|word| word.eq_ignore_ascii_case(b"trailers")) {
-                        hop.trailers = Trailers::Taken;
-                    }
+                b"te" if words(value).any(|word| word.eq_ignore_ascii_case(b"trailers")) => {
+                    hop.trailers = Trailers::Taken;
                 }
                 _ => {}
             }
@@ -279,8 +277,11 @@ mod tests {
 
     const BOUNDS: HeadBounds = HeadBounds { bytes: 1000, fields: 10 };
 
+    /// A head, with the names and values of its lines.
+    type Read = (Found, Vec<(String, String)>);
+
     /// What a reader makes of a head that arrives in these pieces.
-    fn read(pieces: &[&[u8]]) -> Result<Option<(Found, Vec<(String, String)>)>, BadHead> {
+    fn read(pieces: &[&[u8]]) -> Result<Option<Read>, BadHead> {
         let mut reader = HeadReader::new(BOUNDS);
         let (mut unread, mut lines) = (Vec::new(), Lines::new());
         for piece in pieces {

@@ -17,16 +17,16 @@ enum Class {
 /// and braces are none of a path's either, but senders of JSON leave them as they are.
 const IN_PATH: [Class; 256] = {
     let mut table = [Class::Wrong; 256];
-    let mut at = 0;
-    while at < 256 {
-        table[at] = match at as u8 {
+    let mut byte = 0_u8;
+    while byte < 0x7f {
+        table[byte as usize] = match byte {
             b'?' => Class::Query,
             b'!' | b'"' | b'$'..=b';' | b'=' | b'@'..=b'_' | b'a'..=b'z' | b'{'..=b'~' => {
                 Class::Fine
             }
             _ => Class::Wrong,
         };
-        at += 1;
+        byte += 1;
     }
     table
 };
@@ -34,13 +34,13 @@ const IN_PATH: [Class; 256] = {
 /// Which bytes may stand in a query.
 const IN_QUERY: [Class; 256] = {
     let mut table = [Class::Wrong; 256];
-    let mut at = 0;
-    while at < 256 {
-        table[at] = match at as u8 {
+    let mut byte = 0_u8;
+    while byte < 0x7f {
+        table[byte as usize] = match byte {
             b'!' | b'$'..=b';' | b'=' | b'?'..=b'~' => Class::Fine,
             _ => Class::Wrong,
         };
-        at += 1;
+        byte += 1;
     }
     table
 };
