@@ -137,11 +137,11 @@ impl Cell {
             }
             if let Some(at) = meters.place(limit, ceiling.window.kind()) {
                 let meter = &mut meters.entries[at].meter;
-                if !meter.counts(ceiling.window) {
-                    if let Some(Entry { meter: mut fresh, .. }) = made.take() {
-                        fresh.inherit(meter, ceiling, now);
-                        _replaced = std::mem::replace(meter, fresh);
-                    }
+                if !meter.counts(ceiling.window)
+                    && let Some(Entry { meter: mut fresh, .. }) = made.take()
+                {
+                    fresh.inherit(meter, ceiling, now);
+                    _replaced = std::mem::replace(meter, fresh);
                 }
                 return;
             }
