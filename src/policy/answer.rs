@@ -143,8 +143,7 @@ impl Figure {
 
 enum Value<'a> {
     Figure(Figure),
-    /// Unix seconds.
-    Instant(i64),
+    UnixSeconds(i64),
     Text(&'a [u8]),
     Absent,
 }
@@ -157,7 +156,7 @@ impl<'a> Facts<'a> {
             Fact::RetryAfter => self
                 .retry_after
                 .map_or(Value::Absent, |seconds| Value::Figure(Figure::Units(seconds))),
-            Fact::Reset => self.reset.map_or(Value::Absent, Value::Instant),
+            Fact::Reset => self.reset.map_or(Value::Absent, Value::UnixSeconds),
             Fact::Ceiling => self.ceiling.map_or(Value::Absent, Value::Figure),
             Fact::Remaining => self.remaining.map_or(Value::Absent, Value::Figure),
             Fact::Limit => text(self.limit),
@@ -190,7 +189,7 @@ fn write_value(out: &mut Vec<u8>, value: &Value<'_>, escape: Escape) {
     match (value, escape) {
         (Value::Figure(Figure::Units(units)), _) => write_count(out, *units),
         (Value::Figure(Figure::Money(money)), _) => money.write(out),
-        (Value::Instant(seconds), _) => {
+        (Value::UnixSeconds(seconds), _) => {
             if *seconds < 0 {
                 out.push(b'-');
             }
