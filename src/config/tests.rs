@@ -242,10 +242,10 @@ fn body(policy: &str, refusal: Refusal) -> String {
     let facts = Facts {
         retry_after: Some(7),
         limit: Some("thro\"ttle"),
-        request_id: "r-1",
+        request_id: b"r-1",
         ..Facts::default()
     };
-    let bytes = snapshot.answers.to(refusal).body.render(&facts, &mut String::new());
+    let bytes = snapshot.answers.to(refusal).body.render(&facts, &mut Vec::new());
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use super::decimal::write_count;
 use super::limit::LimitKind;
 use super::money::Money;
 use super::refusal::Refusal;
@@ -120,7 +121,8 @@ pub struct Facts<'a> {
     /// Name of the route.
     pub route: Option<&'a str>,
     /// The id that is returned and logged.
-    pub request_id: &'a str,
+    /// Printable ASCII, or nothing.
+    pub request_id: &'a [u8],
 }
 
 /// A number of a limit, in what it counts.
@@ -139,33 +141,27 @@ impl Figure {
     }
 }
 
-impl std::fmt::Display for Figure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Figure::Units(units) => write!(f, "{units}"),
-            Figure::Money(money) => write!(f, "{money}"),
-        }
-    }
-}
-
 enum Value<'a> {
-    Number(i128),
     Figure(Figure),
-    Text(&'a str),
+    UnixSeconds(i64),
+    Text(&'a [u8]),
     Absent,
 }
 
-impl Facts<'_> {
-    fn value(&self, fact: Fact) -> Value<'_> {
-        let number = |value: Option<i128>| value.map_or(Value::Absent, Value::Number);
+impl<'a> Facts<'a> {
+    fn value(&self, fact: Fact) -> Value<'a> {
+        let text =
+            |name: Option<&'a str>| name.map_or(Value::Absent, |name| Value::Text(name.as_bytes()));
         match fact {
-            Fact::RetryAfter => number(self.retry_after.map(i128::from)),
-            Fact::Reset => number(self.reset.map(i128::from)),
+            Fact::RetryAfter => self
+                .retry_after
+                .map_or(Value::Absent, |seconds| Value::Figure(Figure::Units(seconds))),
+            Fact::Reset => self.reset.map_or(Value::Absent, Value::UnixSeconds),
             Fact::Ceiling => self.ceiling.map_or(Value::Absent, Value::Figure),
             Fact::Remaining => self.remaining.map_or(Value::Absent, Value::Figure),
-            Fact::Limit => self.limit.map_or(Value::Absent, Value::Text),
-            Fact::Scope => self.scope.map_or(Value::Absent, Value::Text),
-            Fact::Route => self.route.map_or(Value::Absent, Value::Text),
+            Fact::Limit => text(self.limit),
+            Fact::Scope => text(self.scope),
+            Fact::Route => text(self.route),
             Fact::RequestId => Value::Text(self.request_id),
         }
     }
@@ -173,7 +169,7 @@ impl Facts<'_> {
 
 impl Text {
     /// The text for one refusal. It is put together in `room`, whatever that holds.
-    pub fn render(&self, facts: &Facts<'_>, room: &mut String) -> Bytes {
+    pub fn render(&self, facts: &Facts<'_>, room: &mut Vec<u8>) -> Bytes {
         let pieces = match self {
             Text::Fixed(bytes) => return bytes.clone(),
             Text::Pieces(pieces) => pieces,
@@ -181,40 +177,51 @@ impl Text {
         room.clear();
         for piece in pieces {
             match piece {
-                Piece::Literal(text) => room.push_str(text),
+                Piece::Literal(text) => room.extend_from_slice(text.as_bytes()),
                 Piece::Fact(fact, escape) => write_value(room, &facts.value(*fact), *escape),
             }
         }
-        Bytes::copy_from_slice(room.as_bytes())
+        Bytes::copy_from_slice(room)
     }
 }
 
-fn write_value(out: &mut String, value: &Value<'_>, escape: Escape) {
-    use std::fmt::Write as _;
+fn write_value(out: &mut Vec<u8>, value: &Value<'_>, escape: Escape) {
     match (value, escape) {
-        // Writing to a String cannot fail.
-        (Value::Number(number), _) => out.push_str(itoa::Buffer::new().format(*number)),
-        (Value::Figure(figure), _) => drop(write!(out, "{figure}")),
-        (Value::Absent, Escape::JsonValue) => out.push_str("null"),
+        (Value::Figure(Figure::Units(units)), _) => write_count(out, *units),
+        (Value::Figure(Figure::Money(money)), _) => money.write(out),
+        (Value::UnixSeconds(seconds), _) => {
+            if *seconds < 0 {
+                out.push(b'-');
+            }
+            write_count(out, seconds.unsigned_abs());
+        }
+        (Value::Absent, Escape::JsonValue) => out.extend_from_slice(b"null"),
         (Value::Absent, Escape::JsonString | Escape::Plain) => {}
         // Nearly every text, among them every id that the gate made.
         (Value::Text(text), Escape::Plain | Escape::JsonString) if is_word(text) => {
-            out.push_str(text);
+            out.extend_from_slice(text);
         }
-        (Value::Text(text), Escape::Plain) => out.extend(text.chars().filter(|c| !c.is_control())),
-        (Value::Text(text), Escape::JsonString) => escape_json(out, text),
+        (Value::Text(text), Escape::Plain | Escape::JsonString) => {
+            let mut written = String::new();
+            let text = str::from_utf8(text).unwrap_or_default();
+            match escape {
+                Escape::Plain => written.extend(text.chars().filter(|c| !c.is_control())),
+                Escape::JsonString | Escape::JsonValue => escape_json(&mut written, text),
+            }
+            out.extend_from_slice(written.as_bytes());
+        }
         (Value::Text(_), Escape::JsonValue) => {
-            out.push('"');
+            out.push(b'"');
             write_value(out, value, Escape::JsonString);
-            out.push('"');
+            out.push(b'"');
         }
     }
 }
 
 /// Whether `text` is letters, digits and what stands between them in names: the same wherever it is written.
-fn is_word(text: &str) -> bool {
+fn is_word(text: &[u8]) -> bool {
     // All bytes, without a stop at the first odd one: sixteen at once.
-    text.bytes().fold(true, |fine, byte| {
+    text.iter().fold(true, |fine, byte| {
         fine & (byte.is_ascii_alphanumeric() | matches!(byte, b'-' | b'_' | b'.' | b':'))
     })
 }
@@ -254,6 +261,6 @@ mod tests {
         ]));
         let facts = Facts { retry_after: Some(7), limit: Some("a\"b\u{1}"), ..Facts::default() };
         let want = "{\"n\":7,\"m\":\"wait 7 for a\\\"b\\u0001\",\"r\":null}";
-        assert_eq!(text.render(&facts, &mut "of before".to_owned()), want);
+        assert_eq!(text.render(&facts, &mut b"of before".to_vec()), want);
     }
 }

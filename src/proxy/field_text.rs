@@ -121,11 +121,6 @@ impl FieldText {
         FieldText { text, index }
     }
 
-    /// None, and no memory.
-    pub(super) fn none() -> FieldText {
-        FieldText { text: Text::default(), index: Vec::new() }
-    }
-
     /// The same lines in memory of their own.
     pub(super) fn copied(&self) -> FieldText {
         let mut copy = FieldText::new();
@@ -384,7 +379,7 @@ mod tests {
         lines.append(&block);
         lines.add("a", legal("1"));
         lines.append(&block);
-        lines.append(&FieldText::none());
+        lines.append(&FieldText::new());
         assert_eq!(text(&lines), "b: 2\r\nc: 3\r\na: 1\r\nb: 2\r\nc: 3\r\n");
         assert_eq!(lines.all("c").collect::<Vec<_>>(), [b"3", b"3"]);
         let copy = block.copied();

@@ -1,5 +1,7 @@
 //! The fields that every answer to a limited request carries.
 
+use std::rc::Rc;
+
 use smallvec::SmallVec;
 
 use super::field_text::{FieldText, Legal};
@@ -19,8 +21,17 @@ const X_RESET: &str = "x-ratelimit-reset";
 pub(super) struct LimitFields {
     /// How the names of all of the gate's fields are written, limits or not.
     pub(super) spelling: Spelling,
-    lines: FieldText,
+    lines: Shown,
     x: XLines,
+}
+
+/// The lines themselves.
+#[derive(Debug)]
+enum Shown {
+    None,
+    Own(FieldText),
+    /// As the latest answer had them.
+    Latest(Rc<FieldText>),
 }
 
 /// Whether `X-RateLimit-*` is among the lines.
@@ -32,7 +43,7 @@ enum XLines {
 
 impl Default for LimitFields {
     fn default() -> Self {
-        LimitFields { spelling: Spelling::Lower, lines: FieldText::none(), x: XLines::Absent }
+        LimitFields { spelling: Spelling::Lower, lines: Shown::None, x: XLines::Absent }
     }
 }
 
@@ -44,12 +55,12 @@ pub(super) struct Latest {
     x: Option<XFields>,
     states: SmallVec<[(u64, u64); 6]>,
     /// This was shown.
-    lines: Option<FieldText>,
+    lines: Option<Rc<FieldText>>,
 }
 
 impl Latest {
     /// What was shown of the same numbers.
-    fn of(&self, x: Option<XFields>, readings: &[Reading]) -> Option<&FieldText> {
+    fn of(&self, x: Option<XFields>, readings: &[Reading]) -> Option<&Rc<FieldText>> {
         let lines = self.lines.as_ref()?;
         let same = self.x == x
             && self.states.len() == readings.len()
@@ -81,7 +92,7 @@ impl LimitFields {
         if facts.standing == Standing::Kept
             && let Some(lines) = refrain.latest.of(x, readings)
         {
-            fields.lines = lines.copied();
+            fields.lines = Shown::Latest(Rc::clone(lines));
             return fields;
         }
         let mut lines = FieldText::new();
@@ -104,11 +115,14 @@ impl LimitFields {
             // Numbers, and the names that are in the value above.
             lines.add("ratelimit", Legal::known(state));
         }
-        if facts.standing == Standing::Kept {
-            let states = readings.iter().map(state_of).collect();
-            refrain.latest = Latest { x, states, lines: Some(lines.copied()) };
-        }
-        fields.lines = lines;
+        fields.lines = match facts.standing {
+            Standing::Moved => Shown::Own(lines),
+            Standing::Kept => {
+                let (states, lines) = (readings.iter().map(state_of).collect(), Rc::new(lines));
+                refrain.latest = Latest { x, states, lines: Some(Rc::clone(&lines)) };
+                Shown::Latest(lines)
+            }
+        };
         fields
     }
 
@@ -122,7 +136,11 @@ impl LimitFields {
                     && [X_LIMIT, X_REMAINING, X_RESET].iter().any(|own| own.as_bytes() == name)
             });
         }
-        to.append(&self.lines);
-        (self.lines, self.x) = (FieldText::none(), XLines::Absent);
+        match &self.lines {
+            Shown::None => {}
+            Shown::Own(lines) => to.append(lines),
+            Shown::Latest(lines) => to.append(lines),
+        }
+        (self.lines, self.x) = (Shown::None, XLines::Absent);
     }
 }

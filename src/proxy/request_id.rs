@@ -33,7 +33,15 @@ impl RequestId {
         }
     }
 
-    /// The id in words; nothing where it is none.
+    /// The id as far as it is printable: nothing of one that is not.
+    pub(super) fn printable(&self) -> &[u8] {
+        match self {
+            RequestId::Nameless | RequestId::Made(_) => self.as_bytes(),
+            RequestId::Given(id) => printable(id).map_or(b"", str::as_bytes),
+        }
+    }
+
+    /// The same in words.
     pub(super) fn as_str(&self) -> &str {
         printable(self.as_bytes()).unwrap_or("")
     }

@@ -59,7 +59,7 @@ pub(super) enum Reads {
 pub(super) fn refusal(at: &WorkerContext, refusing: &mut Refusing<'_>) -> Answer {
     let Refusing { policy, refused, request_id, .. } = *refusing;
     let words = policy.answers.to(refused.why);
-    let facts = facts(refusing, request_id.as_str());
+    let facts = facts(refusing, request_id.printable());
     let mut wordings = at.wordings.borrow_mut();
     let (wording, room) = wordings.of(policy, refused.why, refusing.reads);
 
@@ -116,7 +116,7 @@ pub(super) fn unasked(at: &WorkerContext, refused: &Refused) -> Answer {
     refusal(at, &mut refusing)
 }
 
-fn facts<'a>(refusing: &Refusing<'a>, request_id: &'a str) -> Facts<'a> {
+fn facts<'a>(refusing: &Refusing<'a>, request_id: &'a [u8]) -> Facts<'a> {
     let Refusing { policy, refused, .. } = refusing;
     let reading = refusing.readings.iter().find(|reading| Some(reading.limit) == refused.limit);
     let retry_after = retry_after(refused);

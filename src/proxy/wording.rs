@@ -21,7 +21,7 @@ pub(super) struct Wordings {
     http: Vec<Option<Wording>>,
     grpc: Vec<Option<Wording>>,
     /// Where texts are put together.
-    room: String,
+    room: Vec<u8>,
 }
 
 /// What all answers with one refusal have in common.
@@ -49,7 +49,7 @@ impl Wordings {
         policy: &Arc<Snapshot>,
         why: Refusal,
         reads: Reads,
-    ) -> (&Wording, &mut String) {
+    ) -> (&Wording, &mut Vec<u8>) {
         if self.policy.as_ptr() != Arc::as_ptr(policy) {
             self.policy = Arc::downgrade(policy);
             for all in [&mut self.http, &mut self.grpc] {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
-use super::remembered::{Beginning, CameOut};
+use super::remembered::{Because, Beginning, CameOut};
 use super::writer::{Chunk, Message};
-use super::{Closing, Draft, LimitLine, Opening, Wanted};
+use super::{Closing, Draft, LimitLine, Opening, RefusalLine, Wanted};
 
 /// Bytes at which a buffer is handed on without waiting for the tick: some 150 records, for which the writer is woken once,
 /// sleeps once and writes once.
@@ -29,6 +29,7 @@ pub struct RecordBuffer {
     spare: Vec<Draft>,
     beginning: Beginning,
     came_out: CameOut,
+    because: Because,
 }
 
 #[derive(Debug)]
@@ -60,6 +61,7 @@ impl RecordBuffer {
             spare: Vec::new(),
             beginning: Beginning::default(),
             came_out: CameOut::default(),
+            because: Because::default(),
         }
     }
 
@@ -83,6 +85,11 @@ impl RecordBuffer {
         limits: impl Iterator<Item = LimitLine<'a>>,
     ) {
         draft.open(&mut self.beginning, opening, limits);
+    }
+
+    /// Writes into a draft why its request was refused. After [`RecordBuffer::open`], at most once a draft.
+    pub fn refuse(&mut self, draft: &mut Draft, refusal: &RefusalLine<'_>) {
+        draft.refuse(&mut self.because, refusal);
     }
 
     /// Adds the record of an exchange that is over. Never waits: when the buffer is full and nobody takes it, the

@@ -14,7 +14,7 @@ use crate::policy::refusal::Refusal;
 use super::decision_id::DecisionId;
 use super::json::{Object, count, inside, string};
 use super::metrics::{IdempotencyOutcome, Outcome};
-use remembered::{Beginning, CameOut};
+use remembered::{Because, Beginning, CameOut};
 
 pub use buffer::RecordBuffer;
 pub use phrase::{Caller, LimitPhrase, Origin};
@@ -38,7 +38,7 @@ pub struct Opening<'a> {
     /// The path without its query.
     pub path: &'a str,
     /// The host the client asked for.
-    pub host: Option<&'a str>,
+    pub host: Option<&'a [u8]>,
     /// What asked for what: a [`Caller`], rendered.
     pub caller: &'a [u8],
     /// What `mode: shadow` rules would have refused.
@@ -145,7 +145,7 @@ pub struct RefusalLine<'a> {
     /// The limit that refused.
     pub limit: Option<&'a str>,
     /// What exactly was wrong; never the caller's text.
-    pub detail: &'a str,
+    pub detail: &'static str,
 }
 
 /// Headers whose values are secrets by their nature. They are not written even where they are named.
@@ -179,7 +179,7 @@ impl Draft {
         inside(out, without_query(opening.path).as_bytes());
         if let Some(host) = opening.host {
             out.extend_from_slice(b"\",\"host\":\"");
-            inside(out, host.as_bytes());
+            inside(out, host);
         }
         out.extend_from_slice(opening.caller);
         let before = out.len();
@@ -196,27 +196,15 @@ impl Draft {
     }
 
     /// Writes why the request was refused. After [`Draft::open`], at most once.
-    pub fn refuse(&mut self, refusal: &RefusalLine<'_>) {
+    fn refuse(&mut self, because: &mut Because, refusal: &RefusalLine<'_>) {
         if self.wanted == Wanted::No {
             return;
         }
         let out = &mut self.line;
-        out.extend_from_slice(if out.is_empty() {
-            b"{\"refusal\":\"".as_slice()
-        } else {
-            b",\"refusal\":\""
-        });
-        // Words of ours, which need no escaping.
-        out.extend_from_slice(refusal.why.name().as_bytes());
-        out.push(b'"');
-        for (name, text) in [
-            (b",\"limit\":".as_slice(), refusal.limit.unwrap_or_default()),
-            (b",\"detail\":", refusal.detail),
-        ] {
-            if !text.is_empty() {
-                out.extend_from_slice(name);
-                string(out, text.as_bytes());
-            }
+        let before = out.len();
+        out.extend_from_slice(because.of(refusal));
+        if let (0, Some(first)) = (before, out.first_mut()) {
+            *first = b'{';
         }
     }
 

@@ -1,9 +1,11 @@
 //! What one worker's records say again and again at their beginnings and in their ends, kept as text: what changes from
 //! record to record is put into it.
 
+use super::RefusalLine;
 use crate::clock::Wall;
+use crate::policy::refusal::Refusal;
 use crate::telemetry::decision_id::DecisionId;
-use crate::telemetry::json::{Stamp, count};
+use crate::telemetry::json::{Stamp, count, string};
 use crate::telemetry::metrics::Outcome;
 
 /// The members before an [`Origin`](super::Origin): version, time, and the id up to its count. 150 instructions a record
@@ -66,6 +68,42 @@ impl CameOut {
     }
 }
 
+/// Why a request was refused, which is why the one before was, nearly always: 350 instructions a refusal.
+#[derive(Debug, Default)]
+pub(super) struct Because {
+    last: Option<(Refusal, &'static str)>,
+    /// The limit of the last one; empty where there was none.
+    limit: String,
+    text: Vec<u8>,
+}
+
+impl Because {
+    /// The members that say why, after a comma.
+    pub(super) fn of(&mut self, refusal: &RefusalLine<'_>) -> &[u8] {
+        let limit = refusal.limit.unwrap_or_default();
+        if self.last != Some((refusal.why, refusal.detail)) || self.limit != limit {
+            self.last = Some((refusal.why, refusal.detail));
+            self.limit.clear();
+            self.limit.push_str(limit);
+            let out = &mut self.text;
+            out.clear();
+            out.extend_from_slice(b",\"refusal\":\"");
+            // Words of ours, which need no escaping.
+            out.extend_from_slice(refusal.why.name().as_bytes());
+            out.push(b'"');
+            for (name, text) in
+                [(b",\"limit\":".as_slice(), limit), (b",\"detail\":", refusal.detail)]
+            {
+                if !text.is_empty() {
+                    out.extend_from_slice(name);
+                    string(out, text.as_bytes());
+                }
+            }
+        }
+        &self.text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +125,23 @@ mod tests {
             let stamp = str::from_utf8(&stamp).unwrap();
             let expected = format!("{{\"v\":1,\"time\":\"{stamp}\",\"id\":\"{id}");
             assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn why_one_request_was_refused_is_not_said_of_the_next() {
+        let mut because = Because::default();
+        for (why, limit, detail, expected) in [
+            (Refusal::Rate, Some("a"), "x", r#","refusal":"rate","limit":"a","detail":"x""#),
+            (Refusal::Rate, Some("b"), "x", r#","refusal":"rate","limit":"b","detail":"x""#),
+            (Refusal::Rate, None, "x", r#","refusal":"rate","detail":"x""#),
+            (Refusal::Rate, None, "", r#","refusal":"rate""#),
+            (Refusal::Guessing, None, "", r#","refusal":"guessing""#),
+        ] {
+            for _ in 0..2 {
+                let line = RefusalLine { why, limit, detail };
+                assert_eq!(String::from_utf8(because.of(&line).to_vec()).unwrap(), expected);
+            }
         }
     }
 

@@ -29,7 +29,7 @@ impl Record<'_> {
         let mut draft = Draft::default();
         draft.open(&mut Beginning::default(), &self.opening, self.limits.iter().copied());
         if let Some(refusal) = &self.refusal {
-            draft.refuse(refusal);
+            draft.refuse(&mut Because::default(), refusal);
         }
         draft
     }
@@ -72,7 +72,7 @@ fn record<'a>() -> Record<'a> {
             origin: &ORIGIN,
             method: "POST",
             path: "/sms/send",
-            host: Some("api.example"),
+            host: Some(b"api.example"),
             caller: &CALLER,
             shadow: &[],
             request_id: b"r-1",
@@ -237,7 +237,7 @@ proptest! {
     ) {
         let headers = [(name.as_str(), header.as_slice())];
         let opening = Opening {
-            path: &path, host: Some(&host), method: &method, request_id: request_id.as_bytes(),
+            path: &path, host: Some(host.as_bytes()), method: &method, request_id: request_id.as_bytes(),
             headers: &headers, ..record().opening
         };
         let value = written(&Record { opening, ..record() });
