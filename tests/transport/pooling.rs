@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use tollgate::proxy::pool::{Processed, Why};
@@ -15,11 +16,14 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 fn a_backend_that_closes_after_each_answer_sees_each_post_once() {
     let posts = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&posts);
+    let (closed, is_closed) = channel();
     let address = backend(move |mut stream, _| {
         until(&mut stream, "\r\n\r\nbody");
         counted.fetch_add(1, Ordering::Relaxed);
         // No Connection: close: the gate cannot know before the end arrives.
         let _ = stream.write_all(HELLO.as_bytes());
+        drop(stream);
+        let _ = closed.send(());
     });
     let gate = Setup::before(address).start();
     let mut client = gate.client();
@@ -27,7 +31,7 @@ fn a_backend_that_closes_after_each_answer_sees_each_post_once() {
         let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
         client.write_all(post.as_bytes()).unwrap();
         assert!(until(&mut client, "hello").starts_with("HTTP/1.1 200"));
-        std::thread::sleep(Duration::from_millis(10));
+        is_closed.recv_timeout(PATIENCE).unwrap();
     }
     assert_eq!(posts.load(Ordering::Relaxed), 30);
     gate.stop();

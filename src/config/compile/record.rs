@@ -24,6 +24,15 @@ pub(super) fn record(
                 desk.findings.error(to.at, "expected `stdout`, `none` or a file, found nothing");
                 RecordSink::Stdout
             }
+            // Nobody means a file by these; it would fill beside the policy, whose directory is watched.
+            word @ ("off" | "no" | "false" | "stderr") => {
+                desk.findings.error_with(
+                    to.at,
+                    format!("records would go to a file of the name `{word}`"),
+                    format!("write `none` for no records, or `./{word}` if you want that file"),
+                );
+                RecordSink::Off
+            }
             file => RecordSink::File(desk.beside(file)),
         },
     };
