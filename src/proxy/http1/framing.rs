@@ -1,5 +1,7 @@
 //! How long a message's body is (RFC 9112 §6): the one question on which two readers of a connection must agree.
 
+use crate::policy::fields::members;
+
 /// The length of a message's body, as its head says it (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyLength {
@@ -26,8 +28,8 @@ pub(crate) enum Asked {
 /// are the same; `None` is what no recipient may guess about.
 pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     let mut length = None;
-    for member in value.split(|byte| *byte == b',') {
-        let member = number(member.trim_ascii())?;
+    for member in members(value) {
+        let member = number(member)?;
         if length.is_some_and(|length| length != member) {
             return None;
         }
@@ -61,17 +63,15 @@ impl Codings {
     /// The same with one more line of `Transfer-Encoding`; `None` where something follows `chunked`, which no sender may
     /// write and two readers would read two ways.
     pub(crate) fn and(self, line: &[u8]) -> Option<Codings> {
-        let members = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        members.filter(|member| !member.is_empty()).try_fold(
-            self,
-            |codings, member| match codings {
+        members(line).filter(|member| !member.is_empty()).try_fold(self, |codings, member| {
+            match codings {
                 Codings::Chunked => None,
                 Codings::Absent | Codings::Others => {
                     let chunked = member.eq_ignore_ascii_case(b"chunked");
                     Some(if chunked { Codings::Chunked } else { Codings::Others })
                 }
-            },
-        )
+            }
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use http::header::HeaderName;
 use smallvec::SmallVec;
 
 use super::framing::{Asked, BodyLength, Codings, content_length};
+use crate::policy::fields::members;
 use crate::proxy::answer::Head;
 use crate::proxy::field_text::Legal;
 
@@ -187,7 +188,7 @@ impl<'a> Found<'a> {
                 }
                 Says::Codings => hop.codings = hop.codings.and(field.value).ok_or(BadHead)?,
                 Says::Connection => {
-                    for word in field.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                    for word in members(field.value) {
                         if word.eq_ignore_ascii_case(b"close") {
                             hop.close = true;
                         } else if !word.eq_ignore_ascii_case(b"keep-alive") {

@@ -10,6 +10,7 @@ use super::super::head_out::Announced;
 use super::super::text::Text;
 use super::date::Today;
 use super::head::{After, Trailers};
+use crate::policy::fields::{lists, members};
 use crate::proxy::answer::Head;
 
 /// What an answer to a client of HTTP/1.0 begins with: no version is said that it may not know.
@@ -200,7 +201,7 @@ impl Said {
                 b"transfer-encoding" => said.hop = Hop::Said,
                 b"connection" => {
                     said.hop = Hop::Said;
-                    if words(value).any(|word| word.eq_ignore_ascii_case(b"close")) {
+                    if lists(value, "close") {
                         said.after = After::Close;
                     }
                 }
@@ -213,10 +214,6 @@ impl Said {
 
 /// The fields that an answer announces behind its body.
 fn announced(head: &Head) -> Vec<HeaderName> {
-    let names = head.fields().all("trailer").flat_map(words);
+    let names = head.fields().all("trailer").flat_map(members);
     names.filter_map(|word| HeaderName::from_bytes(word).ok()).collect()
-}
-
-fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }

@@ -8,6 +8,7 @@ use http::{Method, Version};
 use smallvec::SmallVec;
 
 use super::super::framing::{BodyLength, Codings, content_length};
+use crate::policy::fields::{lists, members};
 
 /// Lines for which no memory is asked for.
 pub(super) const FEW: usize = 32;
@@ -233,7 +234,7 @@ impl Hop {
                     }
                 }
                 b"connection" => {
-                    for word in words(value) {
+                    for word in members(value) {
                         if word.eq_ignore_ascii_case(b"close") {
                             closes = true;
                         } else if word.eq_ignore_ascii_case(b"keep-alive") {
@@ -247,7 +248,7 @@ impl Hop {
                 {
                     hop.expects = Expects::Continue;
                 }
-                b"te" if words(value).any(|word| word.eq_ignore_ascii_case(b"trailers")) => {
+                b"te" if lists(value, "trailers") => {
                     hop.trailers = Trailers::Taken;
                 }
                 _ => {}
@@ -265,10 +266,6 @@ impl Hop {
         };
         Ok(hop)
     }
-}
-
-fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
 #[cfg(test)]
