@@ -31,6 +31,7 @@ mod io;
 mod limit_fields;
 pub mod listen;
 mod long_lived;
+mod made_of;
 mod opening;
 mod passage;
 pub mod peer;

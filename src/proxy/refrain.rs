@@ -3,11 +3,12 @@
 //! A refrain belongs to one policy and is forgotten with it.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use http::HeaderValue;
 
 use super::limit_fields::Latest;
+use super::made_of::MadeOf;
 use super::peer::{ClientHttp, Peer};
 use super::respond::demanded_scope;
 use super::said::Said;
@@ -24,8 +25,7 @@ use crate::telemetry::record::{Caller, LimitPhrase, Origin};
 /// and often of one key on one route. 700 instructions a record where they are.
 #[derive(Debug, Default)]
 pub(crate) struct Refrain {
-    /// A weak hold, so that a connection that idles keeps no old policy; and no other policy can take its place in memory.
-    policy: Weak<Snapshot>,
+    policy: MadeOf,
     client: Option<IpAddr>,
     origin: Vec<u8>,
     asked: Option<(Option<RouteIx>, Option<KeyIx>)>,
@@ -37,11 +37,10 @@ pub(crate) struct Refrain {
 
 impl Refrain {
     fn belong_to(&mut self, policy: &Arc<Snapshot>) {
-        if self.policy.as_ptr() != Arc::as_ptr(policy) {
+        if self.policy.was_another(policy) {
             (self.client, self.asked) = (None, None);
             self.recall.forget();
             self.said.forget();
-            self.policy = Arc::downgrade(policy);
         }
     }
 
@@ -104,7 +103,7 @@ const SETS: usize = 64;
 /// What a worker's answers and records say of limits.
 #[derive(Debug)]
 pub(super) struct LimitRefrains {
-    policy: Weak<Snapshot>,
+    policy: MadeOf,
     /// By a hash of what was asked; a newer set takes the place of an older one.
     sets: [LimitRefrain; SETS],
 }
@@ -112,7 +111,7 @@ pub(super) struct LimitRefrains {
 impl Default for LimitRefrains {
     fn default() -> Self {
         LimitRefrains {
-            policy: Weak::new(),
+            policy: MadeOf::default(),
             sets: std::array::from_fn(|_| LimitRefrain::default()),
         }
     }
@@ -149,9 +148,8 @@ pub(super) struct LimitWords {
 impl LimitRefrains {
     /// What is said of the limits that gave these readings.
     pub(super) fn of(&mut self, policy: &Arc<Snapshot>, readings: &[Reading]) -> &mut LimitRefrain {
-        if self.policy.as_ptr() != Arc::as_ptr(policy) {
+        if self.policy.was_another(policy) {
             self.sets.fill_with(LimitRefrain::default);
-            self.policy = Arc::downgrade(policy);
         }
         let hash = readings.iter().fold(0u64, |hash, Reading { limit, ceiling, .. }| {
             let one = u64::from(limit.0) ^ ceiling.units.rotate_left(32);

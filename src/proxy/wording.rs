@@ -1,6 +1,6 @@
 //! What the refusals of one policy say whoever is refused, worded once and remembered with a worker.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use http::StatusCode;
 use http::header::{
@@ -9,6 +9,7 @@ use http::header::{
 
 use super::answer::Head;
 use super::field_text::Legal;
+use super::made_of::MadeOf;
 use super::respond::Reads;
 use crate::policy::answer::Text;
 use crate::policy::refusal::Refusal;
@@ -17,7 +18,7 @@ use crate::policy::snapshot::Snapshot;
 /// What a worker's refusals have in common.
 #[derive(Debug, Default)]
 pub(super) struct Wordings {
-    policy: Weak<Snapshot>,
+    policy: MadeOf,
     http: Vec<Option<Wording>>,
     grpc: Vec<Option<Wording>>,
     /// Where texts are put together.
@@ -50,8 +51,7 @@ impl Wordings {
         why: Refusal,
         reads: Reads,
     ) -> (&Wording, &mut Vec<u8>) {
-        if self.policy.as_ptr() != Arc::as_ptr(policy) {
-            self.policy = Arc::downgrade(policy);
+        if self.policy.was_another(policy) {
             for all in [&mut self.http, &mut self.grpc] {
                 all.clear();
                 all.resize_with(Refusal::ALL.len(), || None);
