@@ -82,12 +82,7 @@ fn a_client_that_leaves_drops_the_answer() {
 
 #[test]
 fn a_body_over_the_bound_is_told_apart_and_breaks_the_upstreams_request() {
-    let (tell, told) = channel();
-    let address = backend(move |mut stream, _| {
-        let mut all = Vec::new();
-        let _ = stream.read_to_end(&mut all);
-        tell.send(String::from_utf8_lossy(&all).into_owned()).unwrap();
-    });
+    let (address, told) = listening();
     let mut setup = Setup::before(address);
     setup.max_body = Some(4);
     let gate = setup.start();
@@ -124,12 +119,7 @@ fn a_client_that_falls_silent_in_its_body_is_told_apart() {
 
 #[test]
 fn wrong_chunk_framing_aborts_the_upstreams_request() {
-    let (tell, told) = channel();
-    let address = backend(move |mut stream, _| {
-        let mut all = Vec::new();
-        let _ = stream.read_to_end(&mut all);
-        tell.send(String::from_utf8_lossy(&all).into_owned()).unwrap();
-    });
+    let (address, told) = listening();
     let gate = Setup::before(address).start();
     let answer = gate.ask(
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x4\r\nabcd\r\n0\r\n\r\n",

@@ -292,12 +292,7 @@ fn a_client_that_leaves_while_it_is_answered_takes_its_request_with_it() {
 
 #[test]
 fn a_body_that_breaks_off_is_no_request_and_its_connection_ends() {
-    let (tell, told) = channel();
-    let address = backend(move |mut stream, _| {
-        let mut all = Vec::new();
-        let _ = stream.read_to_end(&mut all);
-        tell.send(String::from_utf8_lossy(&all).into_owned()).unwrap();
-    });
+    let (address, told) = listening();
     let gate = Setup::before(address).start();
     for body in [
         "Content-Length: 9\r\n\r\nabc",

@@ -388,6 +388,17 @@ pub fn backend(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Sock
     address
 }
 
+/// A backend that answers nothing, and tells all that it was sent on a connection when that ends.
+pub fn listening() -> (SocketAddr, Receiver<String>) {
+    let (tell, told) = channel();
+    let address = backend(move |mut stream, _| {
+        let mut all = Vec::new();
+        let _ = stream.read_to_end(&mut all);
+        tell.send(String::from_utf8_lossy(&all).into_owned()).unwrap();
+    });
+    (address, told)
+}
+
 /// A backend that answers every request without a body by `answer`, for as long as the connection lives.
 pub fn answering(answer: &'static str) -> SocketAddr {
     backend(move |mut stream, _| {
