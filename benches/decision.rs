@@ -2,7 +2,11 @@
 //! taken from the ledger), by the number of keys, routes, networks and limits. Prints a table and draws
 //! `benches/decision.svg`.
 //!
-//! `cargo bench --bench decision`
+//! `cargo bench --bench decision`: all panels. `cargo bench --bench decision -- keys 10 10000`: some sizes of one panel, and
+//! no drawing.
+//!
+//! A decision has everything in it from a parsed head to its readings: the key's digest too, for every request is the first
+//! one of its connection. The clock is read before and behind eight of them.
 //!
 //! What is asked for is drawn uniformly and in no order of any table; the head is fresh, as one that was just parsed is;
 //! what was taken is settled between the measurements. Sizes of one panel take turns, and each figure is the median of
@@ -100,10 +104,15 @@ const PANELS: [Panel; 4] = [
 ];
 
 fn main() {
+    // Cargo says `--bench` to whatever it runs here.
+    let said: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    if let Some((title, sizes)) = said.split_first() {
+        return measure_some(title, sizes);
+    }
     let mut curves = Vec::new();
     for panel in &PANELS {
-        let curve = measure(panel);
-        print(panel, &curve);
+        let curve = measure(panel, panel.sizes);
+        print(panel, panel.sizes, &curve);
         curves.push(curve);
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/decision.svg");
@@ -113,10 +122,27 @@ fn main() {
     }
 }
 
-/// Median nanoseconds a decision, for each size of a panel.
-fn measure(panel: &Panel) -> Vec<f64> {
+/// One panel, by the first word of its title, at the sizes that are said, or else at all of its own.
+fn measure_some(title: &str, sizes: &[String]) {
+    let is_it = |panel: &&Panel| panel.title.split(' ').next() == Some(title);
+    let Some(panel) = PANELS.iter().find(is_it) else {
+        println!("no panel is called {title}: keys, routes, networks, limits");
+        return;
+    };
+    let sizes: Result<Vec<usize>, _> = sizes.iter().map(|size| size.parse()).collect();
+    match sizes {
+        Ok(sizes) => {
+            let sizes = if sizes.is_empty() { panel.sizes } else { &sizes };
+            print(panel, sizes, &measure(panel, sizes));
+        }
+        Err(problem) => println!("a size is a number: {problem}"),
+    }
+}
+
+/// Median nanoseconds a decision, for each of these sizes of a panel.
+fn measure(panel: &Panel, sizes: &[usize]) -> Vec<f64> {
     let mut worlds: Vec<World> =
-        panel.sizes.iter().map(|size| World::new((panel.shape)(*size))).collect();
+        sizes.iter().map(|size| World::new((panel.shape)(*size))).collect();
     worlds.iter_mut().for_each(World::warm_up);
     let mut rounds = vec![Vec::new(); worlds.len()];
     for _ in 0..ROUNDS {
@@ -150,9 +176,11 @@ struct Request {
     client: IpAddr,
 }
 
-/// What a request's exchange would hold.
+/// What a request's connection and its exchange would hold.
 #[derive(Default)]
 struct Answer {
+    /// Emptied before each: every request is the first one of its connection, so that the digest is made.
+    recall: Recall,
     readings: Readings,
     held: Option<Reservation>,
 }
@@ -222,8 +250,11 @@ impl World {
             black_box(decide(&self.snapshot, &self.ledger, request, now, answer));
         }
         let spent = Duration::from_nanos(self.clock.steady().since(begun));
-        for reservation in self.answers.iter_mut().filter_map(|answer| answer.held.take()) {
-            reservation.close(&self.ledger);
+        for answer in &mut self.answers {
+            answer.recall.forget();
+            if let Some(reservation) = answer.held.take() {
+                reservation.close(&self.ledger);
+            }
         }
         spent
     }
@@ -254,14 +285,15 @@ fn decide(
     let head = Head::check(&head, &seen, &snapshot.bounds).expect("a good head");
     let client = snapshot.client_address.client(*client, head.fields);
     let Routed::To(route) = snapshot.router.find(head.method, head.path) else { panic!("a route") };
-    // Every request is the first one of its connection.
-    let mut recall = Recall::default();
-    let caller = authenticate(snapshot, &ledger.overlay(), &head, &mut recall, now.wall);
+    let (overlay, recall) = (ledger.overlay(), &mut answer.recall);
+    let approach = |place| ledger.approach(place);
+    let caller = authenticate(snapshot, &overlay, &head, recall, now.wall, approach);
     let caller = caller.expect("a good key");
     let permit = authorize(snapshot, route, Some(caller), client, &head).expect("a permit");
     let mut asks = Asks::new();
     covering::asks_into(&mut asks, snapshot, route, permit.caller, client, now.wall);
-    let told = ledger.open_into(now, &Order::of(&asks), &mut answer.readings, &mut answer.held);
+    let order = Order { caller: permit.caller.as_ref(), ..Order::of(&asks) };
+    let told = ledger.open_into(now, &order, &mut answer.readings, &mut answer.held);
     assert!(matches!(told, Told::Admitted), "the limits are large");
     answer.readings.len()
 }
@@ -353,12 +385,14 @@ fn snapshot(shape: Shape) -> Snapshot {
     loaded.unwrap_or_else(|problems| panic!("{problems}")).snapshot
 }
 
-fn print(panel: &Panel, curve: &[f64]) {
+fn print(panel: &Panel, sizes: &[usize], curve: &[f64]) {
     println!("\n{:>24} {:>10} {:>12}", panel.title, "ns", "to smallest");
-    for (size, nanos) in panel.sizes.iter().zip(curve) {
+    for (size, nanos) in sizes.iter().zip(curve) {
         println!("{size:>24} {nanos:>10.0} {:>12.2}", nanos / curve[0]);
     }
-    println!("{:>24}", verdict(panel.sizes, curve));
+    if sizes.len() > 1 {
+        println!("{:>24}", verdict(sizes, curve));
+    }
 }
 
 /// How the figures grow. By the exponent of a power of the size: 0 is flat, 1 is in proportion.

@@ -80,7 +80,7 @@ fn decide(
     let client = snapshot.client_address.client(peer, head.fields);
     let routed = snapshot.router.find(head.method, head.path);
     let public = matches!(routed, Routed::To(ix) if snapshot.route(ix).access == Access::Public);
-    let caller = match authenticate(snapshot, &Overlay::default(), &head, recall, Wall(1)) {
+    let caller = match authenticate(snapshot, &Overlay::default(), &head, recall, Wall(1), |_| ()) {
         _ if public => None,
         Ok(caller) => Some(caller),
         Err(stranger) => {

@@ -1,7 +1,7 @@
 //! Step 5: whose request this is. The table of keys is asked first; a credential's form only chooses the word after a miss.
 
 use super::head::Head;
-use super::keys::{Found, KeyIx, KeyStatus, SecretDigest};
+use super::keys::{Found, KeyIx, KeyStatus, SecretDigest, SecretIx};
 use super::limit::SubjectKey;
 use super::overlay::Overlay;
 use super::recall::Recall;
@@ -20,6 +20,8 @@ pub struct Caller {
     pub key: KeyIx,
     /// Digest of the secret that was presented, by which an open exchange is looked up again after a reload.
     pub secret: SecretDigest,
+    /// That secret's place in this policy.
+    pub place: SecretIx,
     /// Who pays.
     pub tenant: TenantIx,
     /// The key's plan, or its tenant's.
@@ -45,22 +47,28 @@ pub struct Stranger {
 }
 
 /// Finds the caller of a request. What its connection presented last under this same snapshot is in `recall`, and so is
-/// what this one presents when it was looked for.
+/// what this one presents when it was looked for. Where its secret is, or nearly, is told to `approach` before the secret is
+/// read, so that what is kept by its place can be on its way from memory meanwhile.
 pub fn authenticate(
     snapshot: &Snapshot,
     overlay: &Overlay,
     head: &Head<'_>,
     recall: &mut Recall,
     now: Wall,
+    approach: impl Fn(SecretIx),
 ) -> Result<Caller, Stranger> {
     let credentials = &snapshot.credentials;
     let nobody = |refused| Stranger { refused, key: None };
     let presented =
         credentials.present(head.fields, head.seen.authorization, head.query).map_err(nobody)?;
+    let by_digest = |digest: &SecretDigest| {
+        snapshot.keys.near(digest).into_iter().for_each(&approach);
+        by_digest(snapshot, overlay, digest, now)
+    };
     let unknown = || Err(nobody(credentials.unknown(&presented)));
     if let Some(digest) = recall.of(&presented) {
         // It was the first one that a key has, or the last one of those that none has.
-        if let Some(told) = by_digest(snapshot, overlay, &digest, now) {
+        if let Some(told) = by_digest(&digest) {
             return told;
         }
         if credentials.are_plain() {
@@ -69,7 +77,7 @@ pub fn authenticate(
     }
     for digest in credentials.digests(&presented) {
         recall.keep(&presented, &digest);
-        if let Some(told) = by_digest(snapshot, overlay, &digest, now) {
+        if let Some(told) = by_digest(&digest) {
             return told;
         }
     }
@@ -89,6 +97,7 @@ pub fn by_digest(
         None => Ok(Caller {
             key: found.ix,
             secret: *secret,
+            place: found.secret,
             tenant: found.entitled.tenant,
             plan: found.entitled.plan,
             grant: found.entitled.grant,

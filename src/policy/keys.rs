@@ -16,6 +16,10 @@ use super::snapshot::{AddressRule, GrantIx, PlanIx, TenantIx, TermsIx};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyIx(pub u32);
 
+/// Place of a secret in [`Keys`]: known before the secret itself is read. Means nothing after a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretIx(pub u32);
+
 /// SHA-256 of a secret, or HMAC-SHA-256 under a pepper. The secret itself is nowhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretDigest(pub [u8; 32]);
@@ -102,9 +106,10 @@ pub struct Keys {
     directory: Directory,
 }
 
-/// Where in the sorted secrets those begin whose digests start with the same bits. Digests are uniform, so that there is one
-/// secret at a place on average, and nobody can choose them without inverting SHA-256. A byte a place: the directory of a
-/// million keys stays near the processor.
+/// Where in the sorted secrets those begin whose digests start with the same bits. Digests are uniform, so that there is at
+/// most a quarter of a secret at a place on average, and nobody can choose them without inverting SHA-256. So the first secret is
+/// nearly always the one that is looked for, and the processor goes on as if it were while it is still on its way from
+/// memory. A byte a place: the directory of a million keys stays near the processor.
 #[derive(Debug, Default)]
 struct Directory {
     /// Of every [`STRIDE`] places the first: where its secrets begin.
@@ -115,8 +120,10 @@ struct Directory {
     shift: u32,
 }
 
-/// Places that count from one beginning: few enough for their secrets, one a place, to be counted in a byte.
-const STRIDE: usize = 64;
+/// Places that count from one beginning: few enough for their secrets to be counted in a byte.
+const STRIDE: usize = 256;
+/// By how many bits there are more places than secrets.
+const ROOMY: u32 = 2;
 
 /// A secret that two keys claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +139,8 @@ pub struct SharedSecret {
 pub struct Found<'a> {
     /// The key's place.
     pub ix: KeyIx,
+    /// The secret's place.
+    pub secret: SecretIx,
     /// The hash of its id.
     pub subject: SubjectKey,
     /// What it is good for.
@@ -302,13 +311,20 @@ fn sort(secrets: &mut [Secret], parted: usize, between: fn()) {
 }
 
 impl Keys {
+    /// The place of the secret with this digest, or nearly: some are a place or two behind it, and it may be nobody's. No
+    /// secret is read for it.
+    pub fn near(&self, digest: &SecretDigest) -> Option<SecretIx> {
+        self.directory.begin_of(digest).and_then(|at| u32::try_from(at).ok()).map(SecretIx)
+    }
+
     /// The key with this secret, whatever its state.
     pub fn find(&self, digest: &SecretDigest) -> Option<Found<'_>> {
         let from = self.directory.begin_of(digest)?;
-        let mut candidates = self.secrets.get(from..)?.iter();
-        let secret = candidates.find(|secret| secret.digest >= *digest)?;
+        let (at, secret) =
+            (from..).zip(self.secrets.get(from..)?).find(|(_, secret)| secret.digest >= *digest)?;
         (secret.digest == *digest).then(|| Found {
             ix: secret.key,
+            secret: SecretIx(u32::try_from(at).unwrap_or(u32::MAX)),
             subject: secret.subject,
             entitled: &self.entitlements[secret.entitlement as usize],
             until: secret.until,
@@ -346,7 +362,7 @@ impl Keys {
 impl Directory {
     /// The directory of secrets, of which there are fewer than 2³², ascending by digest.
     fn of(secrets: &[Secret]) -> Directory {
-        let bits = secrets.len().next_power_of_two().trailing_zeros().max(1);
+        let bits = secrets.len().next_power_of_two().trailing_zeros() + ROOMY;
         let mut directory = Directory { shift: u64::BITS - bits, ..Directory::default() };
         let (mut begins, mut behind) = (Vec::new(), Vec::with_capacity(1 << bits));
         let (mut first, mut at) = (0, 0);

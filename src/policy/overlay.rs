@@ -37,6 +37,11 @@ pub enum RevokedBy {
 }
 
 impl Overlay {
+    /// Whether no key is revoked in it.
+    pub fn is_empty(&self) -> bool {
+        self.revoked.is_empty()
+    }
+
     /// The revocation of a key, if there is one.
     pub fn revoked(&self, key: SubjectKey) -> Option<&Revoked> {
         // Nearly always empty, and asked by every request: no hash is made then.

@@ -35,7 +35,9 @@ pub(super) fn identify(
         return Ok(None);
     }
     let mut refrain = peer.refrain.borrow_mut();
-    match authenticate(policy, &at.ledger.overlay(), head, refrain.recall(policy), now.wall) {
+    let (overlay, recall) = (at.ledger.overlay(), refrain.recall(policy));
+    let approach = |place| at.ledger.approach(place);
+    match authenticate(policy, &overlay, head, recall, now.wall, approach) {
         Ok(caller) => {
             (facts.key, facts.caller) = (Some(caller.key), Some(caller));
             at.used(policy, now.wall, caller.subject);

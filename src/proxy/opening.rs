@@ -30,7 +30,12 @@ pub(super) fn open(
     let mut asks = Asks::new();
     let Permit { route, caller, .. } = *permit;
     covering::asks_into(&mut asks, policy, route, caller, facts.client, now.wall);
-    let order = Order { asks: &asks, claim: claim.as_ref(), bounds: policy.records };
+    let order = Order {
+        asks: &asks,
+        claim: claim.as_ref(),
+        bounds: policy.records,
+        caller: permit.caller.as_ref(),
+    };
     let stop = match at.ledger.open_into(now, &order, &mut facts.readings, taken) {
         Told::Admitted => {
             facts.idempotency = claim.map(|_| IdempotencyOutcome::Fresh);

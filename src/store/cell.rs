@@ -2,24 +2,30 @@
 //!
 //! Under the lock nothing allocates, calls out or waits: what needs room is made before, and checked again inside.
 
+use std::hint::black_box;
+use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::clock::Now;
-use crate::policy::limit::{Ceiling, LimitId, LimitKind, Window};
+use crate::policy::limit::{Ceiling, LimitId, LimitKind, SubjectKey, Window};
 use crate::policy::meter::Meter;
 
-/// A subject's cell. With its subject it is two cache lines, which the allocator aligns to as many: the table keeps it
-/// in place behind its key, and unrelated subjects share none.
-#[derive(Debug)]
+use super::table::Seat;
+
+/// A subject's cell, or one that waits for a subject. Two cache lines, aligned to as many, so that unrelated subjects share
+/// none; the fields stand in this order, so that what is read without the lock is in both.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
 pub(super) struct Cell {
-    room: Room,
+    /// Whose it is or was, in halves. Written under the lock.
+    subject: [AtomicU64; 2],
+    meters: Mutex<Meters>,
     /// Whether something was taken since the last flush. Written under the lock, and read without it.
     changed: AtomicBool,
-    meters: Mutex<Meters>,
 }
 
 /// Whose room a cell takes.
@@ -32,18 +38,19 @@ pub(super) enum Room {
 }
 
 /// What the lock guards.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Meters {
     life: Life,
     /// Few: one a limit that counts this subject, two where a limit's name changed its family.
     entries: SmallVec<[Entry; 1]>,
 }
 
-/// Whether a cell may still be charged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a cell may be charged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Life {
-    Live,
-    /// Swept: it is leaving the table, and whoever still holds it must look its subject up again.
+    Live(Room),
+    /// It waits for a subject, or was just swept: whoever came for the one it had must look that up again.
+    #[default]
     Retired,
 }
 
@@ -90,82 +97,94 @@ impl Entry {
 pub(super) type Images = SmallVec<[(LimitId, Meter); 4]>;
 
 impl Cell {
-    pub(super) fn new(room: Room) -> Cell {
-        let meters = Meters { life: Life::Live, entries: SmallVec::new() };
-        Cell { room, changed: AtomicBool::new(false), meters: Mutex::new(meters) }
-    }
-
-    pub(super) fn room(&self) -> Room {
-        self.room
-    }
-
-    /// Begins to fetch the line in which the lock is. A lock waits for all that is read before it, so that without this
-    /// the second line of a cell would be asked for only when the first has come: 100 ns with a million cells.
+    /// Begins to fetch both lines. A lock waits for all that is read before it, so that without this the second line of a
+    /// cell would be asked for only when the first has come: 100 ns with a million cells.
     pub(super) fn approach(&self) {
-        std::hint::black_box(self.room);
+        black_box(self.subject[0].load(Ordering::Relaxed));
+        black_box(self.changed.load(Ordering::Relaxed));
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Meters> {
-        self.meters.lock()
+    /// Whether it is this subject's, or was just now: only the lock makes it certain.
+    pub(super) fn seems_to_be_of(&self, subject: SubjectKey) -> bool {
+        let halves = [0, 1].map(|at: usize| self.subject[at].load(Ordering::Relaxed));
+        halves == halved(subject)
+    }
+
+    /// The meters of this subject; `None` if the cell is retired or another's.
+    pub(super) fn lock(&self, subject: SubjectKey) -> Option<MutexGuard<'_, Meters>> {
+        let meters = self.meters.lock();
+        (meters.life != Life::Retired && self.seems_to_be_of(subject)).then_some(meters)
+    }
+
+    /// Gives the vacant cell to a subject, if it can be `named` so; an error leaves it vacant.
+    pub(super) fn occupy<E>(
+        &self,
+        subject: SubjectKey,
+        room: Room,
+        named: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut meters = self.meters.lock();
+        debug_assert!(meters.life == Life::Retired && meters.entries.is_empty(), "it is vacant");
+        named()?;
+        meters.life = Life::Live(room);
+        self.changed.store(false, Ordering::Relaxed);
+        for (half, value) in self.subject.iter().zip(halved(subject)) {
+            half.store(value, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Makes sure that there is a meter of this limit that counts as the ceiling says, starting from the use of the
-    /// one that counted otherwise, or else of the `crowd` in which the subject was counted until now. A retired cell is
-    /// left alone.
+    /// one that counted otherwise, or else of the `crowd` in which the subject was counted until now. A cell that is the
+    /// subject's no more is left alone.
     pub(super) fn furnish(
         &self,
+        subject: SubjectKey,
         limit: LimitId,
         ceiling: &Ceiling,
         now: Now,
-        crowd: Option<&Cell>,
+        crowd: Option<Seat<'_>>,
     ) {
         let mut fresh = Meter::empty(ceiling.window);
-        if let Some(crowd) = crowd {
-            let mut theirs = crowd.lock();
-            if let Some(at) = theirs.place(limit, ceiling.window.kind()) {
-                fresh.inherit(&theirs.entries[at].meter, ceiling, now);
-            }
+        if let Some(mut theirs) = crowd.and_then(|crowd| crowd.lock())
+            && let Some(at) = theirs.place(limit, ceiling.window.kind())
+        {
+            fresh.inherit(&theirs.entries[at].meter, ceiling, now);
         }
         let mut spare: SmallVec<[Entry; 1]> = SmallVec::new();
         let mut made = Some(Entry::new(limit, fresh));
         // What is replaced lives until after the lock.
         let _replaced;
-        let mut meters = self.lock();
         loop {
-            if meters.is_retired() {
-                return;
-            }
+            let Some(mut meters) = self.lock(subject) else { return };
             if let Some(at) = meters.place(limit, ceiling.window.kind()) {
                 let meter = &mut meters.entries[at].meter;
                 if !meter.counts(ceiling.window)
                     && let Some(Entry { meter: mut fresh, .. }) = made.take()
                 {
                     fresh.inherit(meter, ceiling, now);
-                    _replaced = std::mem::replace(meter, fresh);
+                    _replaced = mem::replace(meter, fresh);
                 }
                 return;
             }
             let many = meters.entries.len();
-            if many < meters.entries.capacity() {
-                break;
-            }
-            if many < spare.capacity() {
+            if many == meters.entries.capacity() && many < spare.capacity() {
                 spare.append(&mut meters.entries);
-                std::mem::swap(&mut spare, &mut meters.entries);
-                break;
+                mem::swap(&mut spare, &mut meters.entries);
+            }
+            if many < meters.entries.capacity() {
+                meters.entries.extend(made.take());
+                return;
             }
             drop(meters);
             spare.reserve(many + 1);
-            meters = self.lock();
         }
-        meters.entries.extend(made);
-        drop(meters);
     }
 
     /// Puts a meter in that was remembered. Only before anybody asks.
     pub(super) fn restore(&self, limit: LimitId, meter: Meter) {
         let entry = Entry::new(limit, meter);
-        self.lock().entries.push(entry);
+        self.meters.lock().entries.push(entry);
     }
 
     /// Something was taken. To be called under the lock.
@@ -182,11 +201,11 @@ impl Cell {
     }
 
     /// Images of those meters of the `wanted` kinds that say something, and from now on nothing has changed.
-    pub(super) fn images(&self, now: Now, wanted: &[LimitKind]) -> Images {
+    pub(super) fn images(&self, subject: SubjectKey, now: Now, wanted: &[LimitKind]) -> Images {
         let of_interest =
             |entry: &Entry| wanted.contains(&entry.meter.kind()) && !entry.meter.is_idle(now);
         let shapes: SmallVec<[(LimitId, Window); 4]> = {
-            let meters = self.lock();
+            let Some(meters) = self.lock(subject) else { return Images::new() };
             // First of all: what is taken from here on is in the next images, whether or not it is in these.
             self.changed.store(false, Ordering::Relaxed);
             let wanted = meters.entries.iter().filter(|entry| of_interest(entry));
@@ -194,7 +213,7 @@ impl Cell {
         };
         let mut images: Images =
             shapes.iter().map(|(limit, shape)| (*limit, Meter::empty(*shape))).collect();
-        let mut meters = self.lock();
+        let Some(mut meters) = self.lock(subject) else { return Images::new() };
         images.retain(|(limit, image)| {
             let place = meters.place(*limit, image.kind());
             // One that counts otherwise since a moment ago was changed since.
@@ -207,29 +226,50 @@ impl Cell {
         images
     }
 
-    /// Retires the cell if it says nothing that an absent one would not say.
-    pub(super) fn retire_if_idle(&self, now: Now) -> bool {
-        let mut meters = self.lock();
+    /// Retires the cell if it says nothing that an absent one would not say, and has it forgotten by its name; whose room
+    /// it took.
+    pub(super) fn retire_if_idle(
+        &self,
+        subject: SubjectKey,
+        now: Now,
+        forget: impl FnOnce(),
+    ) -> Option<Room> {
+        let mut meters = self.lock(subject)?;
+        let Life::Live(room) = meters.life else { return None };
         meters.entries.iter_mut().for_each(Entry::recount);
-        let idle = meters.entries.iter().all(|entry| entry.meter.is_idle(now));
-        if idle {
-            meters.life = Life::Retired;
+        if !meters.entries.iter().all(|entry| entry.meter.is_idle(now)) {
+            return None;
         }
-        idle
+        meters.life = Life::Retired;
+        forget();
+        let spent = mem::take(&mut meters.entries);
+        drop(meters);
+        drop(spent);
+        Some(room)
     }
 }
 
+/// Halves that fit an atomic each.
+#[expect(clippy::cast_possible_truncation, reason = "the other half is in the other place")]
+fn halved(subject: SubjectKey) -> [u64; 2] {
+    [(subject.0 >> 64) as u64, subject.0 as u64]
+}
+
 impl Meters {
-    pub(super) fn is_retired(&self) -> bool {
-        self.life == Life::Retired
+    /// The meter that counts this kind of use for a limit. From here on, and as long as the lock is held, a concurrent one
+    /// counts no fewer places than are open.
+    pub(super) fn place(&mut self, limit: LimitId, kind: LimitKind) -> Option<usize> {
+        self.recounted(|entry| entry.limit == limit && entry.meter.kind() == kind)
     }
 
-    /// The meter that counts so for a limit. From here on, and as long as the lock is held, a concurrent one counts no
-    /// fewer places than are open.
-    pub(super) fn place(&mut self, limit: LimitId, kind: LimitKind) -> Option<usize> {
-        let is_it = |entry: &Entry| entry.limit == limit && entry.meter.kind() == kind;
-        let at = self.entries.iter().position(is_it)?;
-        self.entries[at].recount();
+    /// The same, if it counts as the window does.
+    pub(super) fn counting(&mut self, limit: LimitId, window: Window) -> Option<usize> {
+        self.recounted(|entry| entry.limit == limit && entry.meter.counts(window))
+    }
+
+    fn recounted(&mut self, is_it: impl Fn(&Entry) -> bool) -> Option<usize> {
+        let (at, entry) = self.entries.iter_mut().enumerate().find(|(_, entry)| is_it(entry))?;
+        entry.recount();
         Some(at)
     }
 

@@ -93,7 +93,7 @@ impl Ledger {
             if extent == Extent::Changes && !cell.has_changed() || parcel.failed.is_some() {
                 return;
             }
-            for (limit, image) in cell.images(now, wanted) {
+            for (limit, image) in cell.images(subject, now, wanted) {
                 let meter = MeterId { limit, kind: image.kind(), subject };
                 parcel.add(Op::Meter { meter, image: Box::new(image), now });
             }

@@ -70,7 +70,7 @@ fn claim(id: u128) -> Claim {
 }
 
 fn open(ledger: &Ledger, now: Now, claim: Option<&Claim>, asks: &[Ask]) -> Opening {
-    ledger.open(now, &Order { asks: &Asks::from_slice(asks), claim, bounds: BOUNDS })
+    ledger.open(now, &Order { asks: &Asks::from_slice(asks), claim, bounds: BOUNDS, caller: None })
 }
 
 /// A request that was sent and never answered.

@@ -1,7 +1,8 @@
 //! The ledger itself: what it is made of, and what the rest of the gate may ask of it between requests.
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
@@ -9,6 +10,7 @@ use foldhash::fast::RandomState;
 
 use crate::clock::{Now, Wall};
 use crate::policy::idempotency::RecordId;
+use crate::policy::keys::SecretIx;
 use crate::policy::limit::{LimitKind, SubjectKey};
 use crate::policy::meter::{Block, Meter};
 use crate::policy::overlay::Overlay;
@@ -28,13 +30,38 @@ use super::unresolved::Unresolved;
 /// finds its use again.
 const LINGER: i64 = 24 * 3_600_000;
 
+/// The keys that are revoked outside their files, as of one moment.
+#[derive(Debug)]
+pub enum Overlaid<'a> {
+    /// None is.
+    Nothing(&'a Overlay),
+    /// Some are.
+    Some(Guard<Arc<Overlay>>),
+}
+
+impl Deref for Overlaid<'_> {
+    type Target = Overlay;
+
+    fn deref(&self) -> &Overlay {
+        match self {
+            Overlaid::Nothing(overlay) => overlay,
+            Overlaid::Some(overlay) => overlay,
+        }
+    }
+}
+
 /// What every subject has used, what is known of every idempotency key, and what was done to keys at run time.
 #[derive(Debug)]
 pub struct Ledger {
     pub(super) table: Table,
     pub(super) records: Records,
     pub(super) unresolved: Unresolved,
-    pub(super) overlay: ArcSwap<Overlay>,
+    overlay: ArcSwap<Overlay>,
+    /// Whether there is anything in it. Mostly nothing is, and to look here takes no locked instruction, of which the
+    /// other takes two in every request.
+    overlaid: AtomicBool,
+    /// What is there when nothing is.
+    nothing: Overlay,
     pub(super) office: Office,
     pub(super) sightings: Sightings,
     backing: Backing,
@@ -49,13 +76,10 @@ impl Ledger {
     pub fn new(subjects_bound: usize, backing: Backing, restored: Restored) -> Arc<Ledger> {
         let Restored { at, meters, records, pending, revoked, seen, acts } = restored;
         let table = Table::new(subjects_bound);
-        {
-            let guard = table.guard();
-            for (id, meter) in meters {
-                table.named(id.subject, &guard).restore(id.limit, meter);
-            }
+        for (id, meter) in meters {
+            table.named(id.subject).cell.restore(id.limit, meter);
         }
-        let overlay =
+        let overlay: Overlay =
             revoked.into_iter().fold(Overlay::default(), |overlay, (subject, revoked)| {
                 overlay.revoking(subject, revoked)
             });
@@ -63,7 +87,9 @@ impl Ledger {
             table,
             records: Records::new(records, at),
             unresolved: Unresolved::new(pending),
+            overlaid: AtomicBool::new(!overlay.is_empty()),
             overlay: ArcSwap::from_pointee(overlay),
+            nothing: Overlay::default(),
             office: Office::new(acts),
             sightings: Sightings::new(seen),
             backing,
@@ -100,8 +126,25 @@ impl Ledger {
     }
 
     /// The keys that are revoked outside their files. Costs no shared counter; not to be held for long.
-    pub fn overlay(&self) -> Guard<Arc<Overlay>> {
-        self.overlay.load()
+    pub fn overlay(&self) -> Overlaid<'_> {
+        if self.overlaid.load(Ordering::Acquire) {
+            Overlaid::Some(self.overlay.load())
+        } else {
+            Overlaid::Nothing(&self.nothing)
+        }
+    }
+
+    /// From here on these keys are revoked outside their files. Under the office's lock.
+    pub(super) fn overlay_with(&self, overlay: Overlay) {
+        let overlaid = !overlay.is_empty();
+        self.overlay.store(Arc::new(overlay));
+        // Behind it: who reads that there is something reads it.
+        self.overlaid.store(overlaid, Ordering::Release);
+    }
+
+    /// Begins to fetch from memory what the key of this secret has used. It changes nothing.
+    pub fn approach(&self, place: SecretIx) {
+        self.table.approach(place);
     }
 
     /// Reservations whose outcome nobody knows, oldest first.
@@ -216,12 +259,11 @@ impl Ledger {
 
     /// Changes a meter; nothing if its cell was swept since, for then it counted nothing any more.
     pub(super) fn change(&self, id: &MeterId, change: impl FnOnce(&mut Meter)) {
-        let guard = self.table.guard();
-        let Some(cell) = self.table.get(id.subject, &guard) else { return };
-        let mut meters = cell.lock();
+        let Some(seat) = self.table.get(id.subject) else { return };
+        let Some(mut meters) = seat.lock() else { return };
         if let Some(place) = meters.place(id.limit, id.kind) {
             change(meters.at_mut(place));
-            cell.note_change();
+            seat.cell.note_change();
         }
     }
 

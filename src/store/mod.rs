@@ -28,13 +28,16 @@ mod promise;
 mod records;
 mod reservation;
 mod restored;
+mod shelves;
+mod shortcuts;
+mod slab;
 mod table;
 mod unresolved;
 
 pub use acts::{Act, ActProblem, Adjustment, Named, Resolution, Sighting};
 pub use backing::{Backing, Health, OpenedBacking, Reply, StoreFailed};
 pub use journal::{Journal, JournalFigures, OnFailure, OpenProblem};
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Overlaid};
 pub use op::{
     Batch, Charge, Charges, Doubt, KeptAnswer, MeterId, Op, Party, Pending, Progress, Record,
     ReservationId,

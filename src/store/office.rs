@@ -147,7 +147,7 @@ impl Ledger {
             Act::Revoke { key, revoked } => {
                 let next = self.overlay().revoking(key, revoked.clone());
                 post.send([Op::Revoke(key, Box::new(revoked))])?;
-                self.overlay.store(Arc::new(next));
+                self.overlay_with(next);
             }
             Act::Restore { key } => {
                 let next: Overlay = {
@@ -156,7 +156,7 @@ impl Ledger {
                     overlay.restoring(key)
                 };
                 post.send([Op::Restore(key), Op::Seen(key, now.wall)])?;
-                self.overlay.store(Arc::new(next));
+                self.overlay_with(next);
                 // Or else a rule about disuse would strike again at once.
                 self.saw(key, now.wall);
             }
@@ -226,15 +226,13 @@ impl Ledger {
     /// Changes a meter, which is made if it is not there yet.
     fn change_made(&self, id: &MeterId, now: Now, change: impl Fn(&mut Meter)) {
         let ceiling = nominal(id.kind);
-        let guard = self.table.guard();
         loop {
-            let cell = self.table.named(id.subject, &guard);
-            cell.furnish(id.limit, &ceiling, now, None);
-            let mut meters = cell.lock();
-            if meters.is_retired() {
-                drop(meters);
-                self.table.forget(id.subject, cell, &guard);
-            } else if let Some(place) = meters.place(id.limit, id.kind) {
+            let seat = self.table.named(id.subject);
+            seat.cell.furnish(id.subject, id.limit, &ceiling, now, None);
+            // It may have been swept meanwhile.
+            if let Some(mut meters) = seat.lock()
+                && let Some(place) = meters.place(id.limit, id.kind)
+            {
                 change(meters.at_mut(place));
                 return;
             }

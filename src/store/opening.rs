@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use papaya::Guard;
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use crate::clock::Now;
 use crate::killpoint::{self, KillPoint};
+use crate::policy::authenticate::Caller;
 use crate::policy::idempotency::{BodyPrint, HeadPrint, OnUnknown, RecordBounds, RecordId};
-use crate::policy::limit::{LimitKind, Mode, OnStoreFailure, SubjectKey};
+use crate::policy::limit::{LimitKind, Mode, OnStoreFailure, SubjectKey, Window};
 use crate::policy::meter::{Block, Meter};
 use crate::policy::order::{Ask, Asks, Reading, Readings};
 
@@ -21,7 +21,7 @@ use super::op::KeptAnswer;
 use super::promise::{Hold, Keeping};
 use super::records::Claimed;
 use super::reservation::{Reservation, Slots};
-use super::table::Seat;
+use super::table::{Seat, Way};
 
 /// The answer to [`Ledger::open_into`].
 #[derive(Debug)]
@@ -79,6 +79,8 @@ pub struct Order<'a> {
     pub claim: Option<&'a Claim>,
     /// The most records that there may be.
     pub bounds: RecordBounds,
+    /// Who asks: what is counted by the key is found by its place. Without it, by name.
+    pub caller: Option<&'a Caller>,
 }
 
 /// A claim on an idempotency key.
@@ -99,7 +101,8 @@ pub struct Claim {
 impl<'a> Order<'a> {
     /// Limits alone.
     pub fn of(asks: &'a Asks) -> Order<'a> {
-        Order { asks, claim: None, bounds: RecordBounds { records: 0, per_tenant: 0, bytes: 0 } }
+        let bounds = RecordBounds { records: 0, per_tenant: 0, bytes: 0 };
+        Order { asks, claim: None, bounds, caller: None }
     }
 }
 
@@ -120,7 +123,8 @@ struct Line<'g> {
 /// One an ask, in their order.
 type Lines<'g> = SmallVec<[Line<'g>; 6]>;
 
-/// The cells of one request, each once, ascending by subject: everybody locks in this order, so nobody waits in a ring.
+/// The cells of one request, each once, ascending by number: everybody locks in this order, so nobody waits in a ring. By
+/// number and not by subject, because a cell keeps its number when it becomes another's.
 type Locked<'g> = SmallVec<[MutexGuard<'g, Meters>; 6]>;
 
 /// Blocks that must be durable, each with the place of its ask.
@@ -163,29 +167,24 @@ impl Ledger {
     ) -> Told {
         readings.clear();
         match order.claim {
-            None => self.open_limits(now, order.asks, readings, taken),
+            None => self.open_limits(now, order, readings, taken),
             Some(claim) => self.open_claimed(now, order, claim, readings, taken),
         }
     }
 
     /// What a limit would say now. Takes nothing and makes nothing.
     pub fn peek(&self, now: Now, ask: &Ask) -> Reading {
-        self.peek_under(&self.table.guard(), now, ask)
-    }
-
-    /// As [`Ledger::peek`], what each of them would say, in their order.
-    pub fn peek_all(&self, now: Now, asks: &Asks, readings: &mut Readings) {
-        let guard = self.table.guard();
-        readings.extend(asks.iter().map(|ask| self.peek_under(&guard, now, ask)));
-    }
-
-    fn peek_under(&self, guard: &impl Guard, now: Now, ask: &Ask) -> Reading {
-        let read = self.table.find(ask, guard).and_then(|cell| {
-            let mut meters = cell.lock();
+        let read = self.table.find(ask).and_then(|seat| {
+            let mut meters = seat.lock()?;
             let place = meters.place(ask.id, ask.ceiling.window.kind())?;
             Some(meters.at(place).read(ask, now))
         });
         read.unwrap_or_else(|| Meter::unused(ask, now))
+    }
+
+    /// As [`Ledger::peek`], what each of them would say, in their order.
+    pub fn peek_all(&self, now: Now, asks: &Asks, readings: &mut Readings) {
+        readings.extend(asks.iter().map(|ask| self.peek(now, ask)));
     }
 
     fn open_claimed(
@@ -202,7 +201,7 @@ impl Ledger {
             .claim(now, claim, order.bounds, |batch| self.backing().submit(batch, None))
         {
             Claimed::Fresh(waived) => waived,
-            Claimed::Found(found) => return self.open_repeat(now, order.asks, found, readings),
+            Claimed::Found(found) => return self.open_repeat(now, order, found, readings),
             Claimed::Full => {
                 self.peek_all(now, order.asks, readings);
                 return Told::Full;
@@ -215,7 +214,7 @@ impl Ledger {
             self.peek_all(now, order.asks, readings);
             return Told::StoreFailed;
         }
-        match (self.open_limits(now, order.asks, readings, taken), taken) {
+        match (self.open_limits(now, order, readings, taken), taken) {
             (Told::Admitted, Some(reservation)) => {
                 let hold = Hold { id: claim.id, waived, bytes: order.bounds.bytes, fate: None };
                 reservation.claim(self, self.keeping(), hold);
@@ -230,11 +229,17 @@ impl Ledger {
     }
 
     /// A repeat is an attempt like any other, and spends nothing else.
-    fn open_repeat(&self, now: Now, asks: &Asks, found: Found, readings: &mut Readings) -> Told {
+    fn open_repeat(
+        &self,
+        now: Now,
+        order: &Order<'_>,
+        found: Found,
+        readings: &mut Readings,
+    ) -> Told {
         let is_rate = |ask: &Ask| ask.ceiling.window.kind() == LimitKind::Rate;
         // What it holds of rates is dropped, and stays taken.
         let mut taken = None;
-        match self.open_some(now, asks, is_rate, readings, &mut taken) {
+        match self.open_some(now, order, is_rate, readings, &mut taken) {
             Told::Admitted => Told::Repeated(found),
             refused => refused,
         }
@@ -243,21 +248,21 @@ impl Ledger {
     fn open_limits(
         &self,
         now: Now,
-        asks: &Asks,
+        order: &Order<'_>,
         readings: &mut Readings,
         taken: &mut Option<Reservation>,
     ) -> Told {
         match self.backing().health() {
-            Health::Up => self.open_all(now, asks, self.keeping(), readings, taken),
+            Health::Up => self.open_all(now, order, self.keeping(), readings, taken),
             Health::Failed
-                if asks.iter().any(|ask| without_store(ask) == WithoutStore::Refused) =>
+                if order.asks.iter().any(|ask| without_store(ask) == WithoutStore::Refused) =>
             {
-                self.peek_all(now, asks, readings);
+                self.peek_all(now, order.asks, readings);
                 Told::StoreFailed
             }
             Health::Failed => {
                 let is_asked = |ask: &Ask| without_store(ask) == WithoutStore::Asked;
-                self.open_some(now, asks, is_asked, readings, taken)
+                self.open_some(now, order, is_asked, readings, taken)
             }
         }
     }
@@ -266,16 +271,17 @@ impl Ledger {
     fn open_some(
         &self,
         now: Now,
-        asks: &Asks,
+        order: &Order<'_>,
         is_asked: impl Fn(&Ask) -> bool,
         readings: &mut Readings,
         taken: &mut Option<Reservation>,
     ) -> Told {
-        let some: Asks = asks.iter().copied().filter(&is_asked).collect();
+        let some: Asks = order.asks.iter().copied().filter(&is_asked).collect();
         let mut of_some = Readings::new();
-        let told = self.open_all(now, &some, Keeping::Memory, &mut of_some, taken);
+        let of_those = Order { asks: &some, ..*order };
+        let told = self.open_all(now, &of_those, Keeping::Memory, &mut of_some, taken);
         let mut asked = of_some.into_iter();
-        readings.extend(asks.iter().map(|ask| {
+        readings.extend(order.asks.iter().map(|ask| {
             let read = if is_asked(ask) { asked.next() } else { None };
             read.unwrap_or_else(|| Reading { admits: true, wait: Some(0), ..self.peek(now, ask) })
         }));
@@ -285,19 +291,21 @@ impl Ledger {
     fn open_all(
         &self,
         now: Now,
-        asks: &Asks,
+        order: &Order<'_>,
         keeping: Keeping,
         readings: &mut Readings,
         taken: &mut Option<Reservation>,
     ) -> Told {
-        if asks.is_empty() {
+        if order.asks.is_empty() {
             *taken = Some(Reservation::new(now, Slots::new()));
             return Told::Admitted;
         }
+        let mut way = Way::Shortcut;
         loop {
-            if let Some(told) = self.try_open(now, asks, keeping, readings, taken) {
+            if let Some(told) = self.try_open(now, order, way, keeping, readings, taken) {
                 return told;
             }
+            way = Way::Name;
         }
     }
 
@@ -305,15 +313,15 @@ impl Ledger {
     fn try_open(
         &self,
         now: Now,
-        asks: &Asks,
+        order: &Order<'_>,
+        way: Way,
         keeping: Keeping,
         readings: &mut Readings,
         taken: &mut Option<Reservation>,
     ) -> Option<Told> {
-        let guard = self.table.guard();
         let mut lines = Lines::new();
-        self.seat(asks, &guard, &mut lines);
-        let (asks, lines) = (asks.as_slice(), lines.as_mut_slice());
+        let concurrent = self.seat(order, way, &mut lines);
+        let (asks, lines) = (order.asks.as_slice(), lines.as_mut_slice());
         for at in 0..lines.len() {
             lines[lines[at].rank].turn = at;
         }
@@ -321,37 +329,34 @@ impl Ledger {
         readings.reserve(asks.len());
         let mut blocks = Blocks::with_capacity(asks.len());
         let mut locked = Locked::with_capacity(asks.len());
-        let mut slots = Slots::new();
-        slots.reserve(asks.iter().filter(|ask| is_concurrent(ask)).count());
-        let mut latest = None;
-        for rank in 0..lines.len() {
-            let at = lines[rank].turn;
-            let Seat { subject, cell } = lines[at].seat;
-            if latest != Some(subject) {
-                latest = Some(subject);
-                let meters = cell.lock();
-                if meters.is_retired() {
-                    drop((meters, locked));
-                    self.table.forget(subject, cell, &guard);
-                    return None;
-                }
-                locked.push(meters);
-            }
-            lines[at].cell = locked.len() - 1;
-        }
+        let mut slots = Slots::with_capacity(concurrent);
+        let mut latest: Option<Seat<'_>> = None;
         let mut crowded = 0;
         let mut are_there = true;
         let mut agreed = true;
         // Nothing is written before everything is known.
-        for (ask, line) in asks.iter().zip(lines.iter_mut()) {
+        for rank in 0..lines.len() {
+            let at = lines[rank].turn;
+            let (ask, line) = (&asks[at], &mut lines[at]);
+            match latest {
+                Some(other) if other.ix == line.seat.ix => {
+                    // It became another's since it was found.
+                    if other.subject != line.seat.subject {
+                        return None;
+                    }
+                }
+                _ => locked.push(line.seat.lock()?),
+            }
+            latest = Some(line.seat);
+            line.cell = locked.len() - 1;
             if ask.subject != line.seat.subject {
                 crowded += 1;
-                if self.table.has_nearer(ask, line.seat.subject, &guard) {
+                if self.table.has_nearer(ask, line.seat.subject) {
                     return None;
                 }
             }
             let meters = &mut *locked[line.cell];
-            let Some(place) = place_of(ask, meters) else {
+            let Some(place) = meters.counting(ask.id, ask.ceiling.window) else {
                 are_there = false;
                 continue;
             };
@@ -361,7 +366,7 @@ impl Ledger {
         }
         if !are_there {
             drop(locked);
-            self.furnish(now, asks, lines, &guard);
+            self.furnish(now, asks, lines);
             return None;
         }
         self.table.count_crowded(crowded);
@@ -408,44 +413,36 @@ impl Ledger {
         Some(Told::Admitted)
     }
 
-    /// Finds or makes the cells, and their ranks in the order in which they are locked: ascending by subject.
-    fn seat<'g>(&self, asks: &[Ask], guard: &'g impl Guard, lines: &mut Lines<'g>) {
-        lines.reserve(asks.len());
-        for ask in asks {
-            // Several limits often count one subject, whose cell is looked up once.
-            let alike = |other: &Ask| other.subject == ask.subject && other.crowded == ask.crowded;
-            let known = asks.iter().zip(lines.iter()).find(|(other, _)| alike(other));
-            let seat = known.map_or_else(|| self.table.seat(ask, guard), |(_, line)| line.seat);
+    /// Finds or makes the cells, and their ranks in the order in which they are locked.
+    /// Says how many of the asks take a slot.
+    fn seat<'t>(&'t self, order: &Order<'_>, way: Way, lines: &mut Lines<'t>) -> usize {
+        let mut concurrent = 0;
+        lines.reserve(order.asks.len());
+        for ask in order.asks {
+            let seat = self.table.seat(ask, order.caller, way);
             seat.cell.approach();
             // Ranked as they come, each against those before it: they are few, a general sort of four takes 300
             // instructions more, and entries that are swapped wait for one another in memory.
             let mut rank = 0;
             for other in lines.iter_mut() {
-                let is_before = usize::from(other.seat.subject <= seat.subject);
+                let is_before = usize::from(other.seat.ix <= seat.ix);
                 rank += is_before;
                 other.rank += 1 - is_before;
             }
             lines.push(Line { seat, rank, turn: 0, cell: 0, meter: 0, admits: false });
+            concurrent += usize::from(ask.ceiling.window == Window::Concurrent);
         }
+        concurrent
     }
 
     /// Makes the meters that are missing.
-    fn furnish(&self, now: Now, asks: &[Ask], lines: &[Line<'_>], guard: &impl Guard) {
+    fn furnish(&self, now: Now, asks: &[Ask], lines: &[Line<'_>]) {
         for (ask, line) in asks.iter().zip(lines) {
-            let crowd = self.table.crowd_of(ask, line.seat.subject, guard);
-            line.seat.cell.furnish(ask.id, &ask.ceiling, now, crowd);
+            let Seat { subject, cell, .. } = line.seat;
+            let crowd = self.table.crowd_of(ask, subject);
+            cell.furnish(subject, ask.id, &ask.ceiling, now, crowd);
         }
     }
-}
-
-/// The place of the ask's meter, if it is there and counts as the ask's ceiling does.
-fn place_of(ask: &Ask, meters: &mut Meters) -> Option<usize> {
-    let place = meters.place(ask.id, ask.ceiling.window.kind())?;
-    meters.at(place).counts(ask.ceiling.window).then_some(place)
-}
-
-fn is_concurrent(ask: &Ask) -> bool {
-    ask.ceiling.window.kind() == LimitKind::Concurrent
 }
 
 /// Slots live in memory anyway, and what costs nothing has nothing to remember. In shadow nothing is ever refused.

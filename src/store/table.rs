@@ -1,19 +1,22 @@
 //! Subject → cell: read without a lock, bounded where strangers choose the subjects.
 
 use std::collections::VecDeque;
-use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
-use papaya::{Guard, HashMap, LocalGuard};
-use parking_lot::Mutex;
+use papaya::HashMap;
+use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::clock::Now;
+use crate::policy::authenticate::Caller;
+use crate::policy::keys::SecretIx;
 use crate::policy::limit::SubjectKey;
 use crate::policy::order::Ask;
 
-use super::cell::{Cell, Room};
+use super::cell::{Cell, Meters, Room};
+use super::shortcuts::Shortcuts;
+use super::slab::{CellIx, Slab};
 
 /// The cell of newcomers for whose network there is no room either: every limit has one meter for all of them.
 const CROWD: SubjectKey = SubjectKey(0x746f_6c6c_6761_7465_0000_0000_0000_0002);
@@ -24,12 +27,13 @@ const BATCH: usize = 32;
 /// All cells.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// Hashed with a random state: addresses are chosen by strangers. A cell stands behind its subject, one place in
-    /// memory for both: one miss less for each of a million keys.
-    cells: HashMap<SubjectKey, Cell, RandomState>,
+    cells: Slab,
+    /// Hashed with a random state: addresses are chosen by strangers.
+    names: HashMap<SubjectKey, CellIx, RandomState>,
+    shortcuts: Shortcuts,
     room: Padded<Dynamic>,
     crowded_total: Padded<AtomicU64>,
-    /// Every subject in `cells` once, in the order in which the sweep will look at them.
+    /// Every subject in `names` once, in the order in which the sweep will look at them.
     queue: Mutex<VecDeque<SubjectKey>>,
 }
 
@@ -69,85 +73,132 @@ pub struct Swept {
 
 /// Where an ask is counted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seat<'g> {
+pub(super) struct Seat<'t> {
     /// The subject itself, or the crowd that it shares.
     pub(super) subject: SubjectKey,
-    pub(super) cell: &'g Cell,
+    pub(super) ix: CellIx,
+    pub(super) cell: &'t Cell,
+}
+
+/// How a cell is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Where it was the last time, or else by name.
+    Shortcut,
+    /// By name: what a shortcut led to was another's under its lock.
+    Name,
+}
+
+impl<'t> Seat<'t> {
+    /// The subject's meters; `None` if the cell is not its any more.
+    pub(super) fn lock(&self) -> Option<MutexGuard<'t, Meters>> {
+        self.cell.lock(self.subject)
+    }
 }
 
 impl Table {
     pub(super) fn new(bound: usize) -> Table {
         let room = Dynamic { count: AtomicUsize::new(0), bound: AtomicUsize::new(bound) };
         Table {
-            cells: HashMap::with_hasher(RandomState::default()),
+            cells: Slab::default(),
+            names: HashMap::with_hasher(RandomState::default()),
+            shortcuts: Shortcuts::new(),
             room: Padded(room),
             crowded_total: Padded::default(),
             queue: Mutex::default(),
         }
     }
 
-    /// What holds the cells that a lookup finds. To be held shortly.
-    pub(super) fn guard(&self) -> LocalGuard<'_> {
-        self.cells.guard()
+    /// The cell of a subject, by name.
+    pub(super) fn get(&self, subject: SubjectKey) -> Option<Seat<'_>> {
+        let ix = *self.names.pin().get(&subject)?;
+        Some(self.seat_at(subject, ix))
     }
 
-    pub(super) fn get<'g>(&self, subject: SubjectKey, guard: &'g impl Guard) -> Option<&'g Cell> {
-        self.cells.get(&subject, guard)
+    fn seat_at(&self, subject: SubjectKey, ix: CellIx) -> Seat<'_> {
+        Seat { subject, ix, cell: self.cells.at(ix) }
+    }
+
+    /// Begins to fetch from memory the cell of the key of this secret.
+    pub(super) fn approach(&self, place: SecretIx) {
+        if let Some(ix) = self.shortcuts.of_key(place) {
+            self.cells.at(ix).approach();
+        }
     }
 
     /// Where the ask is counted; makes the cell if there is none and there is room.
-    pub(super) fn seat<'g>(&self, ask: &Ask, guard: &'g impl Guard) -> Seat<'g> {
-        let own = ask.subject;
-        if let Some(cell) = self.get(own, guard) {
-            return Seat { subject: own, cell };
+    pub(super) fn seat(&self, ask: &Ask, caller: Option<&Caller>, way: Way) -> Seat<'_> {
+        let of_key = caller.filter(|caller| caller.subject == ask.subject);
+        if way == Way::Shortcut
+            && let Some(seat) = self.remembered(ask.subject, of_key)
+        {
+            return seat;
         }
-        let Some(crowd) = ask.crowded else {
-            return Seat { subject: own, cell: self.insert(own, Room::Kept, guard) };
+        let seat = self.seat_by_name(ask);
+        if seat.subject == ask.subject {
+            match of_key {
+                Some(caller) => self.shortcuts.note_key(caller.place, seat.ix),
+                None => self.shortcuts.note_other(ask.subject, seat.ix),
+            }
+        }
+        seat
+    }
+
+    /// Where the subject's cell was the last time, if it still looks like its own.
+    #[inline]
+    fn remembered(&self, subject: SubjectKey, of_key: Option<&Caller>) -> Option<Seat<'_>> {
+        let look = |ix: Option<CellIx>| {
+            let seat = self.seat_at(subject, ix?);
+            seat.cell.seems_to_be_of(subject).then_some(seat)
         };
+        if let Some(caller) = of_key {
+            return look(self.shortcuts.of_key(caller.place));
+        }
+        let [first, second] = self.shortcuts.of_other(subject);
+        look(first).or_else(|| look(second))
+    }
+
+    fn seat_by_name(&self, ask: &Ask) -> Seat<'_> {
+        let own = ask.subject;
+        if let Some(seat) = self.get(own) {
+            return seat;
+        }
+        let Some(crowd) = ask.crowded else { return self.insert(own, Room::Kept) };
         let bound = self.room.0.bound.load(Ordering::Relaxed);
         if self.claim(bound) {
-            return Seat { subject: own, cell: self.insert(own, Room::Counted, guard) };
+            return self.insert(own, Room::Counted);
         }
-        if let Some(cell) = self.get(crowd, guard) {
-            Seat { subject: crowd, cell }
+        if let Some(seat) = self.get(crowd) {
+            seat
         } else if self.claim(with_reserve(bound)) {
-            Seat { subject: crowd, cell: self.insert(crowd, Room::Counted, guard) }
+            self.insert(crowd, Room::Counted)
         } else {
-            let cell = self.get(CROWD, guard);
-            let cell = cell.unwrap_or_else(|| self.insert(CROWD, Room::Kept, guard));
-            Seat { subject: CROWD, cell }
+            self.named(CROWD)
         }
     }
 
     /// The cell of a subject that somebody named: it gets room whatever it is.
-    pub(super) fn named<'g>(&self, subject: SubjectKey, guard: &'g impl Guard) -> &'g Cell {
-        self.get(subject, guard).unwrap_or_else(|| self.insert(subject, Room::Kept, guard))
+    pub(super) fn named(&self, subject: SubjectKey) -> Seat<'_> {
+        self.get(subject).unwrap_or_else(|| self.insert(subject, Room::Kept))
     }
 
     /// Shows every cell once, in no order; one that comes meanwhile may be left out.
     pub(super) fn each(&self, mut show: impl FnMut(SubjectKey, &Cell)) {
-        let guard = self.guard();
-        for (subject, cell) in self.cells.iter(&guard) {
-            show(*subject, cell);
+        for (subject, ix) in &self.names.pin() {
+            show(*subject, self.cells.at(*ix));
         }
     }
 
     /// Where the ask would be counted, if that is anywhere yet.
-    pub(super) fn find<'g>(&self, ask: &Ask, guard: &'g impl Guard) -> Option<&'g Cell> {
-        let own = self.get(ask.subject, guard);
-        own.or_else(|| self.crowd_of(ask, ask.subject, guard))
+    pub(super) fn find(&self, ask: &Ask) -> Option<Seat<'_>> {
+        self.get(ask.subject).or_else(|| self.crowd_of(ask, ask.subject))
     }
 
     /// The cell in which the ask may have been counted before it was seated at `seated`. What is in use there is in use.
-    pub(super) fn crowd_of<'g>(
-        &self,
-        ask: &Ask,
-        seated: SubjectKey,
-        guard: &'g impl Guard,
-    ) -> Option<&'g Cell> {
+    pub(super) fn crowd_of(&self, ask: &Ask, seated: SubjectKey) -> Option<Seat<'_>> {
         let crowd = ask.crowded.filter(|_| seated != CROWD)?;
-        let nearer = if seated == crowd { None } else { self.get(crowd, guard) };
-        nearer.or_else(|| self.get(CROWD, guard))
+        let nearer = if seated == crowd { None } else { self.get(crowd) };
+        nearer.or_else(|| self.get(CROWD))
     }
 
     /// Counts asks that were decided in a crowd.
@@ -159,17 +210,9 @@ impl Table {
 
     /// Whether there is a nearer cell for the ask than the crowd in which it was seated. Asked again under the crowd's
     /// lock: a cell that appears later starts from what is charged to the crowd until then.
-    pub(super) fn has_nearer(&self, ask: &Ask, seated: SubjectKey, guard: &impl Guard) -> bool {
-        let exists = |subject| seated != subject && self.get(subject, guard).is_some();
+    pub(super) fn has_nearer(&self, ask: &Ask, seated: SubjectKey) -> bool {
+        let exists = |subject| seated != subject && self.get(subject).is_some();
         seated != ask.subject && (exists(ask.subject) || ask.crowded.is_some_and(exists))
-    }
-
-    /// Takes a retired cell out, unless another has taken its place.
-    pub(super) fn forget(&self, subject: SubjectKey, cell: &Cell, guard: &impl Guard) {
-        let removed = self.cells.remove_if(&subject, |_, found| ptr::eq(found, cell), guard);
-        if matches!(removed, Ok(Some(_))) && cell.room() == Room::Counted {
-            self.room.0.count.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 
     /// Removes idle cells; looks at no more than `budget` of them, and goes on from there the next time.
@@ -188,21 +231,26 @@ impl Table {
             left -= batch.len();
             swept.looked += batch.len();
             let before = batch.len();
-            let guard = self.guard();
-            batch.retain(|subject| !self.remove_if_idle(*subject, now, &guard));
+            batch.retain(|subject| !self.remove_if_idle(*subject, now));
             swept.removed += before - batch.len();
             self.queue.lock().extend(batch);
         }
         swept
     }
 
-    fn remove_if_idle(&self, subject: SubjectKey, now: Now, guard: &impl Guard) -> bool {
-        let Some(cell) = self.get(subject, guard) else { return true };
-        let idle = cell.retire_if_idle(now);
-        if idle {
-            self.forget(subject, cell, guard);
+    fn remove_if_idle(&self, subject: SubjectKey, now: Now) -> bool {
+        let names = self.names.pin();
+        let Some(Seat { ix, cell, .. }) = self.get(subject) else { return true };
+        // The name goes under the lock: who waits for it finds the cell retired, and the name gone or another cell's.
+        let forget = || {
+            names.remove(&subject);
+        };
+        let Some(room) = cell.retire_if_idle(subject, now, forget) else { return false };
+        if room == Room::Counted {
+            self.room.0.count.fetch_sub(1, Ordering::Relaxed);
         }
-        idle
+        self.cells.leave(ix);
+        true
     }
 
     pub(super) fn set_bound(&self, bound: usize) {
@@ -211,7 +259,7 @@ impl Table {
 
     pub(super) fn occupancy(&self) -> Occupancy {
         Occupancy {
-            cells: self.cells.len(),
+            cells: self.names.len(),
             dynamic: self.room.0.count.load(Ordering::Relaxed),
             bound: self.room.0.bound.load(Ordering::Relaxed),
             crowded_total: self.crowded_total.0.load(Ordering::Relaxed),
@@ -226,19 +274,21 @@ impl Table {
             && count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    fn insert<'g>(&self, subject: SubjectKey, room: Room, guard: &'g impl Guard) -> &'g Cell {
-        match self.cells.try_insert(subject, Cell::new(room), guard) {
-            Ok(cell) => {
-                self.queue.lock().push_back(subject);
-                cell
+    fn insert(&self, subject: SubjectKey, room: Room) -> Seat<'_> {
+        let ix = self.cells.take();
+        let names = self.names.pin();
+        let name = || names.try_insert(subject, ix).map(drop).map_err(|taken| *taken.current);
+        // Under its lock the cell gets its name and its subject at once: who comes by an old shortcut or by the new name
+        // waits until it is clear whether it stays.
+        if let Err(other) = self.cells.at(ix).occupy(subject, room, name) {
+            self.cells.leave(ix);
+            if room == Room::Counted {
+                self.room.0.count.fetch_sub(1, Ordering::Relaxed);
             }
-            Err(taken) => {
-                if room == Room::Counted {
-                    self.room.0.count.fetch_sub(1, Ordering::Relaxed);
-                }
-                taken.current
-            }
+            return self.seat_at(subject, other);
         }
+        self.queue.lock().push_back(subject);
+        self.seat_at(subject, ix)
     }
 }
 

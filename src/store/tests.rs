@@ -201,6 +201,20 @@ fn a_changed_window_keeps_the_use() {
 }
 
 #[test]
+fn a_cell_that_was_swept_and_given_to_another_counts_for_that_one_alone() {
+    let ledger = ledger();
+    let (one, other) = (ask(0, 1, Window::Sliding, 1), ask(0, 2, Window::Sliding, 1));
+    assert!(passes(&ledger, at(0), &[one]));
+    assert_eq!(ledger.sweep(at(MINUTE), 10).removed, 1);
+    // It gets the only cell that is vacant, and the first one's way to it is still remembered.
+    assert!(passes(&ledger, at(MINUTE), &[other]));
+    assert!(passes(&ledger, at(MINUTE), &[one]) && !passes(&ledger, at(MINUTE), &[one]));
+    assert!(!passes(&ledger, at(MINUTE), &[other]));
+    assert_eq!(ledger.occupancy().cells, 2);
+    assert!(passes(&ledger, at(2 * MINUTE), &[other, one]), "both together, in any order");
+}
+
+#[test]
 fn peeking_makes_and_takes_nothing() {
     let ledger = ledger();
     let one = stranger(1, 9, 3);
@@ -372,8 +386,7 @@ fn a_stranger_racing_with_its_own_room_never_gets_more_than_its_ceiling() {
 
 #[test]
 fn a_cell_is_two_cache_lines_and_a_reservation_is_cheap_to_move() {
-    // The allocator puts a place of this size where a multiple of it begins.
-    assert_eq!(size_of::<(SubjectKey, Cell)>(), 128);
+    assert_eq!((size_of::<Cell>(), align_of::<Cell>()), (128, 128));
     assert!(size_of::<Reservation>() <= 512, "{}", size_of::<Reservation>());
 }
 

@@ -109,5 +109,5 @@ pub(crate) fn claim(tenant: u128, key: u128) -> Claim {
 }
 
 pub(crate) fn open(ledger: &Ledger, now: Now, asks: &Asks, claim: Option<&Claim>) -> Opening {
-    ledger.open(now, &Order { asks, claim, bounds: BOUNDS })
+    ledger.open(now, &Order { asks, claim, bounds: BOUNDS, caller: None })
 }

@@ -172,7 +172,7 @@ impl World {
             keep: KEEP,
             on_unknown: if waiver { OnUnknown::Forward } else { OnUnknown::Refuse },
         });
-        let order = Order { asks: &asks, claim: claim.as_ref(), bounds: BOUNDS };
+        let order = Order { asks: &asks, claim: claim.as_ref(), bounds: BOUNDS, caller: None };
         let opening = self.ground.ledger.open(self.now(), &order);
         let claimed = key.map_or(Ok(()), |(key, head)| self.claims(tenant, key, head, waiver));
         match (claimed, opening) {

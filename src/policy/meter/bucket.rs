@@ -17,7 +17,23 @@ pub struct Bucket {
     /// The period of the ceiling under which `level` was written; a reading under another rescales it, upwards.
     period: u64,
     at: Steady,
-    idle_from: Steady,
+    idle: Idle,
+}
+
+/// When a bucket says the same as an empty one.
+#[derive(Clone, Copy, Debug)]
+enum Idle {
+    /// From here on.
+    From(Steady),
+    /// When its level has drained at so many units a period, at least one. Only the sweep asks when that is: to divide in
+    /// every take for it would be a third of a take's divisions.
+    Drained(u64),
+}
+
+impl Default for Idle {
+    fn default() -> Idle {
+        Idle::From(Steady::default())
+    }
 }
 
 /// What a bucket remembers, for a journal.
@@ -36,20 +52,20 @@ pub struct BucketParts {
 impl Bucket {
     /// What it remembers.
     pub fn parts(self) -> BucketParts {
-        let Bucket { level, period, at, idle_from } = self;
-        BucketParts { level: level.get(), period, at, idle_from }
+        let Bucket { level, period, at, .. } = self;
+        BucketParts { level: level.get(), period, at, idle_from: self.idle_from() }
     }
 
     /// The bucket that remembers this.
     pub fn from_parts(parts: BucketParts) -> Bucket {
         let BucketParts { level, period, at, idle_from } = parts;
-        Bucket { level: Wide::new(level), period, at, idle_from }
+        Bucket { level: Wide::new(level), period, at, idle: Idle::From(idle_from) }
     }
 
     pub(super) fn carrying(carried: Carried, ceiling: &Ceiling) -> Bucket {
         let period = ceiling.period.max(1);
         let level = Wide::new(u128::from(carried.units) * u128::from(period));
-        let mut bucket = Bucket { level, period, at: carried.at, idle_from: carried.at };
+        let mut bucket = Bucket { level, period, at: carried.at, idle: Idle::From(carried.at) };
         bucket.keep(ceiling, carried.at);
         bucket
     }
@@ -100,13 +116,14 @@ impl Bucket {
 
     pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {
         let level = self.level_at(ceiling, now).saturating_add(scaled(weight, ceiling));
+        // A ceiling of 0 drains nothing; the ceiling before it decides how long the use is remembered.
+        self.idle = match ceiling.units {
+            0 => Idle::From(self.idle_from()),
+            units => Idle::Drained(units),
+        };
         self.level = Wide::new(level);
         self.period = ceiling.period.max(1);
         self.at = self.at.max(now);
-        // As `keep` would, but that nothing has drained since.
-        if ceiling.units > 0 {
-            self.idle_from = self.at.plus(ceil(level, ceiling.units));
-        }
     }
 
     pub(super) fn give_back(&mut self, ceiling: &Ceiling, weight: u64, taken: Steady) {
@@ -115,21 +132,28 @@ impl Bucket {
         let drained = u128::from(ceiling.units) * u128::from(self.at.since(taken));
         let back = scaled(weight, ceiling).saturating_sub(drained);
         let level = rescaled(self.level.get(), self.period, ceiling.period.max(1));
+        self.idle = Idle::From(self.idle_from());
         self.level = Wide::new(level.saturating_sub(back));
         self.period = ceiling.period.max(1);
         self.keep(ceiling, self.at);
     }
 
     pub(super) fn keep(&mut self, ceiling: &Ceiling, now: Steady) {
-        // A ceiling of 0 drains nothing; the ceiling before it decides how long the use is remembered.
         if ceiling.units > 0 {
             let to_drain = ceil(self.level_at(ceiling, now), ceiling.units);
-            self.idle_from = self.at.max(now).plus(to_drain);
+            self.idle = Idle::From(self.at.max(now).plus(to_drain));
+        }
+    }
+
+    fn idle_from(&self) -> Steady {
+        match self.idle {
+            Idle::From(at) => at,
+            Idle::Drained(units) => self.at.plus(ceil(self.level.get(), units)),
         }
     }
 
     pub(super) fn is_idle(&self, now: Steady) -> bool {
-        self.level.get() == 0 || now >= self.idle_from
+        self.level.get() == 0 || now >= self.idle_from()
     }
 
     pub(super) fn carried(&self) -> Carried {
