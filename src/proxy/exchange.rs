@@ -155,7 +155,6 @@ impl Exchange {
             remaining: reading.remaining,
             admits: reading.admits,
             wait_nanos: reading.wait.filter(|_| !reading.admits),
-            standing: facts.standing,
         });
         at.records.borrow_mut().open(&mut inner.draft, &opening, lines);
         for refusal in &facts.shadowed {

@@ -8,7 +8,6 @@ pub mod policy;
 mod watch;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,11 +15,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use smallvec::SmallVec;
+use parking_lot::{Condvar, Mutex};
 
-use crate::clock::{Clock, Steady, Wall};
+use crate::clock::{Clock, Wall};
 
 use files::Stamps;
 use watch::Watch;
@@ -112,40 +109,38 @@ impl<P> std::fmt::Debug for Reloader<P> {
     }
 }
 
-/// What the reloader's thread is wanted for. Flags, so that a thousand requests are one.
+/// What the reloader's thread is wanted for. Flags, so that a thousand changes are one.
 #[derive(Debug, Default)]
 struct Wants {
-    /// Someone asked for a look.
+    /// A file that the policy was read from changed.
+    changed: bool,
+    /// Someone asked.
     requested: bool,
     stop: bool,
 }
 
-/// What others wake the thread with.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Bell {
     wants: Mutex<Wants>,
-    /// Readable after a ring, so that one wait is for it and for the kernel's word.
-    rung: OwnedFd,
+    rung: Condvar,
 }
 
 impl Bell {
-    fn new() -> io::Result<Bell> {
-        let rung = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Bell { wants: Mutex::default(), rung })
-    }
-
     fn ring(&self, want: impl FnOnce(&mut Wants)) {
         want(&mut self.wants.lock());
-        // It can only fail where the number of rings that nobody heard is full.
-        let _ = rustix::io::write(&self.rung, &1u64.to_ne_bytes());
+        self.rung.notify_one();
     }
 
-    /// Takes what is wanted. `stop` stays.
-    fn take(&self) -> Wants {
-        // Emptied before the wants are read, so that a ring in between is heard again.
-        let _ = rustix::io::read(&self.rung, &mut [0; 8]);
+    /// Takes what is wanted, waiting for it at most `wait`. `stop` stays.
+    fn take(&self, wait: Duration) -> Wants {
         let mut wants = self.wants.lock();
-        Wants { stop: wants.stop, requested: std::mem::take(&mut wants.requested) }
+        if !(wants.changed || wants.requested || wants.stop) {
+            self.rung.wait_for(&mut wants, wait);
+        }
+        let stop = wants.stop;
+        let taken = std::mem::take(&mut *wants);
+        wants.stop = stop;
+        taken
     }
 }
 
@@ -185,12 +180,14 @@ impl Drop for ReloadHandle {
 impl<P: Send + Sync + 'static> Reloader<P> {
     /// Starts the thread. Fails where the system gives none.
     pub fn start(self) -> io::Result<ReloadHandle> {
-        let bell = Arc::new(Bell::new()?);
+        let bell = Arc::new(Bell::default());
         let rung = Arc::clone(&bell);
         let thread = std::thread::Builder::new().name("reload".into()).spawn(move || {
             // On Linux this is the calling thread's own. Without it a reload merely competes.
             let _ = rustix::process::setpriority_process(None, NICENESS);
-            Running::new(self, rung, Watch::start()).run();
+            let told = Arc::clone(&rung);
+            let watch = Watch::start(move || told.ring(|wants| wants.changed = true));
+            Running::new(self, rung, watch).run();
         })?;
         Ok(ReloadHandle { bell, thread: Some(thread) })
     }
@@ -228,9 +225,10 @@ impl<P: Send + Sync + 'static> Running<P> {
     }
 
     fn run(mut self) {
-        let mut polled = self.it.clock.steady();
+        let mut since_poll = Duration::ZERO;
         loop {
-            let (wants, mut changed) = self.wait(polled);
+            let wait = if self.retired.is_empty() { POLL } else { RETIRE };
+            let wants = self.bell.take(wait);
             if wants.stop {
                 return;
             }
@@ -238,13 +236,14 @@ impl<P: Send + Sync + 'static> Running<P> {
             if wants.requested {
                 (self.it.tell)(Told::Requested);
             }
+            let mut changed = wants.changed;
             let mut due = wants.requested;
             if !changed && !due {
-                let now = self.it.clock.steady();
-                if Duration::from_nanos(now.since(polled)) < POLL {
+                since_poll += wait;
+                if since_poll < POLL {
                     continue;
                 }
-                polled = now;
+                since_poll = Duration::ZERO;
                 changed = self.stamps.differ(&self.it.files);
                 due = self.is_due_again();
             }
@@ -257,31 +256,15 @@ impl<P: Send + Sync + 'static> Running<P> {
         }
     }
 
-    /// Waits for the bell and for the kernel's word, until the next poll at most. What is wanted, and whether the kernel
-    /// told of a change that matters.
-    fn wait(&mut self, polled: Steady) -> (Wants, bool) {
-        let since = Duration::from_nanos(self.it.clock.steady().since(polled));
-        let retire = if self.retired.is_empty() { POLL } else { RETIRE };
-        let most = POLL.saturating_sub(since).min(retire);
-        let most = Timespec::try_from(most).ok();
-        let bell = PollFd::new(&self.bell.rung, PollFlags::IN);
-        let kernel =
-            self.watch.readable().map(|kernel| PollFd::from_borrowed_fd(kernel, PollFlags::IN));
-        let mut heard: SmallVec<[PollFd<'_>; 2]> = std::iter::once(bell).chain(kernel).collect();
-        // Interrupted, or refused: the next turn asks again.
-        let _ = poll(&mut heard, most.as_ref());
-        drop(heard);
-        (self.bell.take(), self.watch.changed())
-    }
-
     /// Waits until the files rest for a moment. False if it is time to stop.
-    fn rest(&mut self) -> bool {
+    fn rest(&self) -> bool {
         for _ in 0..MOST_QUIETS {
             std::thread::sleep(QUIET);
-            if self.bell.take().stop {
+            let wants = self.bell.take(Duration::ZERO);
+            if wants.stop {
                 return false;
             }
-            if !self.watch.changed() {
+            if !wants.changed {
                 break;
             }
         }
@@ -370,22 +353,15 @@ mod tests {
 
     #[test]
     fn a_thousand_rings_are_one_and_a_stop_stays() {
-        let bell = Bell::new().unwrap();
-        let rings = || {
-            let mut heard = [PollFd::new(&bell.rung, PollFlags::IN)];
-            poll(&mut heard, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() > 0
-        };
+        let bell = Bell::default();
         for _ in 0..1000 {
-            bell.ring(|wants| wants.requested = true);
+            bell.ring(|wants| wants.changed = true);
         }
-        assert!(rings());
-        assert!(bell.take().requested);
-        assert!(!rings());
-        assert!(!bell.take().requested);
+        assert!(bell.take(Duration::ZERO).changed);
+        assert!(!bell.take(Duration::ZERO).changed);
         bell.ring(|wants| wants.stop = true);
-        assert!(rings());
-        assert!(bell.take().stop);
-        assert!(bell.take().stop);
+        assert!(bell.take(Duration::from_mins(1)).stop);
+        assert!(bell.take(Duration::from_mins(1)).stop);
     }
 
     #[test]
@@ -415,7 +391,7 @@ mod tests {
             since: clock.now().wall,
             clock,
         };
-        let bell = Arc::new(Bell::new().unwrap());
+        let bell = Arc::new(Bell::default());
         let rung = Arc::clone(&bell);
         let thread = std::thread::spawn(move || Running::new(reloader, rung, Watch::deaf()).run());
         let next = || heard.recv_timeout(Duration::from_secs(10)).unwrap();

@@ -8,12 +8,12 @@ mod writer;
 
 use crate::clock::Wall;
 use crate::policy::money::Money;
-use crate::policy::order::Standing;
 use crate::policy::refusal::Refusal;
 
 use super::decision_id::DecisionId;
 use super::json::{Object, count, inside, string};
 use super::metrics::{IdempotencyOutcome, Outcome};
+use phrase::Found;
 use remembered::{Because, Beginning, CameOut};
 
 pub use buffer::RecordBuffer;
@@ -133,8 +133,6 @@ pub struct LimitLine<'a> {
     pub admits: bool,
     /// Nanoseconds until it would; `None` where it does, or time does not help.
     pub wait_nanos: Option<u64>,
-    /// Whether the next request is likely to say the same.
-    pub standing: Standing,
 }
 
 /// Why a request was refused.
@@ -280,44 +278,11 @@ impl Opening<'_> {
 
 impl LimitLine<'_> {
     /// With a comma behind it.
-    #[inline]
     fn write(&self, out: &mut Vec<u8>) {
         // Rounded up: a wait that is written as 0 would say that time does not matter.
-        let wait_micros = self.wait_nanos.map(|nanos| nanos.div_ceil(1000));
-        match self.standing {
-            Standing::Moved => self.render(wait_micros, out),
-            Standing::Kept => {
-                let mut latest = self.phrase.latest.borrow_mut();
-                let of = Some((self.used, self.remaining, self.admits, wait_micros));
-                if latest.of == of {
-                    out.extend_from_slice(&latest.line);
-                    return;
-                }
-                let before = out.len();
-                self.render(wait_micros, out);
-                latest.of = of;
-                latest.line.clear();
-                latest.line.extend_from_slice(out.get(before..).unwrap_or_default());
-            }
-        }
-    }
-
-    #[inline]
-    fn render(&self, wait_micros: Option<u64>, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.phrase.before_used);
-        self.phrase.unit.write(out, self.used);
-        out.extend_from_slice(&self.phrase.before_remaining);
-        self.phrase.unit.write(out, self.remaining);
-        match (self.admits, wait_micros) {
-            (true, None) => return out.extend_from_slice(b",\"admits\":true},"),
-            (true, Some(_)) => out.extend_from_slice(b",\"admits\":true"),
-            (false, _) => out.extend_from_slice(b",\"admits\":false"),
-        }
-        if let Some(micros) = wait_micros {
-            out.extend_from_slice(b",\"wait_us\":");
-            count(out, micros);
-        }
-        out.extend_from_slice(b"},");
+        let wait = self.wait_nanos.map(|nanos| nanos.div_ceil(1000));
+        let LimitLine { used, remaining, admits, .. } = *self;
+        self.phrase.write(out, Found { used, remaining, admits, wait });
     }
 }
 

@@ -112,27 +112,32 @@ fn written(record: &Record<'_>) -> Value {
 }
 
 #[test]
-fn a_limit_that_was_kept_is_said_as_one_that_was_moved() {
-    let phrase = LimitPhrase::new("throttle", LimitKind::Rate, Mode::Enforce, 60);
-    let line = |used, admits, wait_nanos| {
-        [Standing::Kept, Standing::Moved].map(|standing| {
-            let mut out = b"before".to_vec();
-            let phrase = &phrase;
-            LimitLine { phrase, used, remaining: 3, admits, wait_nanos, standing }.write(&mut out);
-            String::from_utf8(out).unwrap()
-        })
-    };
-    for (used, admits, wait) in [
-        (57, true, None),
-        (57, true, None),
-        (58, true, None),
-        (58, false, Some(1_000)),
-        (58, false, Some(999)),
-        (58, false, Some(1_001)),
-        (58, false, None),
-    ] {
-        let [kept, moved] = line(used, admits, wait);
-        assert_eq!(kept, moved);
+fn what_is_found_of_a_limit_is_said_the_same_whatever_was_found_before() {
+    let phrase = |kind| LimitPhrase::new("throttle", kind, Mode::Enforce, 60);
+    for kind in [LimitKind::Rate, LimitKind::Spend] {
+        let kept = phrase(kind);
+        for (used, remaining, admits, wait_nanos) in [
+            (57, 3, true, None),
+            (57, 3, true, None),
+            (58, 2, true, None),
+            (9, 51, true, None),
+            (10, 50, true, None),
+            (u64::MAX, 9, true, None),
+            (u64::MAX - 1, 10, true, None),
+            (58, 2, false, Some(1_000)),
+            (58, 2, false, Some(999)),
+            (58, 2, false, Some(1_001)),
+            (58, 2, false, None),
+            (59, 1, true, None),
+        ] {
+            let fresh = phrase(kind);
+            let [kept, fresh] = [&kept, &fresh].map(|phrase| {
+                let mut out = b"before".to_vec();
+                LimitLine { phrase, used, remaining, admits, wait_nanos }.write(&mut out);
+                String::from_utf8(out).unwrap()
+            });
+            assert_eq!(kept, fresh);
+        }
     }
 }
 
@@ -147,7 +152,6 @@ fn a_record_holds_every_input_of_the_decision_under_its_name() {
             remaining: 0,
             admits: false,
             wait_nanos: Some(999_001),
-            standing: Standing::Moved,
         },
         LimitLine {
             phrase: &wallet,
@@ -155,7 +159,6 @@ fn a_record_holds_every_input_of_the_decision_under_its_name() {
             remaining: 47_500_000,
             admits: true,
             wait_nanos: None,
-            standing: Standing::Moved,
         },
     ];
     let refused = Record {
