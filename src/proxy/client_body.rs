@@ -9,6 +9,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::http1::{Arriving, BrokenIn, Interims, Upgrading};
+use super::splice::{Pipeful, Spliced};
 
 /// What follows a request's head on its connection.
 #[derive(Debug)]
@@ -71,6 +72,15 @@ impl ClientBody {
     /// Whether another task takes the body's framing off, so that what has arrived may not be here yet.
     pub(super) fn is_decoded_elsewhere(&self) -> bool {
         matches!(self.0, Came::Http2(_))
+    }
+}
+
+impl Spliced for ClientBody {
+    fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, Torn>> {
+        match &mut self.0 {
+            Came::Http1(body) => body.poll_pipeful(cx).map_err(Torn::Http1),
+            Came::Http2(_) => Poll::Ready(Ok(None)),
+        }
     }
 }
 

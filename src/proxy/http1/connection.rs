@@ -21,6 +21,7 @@ use super::stock::{ROOM, Stock};
 use super::upload::{Upload, UploadFailure};
 use crate::proxy::io::Stream;
 use crate::proxy::request_body::{BodyWatch, RequestBody};
+use crate::proxy::splice::Pipeful;
 
 /// A request and what goes with it, until its answer's head is there.
 #[derive(Debug)]
@@ -221,6 +222,15 @@ impl Connection {
         room: usize,
     ) -> Poll<io::Result<usize>> {
         self.inlet.poll_read(&mut self.stream, cx, room)
+    }
+
+    /// The next bytes of a body of which `left` bytes are to come, in a pipe; see [`Inlet::poll_pipeful`].
+    pub(super) fn poll_pipeful(
+        &mut self,
+        cx: &mut Context<'_>,
+        left: u64,
+    ) -> Poll<io::Result<Option<Pipeful>>> {
+        self.inlet.poll_pipeful(&self.stream, cx, left)
     }
 
     /// How much is read at once for a body of which `left` bytes are to come, as far as that is known.

@@ -197,6 +197,7 @@ impl<'a> Found<'a> {
                     }
                     hop.length = Some(length);
                 }
+                Says::Codings if members(field.value).any(is_unasked) => return Err(BadHead),
                 Says::Codings => hop.codings = hop.codings.and(field.value).ok_or(BadHead)?,
                 Says::Connection => {
                     for word in members(field.value) {
@@ -218,6 +219,14 @@ impl<'a> Found<'a> {
         }
         Ok((head, hop))
     }
+}
+
+/// Whether an answer may not wear this coding. The gate's `TE` asks for none, so that `chunked` alone is acceptable (RFC 9112
+/// §7.4), which it takes off and puts on again; another would reach the client as the body itself. `identity` is what old
+/// backends call none.
+fn is_unasked(coding: &[u8]) -> bool {
+    let is = |known: &[u8]| coding.eq_ignore_ascii_case(known);
+    !(coding.is_empty() || is(b"chunked") || is(b"identity"))
 }
 
 /// What a head says of its connection and its framing.
@@ -304,11 +313,16 @@ mod tests {
         assert_eq!(of(""), Ok(Some((BodyLength::UntilClose, After::Close))));
         let two = "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n";
         assert_eq!(of(two), Ok(Some((BodyLength::Chunked, After::Close))));
-        let coded = "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n";
+        let coded = "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n";
         assert_eq!(of(coded), Ok(Some((BodyLength::Chunked, After::Reuse))));
-        let open = "Transfer-Encoding: gzip\r\nContent-Length: 3\r\n";
+        let open = "Transfer-Encoding: identity\r\nContent-Length: 3\r\n";
         assert_eq!(of(open), Ok(Some((BodyLength::UntilClose, After::Close))));
         assert_eq!(of("Content-Length: 3\r\nContent-Length: 4\r\n"), Err(BadHead));
+        for unasked in
+            ["gzip", "gzip, chunked", "x-own\r\nTransfer-Encoding: chunked", "chunked;q=1"]
+        {
+            assert_eq!(of(&format!("Transfer-Encoding: {unasked}\r\n")), Err(BadHead), "{unasked}");
+        }
         // The values of a head without a body are held to the same.
         let switching = b"HTTP/1.1 101 Switching Protocols\r\nContent-Length: x\r\n\r\n";
         assert_eq!(read(&[switching]).map(|_| ()), Err(BadHead));

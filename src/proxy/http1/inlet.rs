@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::stock::{ROOM, Stock};
 use crate::proxy::io::Stream;
+use crate::proxy::splice::Pipeful;
 use crate::proxy::upstream::BUFFER;
 
 /// What was read and belongs to nobody yet.
@@ -60,6 +61,25 @@ impl Inlet {
             Poll::Ready(_) | Poll::Pending => {}
         }
         read
+    }
+
+    /// The next bytes of a body of which `left` bytes are to come, in a pipe, without a byte at the stream's end; `None` where
+    /// they have to be read.
+    pub(super) fn poll_pipeful(
+        &mut self,
+        stream: &Stream,
+        cx: &mut Context<'_>,
+        left: u64,
+    ) -> Poll<io::Result<Option<Pipeful>>> {
+        match stream.bare() {
+            Some(tcp) if self.unread.is_empty() => {
+                if self.unread.capacity() > 0 {
+                    self.rest();
+                }
+                self.stock.pipes().poll_fill(tcp, left, cx)
+            }
+            Some(_) | None => Poll::Ready(Ok(None)),
+        }
     }
 
     /// How much is read at once for a body of which `left` bytes are to come, as far as that is known.

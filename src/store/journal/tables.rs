@@ -1,5 +1,6 @@
 //! The tables of the journal, and what a change does to them. Counting is done by the same code as in memory.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -122,7 +123,7 @@ pub(super) struct Changes<'t, 'o> {
     /// Meters that were changed: many requests charge the same ones.
     changed: BTreeMap<MeterKey, Option<MeterRow>>,
     /// Reservations that were made: most are settled before the end, and never written.
-    reserved: BTreeMap<ReservationId, (&'o Pending, Option<Doubt>)>,
+    reserved: BTreeMap<ReservationId, (Cow<'o, Pending>, Option<Doubt>)>,
     /// Records that came further: most are claimed and answered before the end.
     told: BTreeMap<u64, (RecordId, &'o Record)>,
 }
@@ -282,7 +283,7 @@ impl<'t, 'o> Changes<'t, 'o> {
     }
 
     fn reserve(&mut self, pending: &'o Pending) -> Result<(), TableProblem> {
-        self.reserved.insert(pending.id, (pending, None));
+        self.reserved.insert(pending.id, (Cow::Borrowed(pending), None));
         for Charge { meter, period, at, amount } in &pending.charges {
             self.change(*meter, |meter| match meter {
                 Meter::Quota(tally) | Meter::Spend(tally) => tally.take(*amount, *period, *at),
@@ -309,6 +310,7 @@ impl<'t, 'o> Changes<'t, 'o> {
     }
 
     fn reset(&mut self, meter: MeterId) -> Result<(), TableProblem> {
+        self.forgive(meter)?;
         match meter.kind {
             LimitKind::Credit => self.change(meter, Meter::reset),
             LimitKind::Rate | LimitKind::Concurrent | LimitKind::Quota | LimitKind::Spend => {
@@ -316,6 +318,28 @@ impl<'t, 'o> Changes<'t, 'o> {
                 Ok(())
             }
         }
+    }
+
+    /// What a reservation had charged before a reset is not given back after it.
+    fn forgive(&mut self, meter: MeterId) -> Result<(), TableProblem> {
+        let charges = |pending: &Pending| pending.charges.iter().any(|one| one.meter == meter);
+        let mut forgiven = Vec::new();
+        for row in self.pending.iter()? {
+            let id = ReservationId(row?.0.value());
+            if let Some((pending, doubt)) = self.pending_row(id)?
+                && charges(&pending)
+            {
+                forgiven.push((pending, doubt));
+            }
+        }
+        for (mut pending, doubt) in forgiven {
+            pending.charges.retain(|one| one.meter != meter);
+            self.pending.insert(pending.id.0, rows::write_pending(&pending, doubt).as_slice())?;
+        }
+        for (pending, _) in self.reserved.values_mut().filter(|(pending, _)| charges(pending)) {
+            pending.to_mut().charges.retain(|one| one.meter != meter);
+        }
+        Ok(())
     }
 
     /// Changes a meter; one that is not there starts from nothing. A rate that is not there stays away, since it is only

@@ -19,6 +19,7 @@ use super::super::stock::Stock;
 use super::arriving::BrokenIn;
 use crate::proxy::answer::Head;
 use crate::proxy::io::Stream;
+use crate::proxy::splice::{Outlet, Pipeful};
 
 /// What a client that waits is told when its body is wanted (RFC 9110 §10.1.1).
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -275,6 +276,34 @@ impl Io {
         }
     }
 
+    /// The next bytes of the request's body, in a pipe; `None` where they have to be asked for as a frame.
+    pub(super) fn poll_pipeful(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Pipeful>, BrokenIn>> {
+        if !self.inlet.unread.is_empty() {
+            return Poll::Ready(Ok(None));
+        }
+        if let Err(error) = ready!(self.poll_interim(cx)) {
+            return Poll::Ready(Err(BrokenIn::Io(error)));
+        }
+        let (Left::Bytes(left), Some(stream), false) = (&mut self.left, &self.stream, self.lent)
+        else {
+            return Poll::Ready(Ok(None));
+        };
+        let came = ready!(self.inlet.poll_pipeful(stream, cx, *left));
+        Poll::Ready(match came {
+            Ok(None) => Ok(None),
+            Ok(Some(pipeful)) if pipeful.bytes() > 0 => {
+                self.moved += 1;
+                *left = left.saturating_sub(pipeful.bytes());
+                Ok(Some(pipeful))
+            }
+            Ok(Some(_)) => Err(BrokenIn::Early),
+            Err(error) => Err(BrokenIn::Io(error)),
+        })
+    }
+
     /// The body was read to its end.
     pub(super) fn is_read(&mut self) {
         self.left = Left::Nothing;
@@ -406,5 +435,19 @@ impl AsyncWrite for Writes<'_> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.with(|stream| stream.poll_shutdown(cx).map_ok(|()| 0)).map_ok(|_| ())
+    }
+}
+
+impl Outlet for Writes<'_> {
+    fn takes_pipefuls(&self) -> bool {
+        self.0.io.borrow().stream.as_ref().is_some_and(Outlet::takes_pipefuls)
+    }
+
+    fn poll_drain(
+        &mut self,
+        pipeful: &mut Pipeful,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.with(|stream| stream.get_mut().poll_drain(pipeful, cx))
     }
 }
