@@ -98,13 +98,14 @@ fn forward(
         Wish::Upgrade => body.upgrading(),
         Wish::Http => None,
     };
+    let interims = body.interims();
     let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
     let body = match admission.keep_answer {
         Some(_) => body.printed(),
         None => body,
     };
     let departure = match head {
-        Written::Http1(head) => Departure::Http1(head, body),
+        Written::Http1(head) => Departure::Http1(head.telling(interims), body),
         Written::Http2(head) => Departure::Http2(Request::from_parts(*head, body)),
     };
     if exchange.held().is_some_and(Reservation::holds_promise) {

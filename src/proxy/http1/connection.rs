@@ -40,15 +40,15 @@ impl Errand {
         errand
     }
 
-    fn begin(&mut self, head: RequestHead, body: RequestBody, longest: Duration) {
+    fn begin(&mut self, mut head: RequestHead, body: RequestBody, longest: Duration) {
         self.watch = body.watch();
-        self.reader = HeadReader::new(head.asked());
+        self.reader = HeadReader::new(head.asked(), head.take_interims());
         self.upload.begin(head, body);
         self.longest = longest;
     }
 
     fn none() -> Errand {
-        let reader = HeadReader::new(super::framing::Asked::Whole);
+        let reader = HeadReader::new(super::framing::Asked::Whole, None);
         let (upload, watch) = (Upload::none(), BodyWatch::default());
         Errand { upload, reader, watch, longest: Duration::ZERO }
     }

@@ -9,6 +9,7 @@ use http::header::HeaderName;
 use smallvec::SmallVec;
 
 use super::framing::{Asked, BodyLength, Codings, content_length};
+use super::served::Interims;
 use crate::policy::fields::members;
 use crate::proxy::answer::Head;
 use crate::proxy::field_text::Legal;
@@ -49,18 +50,20 @@ pub(super) struct BadHead;
 pub(super) struct HeadReader {
     asked: Asked,
     interim: u32,
+    /// Where interim answers go, until the final one is there.
+    interims: Option<Interims>,
     /// How many of the unread bytes were looked at in vain.
     seen: usize,
 }
 
 impl HeadReader {
     /// For the answer to a request.
-    pub(super) fn new(asked: Asked) -> HeadReader {
-        HeadReader { asked, interim: 0, seen: 0 }
+    pub(super) fn new(asked: Asked, interims: Option<Interims>) -> HeadReader {
+        HeadReader { asked, interim: 0, interims, seen: 0 }
     }
 
-    /// The head at the start of `unread`, which it takes away, with the interim ones before it; `None` without more
-    /// bytes.
+    /// The head at the start of `unread`, which it takes away, and passes the interim ones before it on; `None` without
+    /// more bytes.
     pub(super) fn read(&mut self, unread: &mut BytesMut) -> Result<Option<AnswerHead>, BadHead> {
         // Without the end of a line there is no end of a head.
         while unread[self.seen..].contains(&b'\n') {
@@ -71,12 +74,20 @@ impl HeadReader {
             };
             let head = match found.status {
                 StatusCode::SWITCHING_PROTOCOLS => Some(found.switching()?),
-                status if status.is_informational() => None,
+                // The gate has said it by itself, where the client has asked for it.
+                StatusCode::CONTINUE => None,
+                status if status.is_informational() => {
+                    if let Some(interims) = &self.interims {
+                        interims.say(&found.copied()?.0);
+                    }
+                    None
+                }
                 _ => Some(found.answer(self.asked)?),
             };
             unread.advance(bytes);
             self.seen = 0;
             if head.is_some() {
+                self.interims = None;
                 return Ok(head);
             }
             self.interim += 1;
@@ -267,7 +278,7 @@ mod tests {
     use super::*;
 
     fn read(pieces: &[&[u8]]) -> Result<Option<AnswerHead>, BadHead> {
-        let mut reader = HeadReader::new(Asked::Whole);
+        let mut reader = HeadReader::new(Asked::Whole, None);
         let mut unread = BytesMut::new();
         for piece in pieces {
             unread.extend_from_slice(piece);

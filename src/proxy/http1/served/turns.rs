@@ -15,7 +15,7 @@ use super::super::outgoing::{Head, Outgoing, Unsent};
 use super::super::stock::{ROOM, Stock};
 use super::answer::{self, Asker, Then, Written};
 use super::arriving::Arriving;
-use super::client::{CONTINUE, Client, Reading, Writes};
+use super::client::{CONTINUE, Client, Hears, Reading, Writes};
 use super::date::Today;
 use super::head::{After, BadHead, Expects, FEW, Found, HeadBounds, HeadReader, Hop, Lines};
 use super::target;
@@ -152,7 +152,7 @@ impl<H: Handler> Served<H> {
                     poll_handler(&self.serving, coming, &mut answer, cx);
                     match answer {
                         Some(answer) => Poll::Ready(Ok(self.answer(answer))),
-                        None => self.poll_leaving(cx),
+                        None => self.poll_ahead(cx),
                     }
                 }
                 Turn::Answering => match self.out.poll(&mut Writes(&self.client), cx) {
@@ -277,7 +277,9 @@ impl<H: Handler> Served<H> {
         };
         // A client whose body is here already waits for nothing.
         let waits = expects == Expects::Continue && behind.is_empty();
-        self.client.begin_body(length, if waits { CONTINUE } else { b"" });
+        let hears =
+            if found.version == Version::HTTP_10 { Hears::Nothing } else { Hears::Interims };
+        self.client.begin_body(length, if waits { CONTINUE } else { b"" }, hears);
         let body = ClientBody::http1(Arriving::new(&self.client));
         Ok(self.serving.handle(&unchecked, body))
     }
@@ -295,7 +297,9 @@ impl<H: Handler> Served<H> {
             self.asker.after = After::Close;
         }
         let mut text = self.terms.stock.text();
-        text.push(io.end_interim());
+        let (rest, ahead) = io.end_interim();
+        text.push(rest);
+        text.push(&ahead);
         drop(io);
         let Written { text, length, then, announced } =
             answer::write(text, head, &body.size_hint(), self.asker, &self.terms.today);
@@ -315,6 +319,15 @@ impl<H: Handler> Served<H> {
                 let small = self.client.io.borrow().rest_is_small();
                 if small { Ok(Turn::Asking) } else { Err(Ended::Done) }
             }
+        }
+    }
+
+    /// Passes on what comes before an answer, and waits for that.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Step<H::End>> {
+        let said = self.client.io.borrow_mut().poll_ahead(cx);
+        match said {
+            Poll::Ready(Err(_)) => Poll::Ready(Err(Ended::Gone)),
+            Poll::Ready(Ok(())) | Poll::Pending => self.poll_leaving(cx),
         }
     }
 
