@@ -1,5 +1,7 @@
 //! Decimal digits straight into a buffer: every answer and every record holds a dozen counts.
 
+use std::ops::Range;
+
 /// `00` to `99`.
 const PAIRS: [[u8; 2]; 100] = {
     let mut pairs = [[b'0'; 2]; 100];
@@ -51,10 +53,55 @@ fn write_long(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&(eight(value % EIGHT) | ZEROS).to_le_bytes());
 }
 
+/// A number as it stands in a text, to be written over by others of as many digits: most texts that say numbers say them
+/// again and again, and little else changes in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numeral {
+    value: u64,
+    end: usize,
+    /// 0: it stands there in another form.
+    digits: usize,
+}
+
+impl Numeral {
+    /// Appends `value`, which stands there from now on.
+    pub fn append(out: &mut Vec<u8>, value: u64) -> Numeral {
+        let before = out.len();
+        write_count(out, value);
+        Numeral { value, end: out.len(), digits: out.len() - before }
+    }
+
+    /// A number that stands there.
+    pub fn at(value: u64, place: Range<usize>) -> Numeral {
+        Numeral { value, end: place.end, digits: place.len() }
+    }
+
+    /// A number that is said in another form, and can only stay what it is.
+    pub fn fixed(value: u64) -> Numeral {
+        Numeral { value, end: 0, digits: 0 }
+    }
+
+    /// The same, in a text that begins so many bytes before this one's.
+    #[must_use]
+    pub fn behind(self, bytes: usize) -> Numeral {
+        Numeral { end: self.end + bytes, ..self }
+    }
+
+    /// Whether `value` stands in the text now: written over the one before, unless it has another number of digits.
+    #[inline]
+    #[must_use]
+    pub fn now_is(&mut self, text: &mut [u8], value: u64) -> bool {
+        if self.value == value {
+            return true;
+        }
+        self.value = value;
+        self.digits > 0 && write_over(text, self.end, self.digits, value)
+    }
+}
+
 /// Writes `value` over the number that ends at `end` in `text` and has `digits` digits, if it has as many itself; else nothing
-/// is written. 30 instructions up to eight digits. Eight bytes of text at least end there, as they do behind any name.
-#[must_use]
-pub fn write_over(text: &mut [u8], end: usize, digits: usize, value: u64) -> bool {
+/// is written. 30 instructions up to eight digits. At least eight bytes of text end there, as they do behind any name.
+fn write_over(text: &mut [u8], end: usize, digits: usize, value: u64) -> bool {
     let (high, low) = (value / EIGHT, value % EIGHT);
     if high > 0 {
         // The upper ones first, because only they can be of another number.
@@ -175,18 +222,24 @@ mod tests {
             (10_000_000_000_000_000, 99_999_999_900_000_000),
             (u64::MAX, u64::MAX - 1),
         ] {
-            let mut text = format!("{{\"used\":{old},").into_bytes();
-            let (end, digits) = (text.len() - 1, old.to_string().len());
-            assert!(write_over(&mut text, end, digits, new), "{new}");
-            assert_eq!(String::from_utf8(text.clone()).unwrap(), format!("{{\"used\":{new},"));
+            let mut text = b"\"used\":".to_vec();
+            let mut numeral = Numeral::append(&mut text, old);
+            text.push(b',');
+            let said = |text: &[u8]| String::from_utf8(text.to_vec()).unwrap();
+            assert!(numeral.now_is(&mut text, old) && numeral.now_is(&mut text, new), "{new}");
+            assert_eq!(said(&text), format!("\"used\":{new},"));
             for other in [new / 10, new.saturating_mul(10)] {
-                if other.to_string().len() != digits {
-                    assert!(!write_over(&mut text, end, digits, other), "{other}");
+                if other.to_string().len() != new.to_string().len() {
+                    assert!(!numeral.clone().now_is(&mut text, other), "{other}");
                 }
             }
-            assert_eq!(String::from_utf8(text).unwrap(), format!("{{\"used\":{new},"));
+            assert_eq!(said(&text), format!("\"used\":{new},"));
+            let (mut moved, mut longer) = (numeral.behind(2), [b"  ".as_slice(), &text].concat());
+            assert!(moved.now_is(&mut longer, old));
+            assert_eq!(said(&longer), format!("  \"used\":{old},"));
         }
-        assert!(!write_over(&mut *b"1234567".clone().as_mut_slice(), 7, 7, 1_234_567));
+        let mut fixed = Numeral::fixed(1);
+        assert!(fixed.now_is(&mut [], 1) && !fixed.now_is(&mut [], 2));
     }
 
     proptest! {

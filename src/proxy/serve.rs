@@ -33,7 +33,7 @@ use crate::policy::fields::{Lines, printable};
 use crate::policy::head::{Head, Seen, Unchecked};
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::LimitIx;
-use crate::policy::order::{Readings, Standing};
+use crate::policy::order::Readings;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
 use crate::policy::snapshot::{OnRevoke, RouteIx, Snapshot};
@@ -176,8 +176,6 @@ pub(super) struct Facts {
     pub(super) caller: Option<Caller>,
     pub(super) readings: Readings,
     pub(super) asked: Asked,
-    /// Where the limits are left.
-    pub(super) standing: Standing,
     pub(super) shadowed: SmallVec<[Refusal; 2]>,
     /// What its idempotency key came to.
     pub(super) idempotency: Option<IdempotencyOutcome>,
@@ -219,7 +217,6 @@ fn decide(
         caller: None,
         readings: Readings::new(),
         asked: Asked::Decided,
-        standing: Standing::Moved,
         shadowed: SmallVec::new(),
         idempotency: None,
         allow: None,
@@ -233,12 +230,9 @@ fn decide(
 
     // The guard has what is taken from the moment on when it is, whatever fails.
     let judged = judge(at, &policy, peer, (head, &seen), now, &mut facts, exchange);
-    if judged.is_err() {
-        facts.standing = Standing::Kept;
-        if facts.readings.is_empty() {
-            look_at(at, &policy, &mut facts, now);
-            facts.asked = Asked::Peeked;
-        }
+    if judged.is_err() && facts.readings.is_empty() {
+        look_at(at, &policy, peer, &mut facts, now);
+        facts.asked = Asked::Peeked;
     }
     exchange.decided(&policy, peer, (head, &seen), Decided { id, request_id, reads }, &facts);
 
@@ -347,7 +341,7 @@ fn judge(
     }
     refuse_large_body(policy.body_bound(route_ix), &head)?;
     // 7 open
-    open(at, policy, &head, &permit, now, facts, exchange.hold())?;
+    open(at, policy, (peer, &head), &permit, now, facts, exchange.hold())?;
     Ok(permit)
 }
 

@@ -10,6 +10,7 @@ use http_body::Body as _;
 use super::framing::{Asked, BodyLength, content_length};
 use super::served::Interims;
 use super::text::Text;
+use crate::policy::decimal::Digits;
 use crate::policy::fields::members;
 use crate::proxy::request_body::RequestBody;
 
@@ -121,7 +122,7 @@ impl RequestHead {
         let length = match self.length {
             Length::Said(length) => {
                 self.text.push(b"content-length: ");
-                self.text.push(itoa::Buffer::new().format(length).as_bytes());
+                self.text.push(Digits::of(length).as_bytes());
                 self.text.push(LINE_END);
                 BodyLength::Exactly(length)
             }

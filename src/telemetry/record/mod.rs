@@ -2,6 +2,7 @@
 //! (`"v":1`). Never: a query, a body, a credential, or a wait for whoever reads the records.
 
 mod buffer;
+mod limits;
 mod phrase;
 mod remembered;
 mod writer;
@@ -17,7 +18,8 @@ use phrase::Found;
 use remembered::{Because, Beginning, CameOut};
 
 pub use buffer::RecordBuffer;
-pub use phrase::{Caller, LimitPhrase, Origin};
+pub use limits::{LimitLine, LimitPhrase, LimitsMember};
+pub use phrase::{Caller, Origin};
 pub use writer::RecordWriter;
 
 /// The version of the record's form. Fields may be added under one version; none changes its meaning.
@@ -41,6 +43,8 @@ pub struct Opening<'a> {
     pub host: Option<&'a [u8]>,
     /// What asked for what: a [`Caller`], rendered.
     pub caller: &'a [u8],
+    /// What each limit that was asked said: a [`LimitsMember`], rendered.
+    pub limits: &'a [u8],
     /// What `mode: shadow` rules would have refused.
     pub shadow: &'a [Refusal],
     /// The id that is returned and forwarded.
@@ -120,21 +124,6 @@ enum Wanted {
     No,
 }
 
-/// What one limit said about one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LimitLine<'a> {
-    /// What is said of it whoever asks.
-    pub phrase: &'a LimitPhrase,
-    /// Units in use, this request's among them if it was admitted.
-    pub used: u64,
-    /// Units left after this request.
-    pub remaining: u64,
-    /// Whether it admits this request.
-    pub admits: bool,
-    /// Nanoseconds until it would; `None` where it does, or time does not help.
-    pub wait_nanos: Option<u64>,
-}
-
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefusalLine<'a> {
@@ -158,13 +147,13 @@ const SECRET_HEADERS: [&str; 7] = [
 ];
 
 impl Draft {
-    /// Writes what the decision was made of: `limits` is what each limit that was asked said. To be called once, first.
-    fn open<'a>(
-        &mut self,
-        beginning: &mut Beginning,
-        opening: &Opening<'_>,
-        limits: impl Iterator<Item = LimitLine<'a>>,
-    ) {
+    /// Whether anyone will read it.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted == Wanted::Yes
+    }
+
+    /// Writes what the decision was made of. To be called once, first.
+    fn open(&mut self, beginning: &mut Beginning, opening: &Opening<'_>) {
         if self.wanted == Wanted::No {
             return;
         }
@@ -180,16 +169,7 @@ impl Draft {
             inside(out, host);
         }
         out.extend_from_slice(opening.caller);
-        let before = out.len();
-        for limit in limits {
-            if out.len() == before {
-                out.extend_from_slice(b",\"limits\":[");
-            }
-            limit.write(out);
-        }
-        if let Some(comma) = out.get_mut(before..).and_then(<[u8]>::last_mut) {
-            *comma = b']';
-        }
+        out.extend_from_slice(opening.limits);
         opening.finish(out);
     }
 
@@ -273,16 +253,6 @@ impl Opening<'_> {
             }
             headers.end();
         }
-    }
-}
-
-impl LimitLine<'_> {
-    /// With a comma behind it.
-    fn write(&self, out: &mut Vec<u8>) {
-        // Rounded up: a wait that is written as 0 would say that time does not matter.
-        let wait = self.wait_nanos.map(|nanos| nanos.div_ceil(1000));
-        let LimitLine { used, remaining, admits, .. } = *self;
-        self.phrase.write(out, Found { used, remaining, admits, wait });
     }
 }
 
