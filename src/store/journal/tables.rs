@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 
 use redb::{
     Database, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
@@ -36,8 +37,9 @@ pub(super) const ACTS: TableDefinition<(i64, &str), &[u8]> = TableDefinition::ne
 /// Numbers about the journal itself.
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
-/// The format, as in the file beside the journal.
+/// The format of the tables. It is older than that of the directory, of which the log has changed since.
 pub(super) const META_FORMAT: &str = "format";
+pub(super) const TABLES_FORMAT: u64 = 2;
 /// Number of the last commit that the tables have.
 pub(super) const META_SEQUENCE: &str = "sequence";
 
@@ -59,7 +61,7 @@ impl fmt::Display for TableProblem {
         match self {
             TableProblem::Library(error) => error.fmt(f),
             TableProblem::Row(table, malformed) => write!(f, "a row of `{table}`: {malformed}"),
-            TableProblem::Log(malformed) => write!(f, "its log: {malformed}"),
+            TableProblem::Log(malformed) => malformed.fmt(f),
             TableProblem::Format(format) => {
                 write!(f, "it says of itself that it has format {format}")
             }
@@ -83,6 +85,7 @@ from_the_library!(
     redb::TableError,
     redb::TransactionError,
     redb::CommitError,
+    redb::CursorError,
     redb::DatabaseError
 );
 
@@ -239,15 +242,29 @@ impl<'t, 'o> Changes<'t, 'o> {
         for (id, (pending, doubt)) in &self.reserved {
             self.pending.insert(id.0, rows::write_pending(pending, *doubt).as_slice())?;
         }
-        for (place, (id, record)) in &self.told {
-            self.records.insert(place, rows::write_record(*place, *id, record).as_slice())?;
-        }
+        self.write_records()?;
         for (key, row) in &self.changed {
             match row.as_ref().and_then(|row| rows::write_meter(key, row)) {
                 Some(row) => drop(self.meters.insert(key, row.as_slice())?),
                 None => drop(self.meters.remove(key)?),
             }
         }
+        Ok(())
+    }
+
+    /// Those that are new come behind all others, in their order: a cursor fills one page after the other with them, and
+    /// looks for no place.
+    fn write_records(&mut self) -> Result<(), TableProblem> {
+        let end = self.records.last()?.map_or(0, |(place, _)| place.value().saturating_add(1));
+        let new = self.told.split_off(&end);
+        for (place, (id, record)) in &self.told {
+            self.records.insert(place, rows::write_record(*place, *id, record).as_slice())?;
+        }
+        let mut cursor = self.records.upper_bound_mut(Bound::<u64>::Unbounded)?;
+        for (place, (id, record)) in &new {
+            cursor.insert_before(place, rows::write_record(*place, *id, record).as_slice())?;
+        }
+        cursor.close()?;
         Ok(())
     }
 
