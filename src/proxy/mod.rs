@@ -46,6 +46,7 @@ mod said;
 mod serve;
 pub mod served_tls;
 mod serving;
+mod splice;
 mod target;
 pub mod tls;
 pub mod tunnel;

@@ -8,6 +8,7 @@ use http::{Method, request};
 use http_body::Body as _;
 
 use super::framing::{Asked, BodyLength, content_length};
+use super::served::Interims;
 use super::text::Text;
 use crate::policy::decimal::Digits;
 use crate::policy::fields::members;
@@ -24,6 +25,7 @@ pub struct RequestHead {
     length: Length,
     /// The fields that the client announced behind its body: only these are passed on from there.
     announced: Announced,
+    interims: Option<Interims>,
 }
 
 /// What the client said of its body's length.
@@ -51,7 +53,13 @@ impl RequestHead {
         let (mark, query) = query.map_or(("", ""), |query| ("?", query));
         text.push_all([method.as_str(), " ", path, mark, query, " HTTP/1.1\r\n"]);
         let asked = if method == Method::HEAD { Asked::FieldsAlone } else { Asked::Whole };
-        RequestHead { text, asked, length: Length::Unsaid, announced: None }
+        RequestHead { text, asked, length: Length::Unsaid, announced: None, interims: None }
+    }
+
+    /// Has interim answers go there; else they go nowhere.
+    #[must_use]
+    pub fn telling(self, interims: Option<Interims>) -> RequestHead {
+        RequestHead { interims, ..self }
     }
 
     /// A head of which everything is final but the framing, as it is.
@@ -101,6 +109,11 @@ impl RequestHead {
     /// Whether the answer will have a body.
     pub(super) fn asked(&self) -> Asked {
         self.asked
+    }
+
+    /// Where interim answers go.
+    pub(super) fn take_interims(&mut self) -> Option<Interims> {
+        self.interims.take()
     }
 
     /// Ends the head with what frames `body`: the length that the client said, else chunks; nothing where there is no

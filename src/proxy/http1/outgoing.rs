@@ -7,13 +7,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
-use http_body::{Body, Frame};
-use tokio::io::AsyncWrite;
+use http_body::Frame;
 
 use super::framing::BodyLength;
 use super::head_out::{Announced, chunk_size, last_chunk};
 use super::text::Text;
 use crate::proxy::io::COALESCED;
+use crate::proxy::splice::{LARGE, Outlet, Pipeful, Spliced};
 
 /// A message, and how far it is sent.
 #[derive(Debug)]
@@ -24,6 +24,9 @@ pub(super) struct Outgoing<B> {
     /// A large piece of the body behind the text, and what follows it.
     piece: Bytes,
     behind: &'static [u8],
+    /// More of it behind all that, in a pipe.
+    pipeful: Option<Pipeful>,
+    size: Size,
     /// `None`: no more of it is wanted.
     body: Option<B>,
     length: BodyLength,
@@ -45,6 +48,15 @@ enum Stage {
     Last,
     /// It is gone.
     Sent,
+}
+
+/// Whether a body is worth a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    /// It is not, or nobody knows.
+    Any,
+    /// It is, by what its head says.
+    Large,
 }
 
 /// Whether the system took any byte of a message: while it did not, nobody can have seen any.
@@ -75,38 +87,48 @@ pub(super) enum Unsent {
 }
 
 impl<B> Outgoing<B> {
-    /// A message of which nothing is sent. `text` is its whole head, which says that the body is of this `length`.
-    pub(super) fn new(
+    /// Begins with another message, in place of one that is over. `text` is its whole head, which says that the body is of
+    /// this `length`.
+    pub(super) fn begin(
+        &mut self,
         text: Text,
         body: B,
         length: BodyLength,
         announced: Announced,
         head: Head,
-    ) -> Outgoing<B> {
-        let stage = match (length, head) {
+    ) {
+        self.stage = match (length, head) {
             (BodyLength::Nothing | BodyLength::Exactly(0), _) => Stage::Last,
             (_, Head::Waits) => Stage::Held,
             (_, Head::Leaves) => Stage::Open,
         };
-        let body = Some(body).filter(|_| stage != Stage::Last);
-        Outgoing { body, length, announced, stage, ..Outgoing::text(text) }
+        self.size = match length {
+            BodyLength::Exactly(LARGE..) => Size::Large,
+            _ => Size::Any,
+        };
+        (self.text, self.written) = (text, 0);
+        (self.piece, self.behind, self.pipeful) = (Bytes::new(), b"", None);
+        self.body = None;
+        if self.stage != Stage::Last {
+            self.body = Some(body);
+        }
+        (self.length, self.announced) = (length, announced);
+        (self.accepted, self.unflushed) = (Accepted::Nothing, false);
     }
 
     /// No message: it is as good as sent.
     pub(super) fn none() -> Outgoing<B> {
-        Outgoing { stage: Stage::Sent, ..Outgoing::text(Text::default()) }
-    }
-
-    fn text(text: Text) -> Outgoing<B> {
         Outgoing {
-            text,
+            text: Text::default(),
             written: 0,
             piece: Bytes::new(),
             behind: b"",
+            pipeful: None,
+            size: Size::Any,
             body: None,
             length: BodyLength::Nothing,
             announced: None,
-            stage: Stage::Last,
+            stage: Stage::Sent,
             accepted: Accepted::Nothing,
             unflushed: false,
         }
@@ -148,7 +170,7 @@ impl<B> Outgoing<B> {
     }
 
     fn large_waits(&self) -> bool {
-        !self.piece.is_empty() || !self.behind.is_empty()
+        !self.piece.is_empty() || !self.behind.is_empty() || self.pipeful.is_some()
     }
 
     fn add_data(&mut self, data: Bytes) -> Result<(), Unsent> {
@@ -174,6 +196,15 @@ impl<B> Outgoing<B> {
         Ok(())
     }
 
+    fn add_pipeful(&mut self, pipeful: Pipeful) -> Result<(), Unsent> {
+        self.stage = Stage::Open;
+        if let BodyLength::Exactly(left) = &mut self.length {
+            *left = left.checked_sub(pipeful.bytes()).ok_or(Unsent::Body)?;
+        }
+        self.pipeful = Some(pipeful);
+        Ok(())
+    }
+
     /// The body is over.
     fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Unsent> {
         match self.length {
@@ -188,14 +219,28 @@ impl<B> Outgoing<B> {
     }
 
     /// Writes all that waits.
-    pub(super) fn poll_out<W: AsyncWrite + Unpin>(
+    pub(super) fn poll_out<W: Outlet>(
         &mut self,
         to: &mut W,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.all_written() {
-            let wrote = ready!(self.poll_write(to, cx))?;
-            self.wrote(wrote);
+            let text_waits = self.written < self.text.len();
+            match &mut self.pipeful {
+                Some(pipeful) if !text_waits => {
+                    if ready!(to.poll_drain(pipeful, cx))? == 0 {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    (self.accepted, self.unflushed) = (Accepted::Some, true);
+                    if pipeful.bytes() == 0 {
+                        self.pipeful = None;
+                    }
+                }
+                Some(_) | None => {
+                    let wrote = ready!(self.poll_write(to, cx))?;
+                    self.wrote(wrote);
+                }
+            }
         }
         if self.unflushed {
             ready!(Pin::new(to).poll_flush(cx))?;
@@ -206,14 +251,10 @@ impl<B> Outgoing<B> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write<W: AsyncWrite + Unpin>(
-        &self,
-        to: &mut W,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write<W: Outlet>(&self, to: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let text = &self.text.as_bytes()[self.written..];
         let to = Pin::new(to);
-        let wrote = if !self.large_waits() {
+        let wrote = if self.piece.is_empty() && self.behind.is_empty() {
             ready!(to.poll_write(cx, text))?
         } else if text.is_empty() && self.behind.is_empty() {
             ready!(to.poll_write(cx, &self.piece))?
@@ -238,9 +279,9 @@ impl<B> Outgoing<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
+impl<B: Spliced + Unpin> Outgoing<B> {
     /// Sends what can be sent. Ready when there is no more to do.
-    pub(super) fn poll<W: AsyncWrite + Unpin>(
+    pub(super) fn poll<W: Outlet>(
         &mut self,
         to: &mut W,
         cx: &mut Context<'_>,
@@ -249,7 +290,10 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
             // What is at hand of the body goes out with what waits already.
             let mut more = true;
             while more && self.asks() {
-                more = self.poll_more(cx)?;
+                more = match self.size {
+                    Size::Large if to.takes_pipefuls() => self.poll_large(cx)?,
+                    Size::Large | Size::Any => self.poll_more(cx)?,
+                };
             }
             if !more && self.stage == Stage::Held {
                 self.stage = Stage::Open;
@@ -269,6 +313,21 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
                 }
                 Stage::Sent => return Poll::Ready(Ok(())),
             }
+        }
+    }
+
+    /// Takes up what is next of a large body. `false`: there is nothing yet.
+    fn poll_large(&mut self, cx: &mut Context<'_>) -> Result<bool, Unsent> {
+        let Some(body) = &mut self.body else { return self.poll_more(cx) };
+        match body.poll_pipeful(cx) {
+            Poll::Ready(Ok(Some(pipeful))) => {
+                let over = body.is_end_stream();
+                self.add_pipeful(pipeful)?;
+                if over { self.end(None) } else { Ok(()) }.map(|()| true)
+            }
+            Poll::Ready(Ok(None)) => self.poll_more(cx),
+            Poll::Ready(Err(_)) => Err(Unsent::Body),
+            Poll::Pending => Ok(false),
         }
     }
 
@@ -292,6 +351,10 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
         if !data.is_empty() {
             self.add_data(data)?;
         }
-        if self.body.as_ref().is_none_or(Body::is_end_stream) { self.end(None) } else { Ok(()) }
+        if self.body.as_ref().is_none_or(http_body::Body::is_end_stream) {
+            self.end(None)
+        } else {
+            Ok(())
+        }
     }
 }
