@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::http1::{Arriving, BrokenIn, Upgrading};
+use super::http1::{Arriving, BrokenIn, Interims, Upgrading};
 use super::splice::{Carried, Pipeful};
 
 /// What follows a request's head on its connection.
@@ -56,6 +56,15 @@ impl ClientBody {
     pub fn upgrading(&self) -> Option<Upgrading> {
         match &self.0 {
             Came::Http1(body) => Some(body.upgrading()),
+            Came::Http2(_) => None,
+        }
+    }
+
+    /// Where interim answers to the request go; `None` where they end here: the HTTP/2 that clients are spoken to in sends
+    /// none.
+    pub fn interims(&self) -> Option<Interims> {
+        match &self.0 {
+            Came::Http1(body) => Some(body.interims()),
             Came::Http2(_) => None,
         }
     }

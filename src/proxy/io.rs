@@ -116,6 +116,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// Whether a read may bring something; wakes when it may. Under TLS only a read itself can tell.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Plain(socket) if socket.replay.is_empty() => socket.tcp.poll_read_ready(cx),
+            Stream::Plain(_) | Stream::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
     /// The TCP connection underneath.
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {

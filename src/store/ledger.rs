@@ -20,6 +20,7 @@ use super::op::{Batch, Charge, Charges, Doubt, MeterId, Op, Pending, Record, Res
 use super::promise::Keeping;
 use super::records::{RecordOccupancy, Records};
 use super::reservation::Taken;
+use super::resets::Resets;
 use super::restored::Restored;
 use super::table::{Occupancy, Swept, Table};
 use super::unresolved::Unresolved;
@@ -34,6 +35,7 @@ pub struct Ledger {
     pub(super) table: Table,
     pub(super) records: Records,
     pub(super) unresolved: Unresolved,
+    pub(super) resets: Resets,
     pub(super) overlay: ArcSwap<Overlay>,
     pub(super) office: Office,
     pub(super) sightings: Sightings,
@@ -63,6 +65,7 @@ impl Ledger {
             table,
             records: Records::new(records, at),
             unresolved: Unresolved::new(pending),
+            resets: Resets::default(),
             overlay: ArcSwap::from_pointee(overlay),
             office: Office::new(acts),
             sightings: Sightings::new(seen),
@@ -184,10 +187,13 @@ impl Ledger {
         ReservationId((u128::from(millis) << 64) | u128::from(number))
     }
 
-    /// Undoes a take of a rate or a quota.
+    /// Undoes a take of a rate or a quota, unless a reset has undone it.
     pub(super) fn give_back(&self, taken: &Taken, at: Now) {
         let kind = taken.ceiling.window.kind();
         let id = MeterId { limit: taken.limit, kind, subject: taken.seated };
+        if self.resets.forgave(&id, at.steady) {
+            return;
+        }
         self.change(&id, |meter| meter.give_back(&taken.ceiling, taken.weight, at));
     }
 

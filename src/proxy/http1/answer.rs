@@ -120,7 +120,7 @@ impl AnswerBody {
             return;
         };
         let uploading = self.uploading.take().filter(|uploading| !uploading.is_finished());
-        let fit = connection.borrow_mut().end(active.stock());
+        let fit = connection.borrow_mut().end();
         if let Some(uploading) = uploading {
             uploading.abort();
             if self.after == After::Reuse {

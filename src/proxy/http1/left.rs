@@ -12,8 +12,8 @@ pub(super) enum Left {
     Nothing,
     /// So many bytes.
     Bytes(u64),
-    /// Chunks, up to the last one.
-    Chunks(Chunks),
+    /// Chunks, up to the last one. Boxed: all bodies move with their answers, and most have a length.
+    Chunks(Box<Chunks>),
     /// Everything that comes.
     UntilClose,
 }
@@ -24,7 +24,7 @@ impl Left {
         match length {
             BodyLength::Nothing | BodyLength::Exactly(0) => Left::Nothing,
             BodyLength::Exactly(bytes) => Left::Bytes(bytes),
-            BodyLength::Chunked => Left::Chunks(Chunks::new()),
+            BodyLength::Chunked => Left::Chunks(Box::new(Chunks::new())),
             BodyLength::UntilClose => Left::UntilClose,
         }
     }

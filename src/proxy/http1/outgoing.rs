@@ -93,33 +93,39 @@ pub(super) enum Unsent {
 }
 
 impl<B> Outgoing<B> {
-    /// A message of which nothing is sent. `text` is its whole head, which says that the body is of this `length`.
-    pub(super) fn new(
+    /// Begins with another message, in place of one that is over. `text` is its whole head, which says that the body is of
+    /// this `length`.
+    pub(super) fn begin(
+        &mut self,
         text: Text,
         body: B,
         length: BodyLength,
         announced: Announced,
         head: Head,
-    ) -> Outgoing<B> {
-        let stage = match (length, head) {
+    ) {
+        self.stage = match (length, head) {
             (BodyLength::Nothing | BodyLength::Exactly(0), _) => Stage::Last,
             (_, Head::Waits) => Stage::Held,
             (_, Head::Leaves) => Stage::Open,
         };
-        let body = Some(body).filter(|_| stage != Stage::Last);
-        let large = matches!(length, BodyLength::Exactly(LARGE..));
-        let size = if large { Size::Large } else { Size::Any };
-        Outgoing { size, body, length, announced, stage, ..Outgoing::text(text) }
+        self.size = match length {
+            BodyLength::Exactly(LARGE..) => Size::Large,
+            _ => Size::Any,
+        };
+        (self.text, self.written) = (text, 0);
+        (self.piece, self.behind, self.pipeful) = (Bytes::new(), b"", None);
+        self.body = None;
+        if self.stage != Stage::Last {
+            self.body = Some(body);
+        }
+        (self.length, self.announced) = (length, announced);
+        (self.accepted, self.unflushed) = (Accepted::Nothing, false);
     }
 
     /// No message: it is as good as sent.
     pub(super) fn none() -> Outgoing<B> {
-        Outgoing { stage: Stage::Sent, ..Outgoing::text(Text::default()) }
-    }
-
-    fn text(text: Text) -> Outgoing<B> {
         Outgoing {
-            text,
+            text: Text::default(),
             written: 0,
             pieces: Vec::new(),
             pipeful: None,
@@ -127,7 +133,7 @@ impl<B> Outgoing<B> {
             body: None,
             length: BodyLength::Nothing,
             announced: None,
-            stage: Stage::Last,
+            stage: Stage::Sent,
             accepted: Accepted::Nothing,
             unflushed: false,
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::client::{Client, Reading};
+use super::interims::Interims;
 use super::upgrading::Upgrading;
 use crate::proxy::splice::{Carried, Pipeful};
 
@@ -64,6 +65,11 @@ impl Arriving {
     /// What the connection will be behind a 101.
     pub(in crate::proxy) fn upgrading(&self) -> Upgrading {
         Upgrading::new(&self.client)
+    }
+
+    /// Where interim answers to the request go.
+    pub(in crate::proxy) fn interims(&self) -> Interims {
+        Interims::new(&self.client)
     }
 
     fn ends(&mut self, reading: Reading, cx: &Context<'_>) {
