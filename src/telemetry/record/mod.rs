@@ -14,7 +14,6 @@ use crate::policy::refusal::Refusal;
 use super::decision_id::DecisionId;
 use super::json::{Object, count, inside, string};
 use super::metrics::{IdempotencyOutcome, Outcome};
-use phrase::Found;
 use remembered::{Because, Beginning, CameOut};
 
 pub use buffer::RecordBuffer;
