@@ -15,7 +15,7 @@ use super::cut::Cut;
 use super::deadline::Silence;
 use super::http1::{AnswerBody, BrokenOff, Switched};
 use super::pool::SharedStream;
-use super::splice::{Pipeful, Spliced};
+use super::splice::{Carried, Pipeful};
 
 /// How an answer's body ended, as far as the gate saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +118,14 @@ impl From<BrokenOff> for AnswerError {
     }
 }
 
-impl Spliced for UpstreamBody {
+impl Carried for UpstreamBody {
+    fn is_at_hand(&self) -> bool {
+        match &self.0 {
+            Came::Http1(body) => body.is_at_hand(),
+            Came::Http2 { .. } => false,
+        }
+    }
+
     fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, AnswerError>> {
         match &mut self.0 {
             Came::Http1(body) => body.poll_pipeful(cx).map_err(AnswerError::from),
@@ -267,7 +274,14 @@ impl<E: OnEnd> Body<E> {
 /// Nothing in it is ever pinned.
 impl<E: OnEnd> Unpin for Body<E> {}
 
-impl<E: OnEnd> Spliced for Body<E> {
+impl<E: OnEnd> Carried for Body<E> {
+    fn is_at_hand(&self) -> bool {
+        match &self.source {
+            Source::Upstream(body) => body.is_at_hand(),
+            Source::Empty | Source::Full(_) | Source::Piped(_) => false,
+        }
+    }
+
     fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, AnswerError>> {
         // One that is cut breaks off when its next frame is asked for.
         let is_cut = self.cut.as_ref().is_some_and(|cut| cut.poll(cx).is_ready());

@@ -9,7 +9,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::http1::{Arriving, BrokenIn, Interims, Upgrading};
-use super::splice::{Pipeful, Spliced};
+use super::splice::{Carried, Pipeful};
 
 /// What follows a request's head on its connection.
 #[derive(Debug)]
@@ -75,7 +75,14 @@ impl ClientBody {
     }
 }
 
-impl Spliced for ClientBody {
+impl Carried for ClientBody {
+    fn is_at_hand(&self) -> bool {
+        match &self.0 {
+            Came::Http1(body) => body.is_at_hand(),
+            Came::Http2(_) => false,
+        }
+    }
+
     fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, Torn>> {
         match &mut self.0 {
             Came::Http1(body) => body.poll_pipeful(cx).map_err(Torn::Http1),

@@ -15,7 +15,7 @@ use super::client_body::{ClientBody, Torn};
 use super::context::WorkerContext;
 use super::deadline::Silence;
 use super::forward::request_trailers;
-use super::splice::{Pipeful, Spliced};
+use super::splice::{Carried, Pipeful};
 use crate::policy::idempotency::{BodyPrint, BodyPrinter};
 
 /// How far a request's body has come.
@@ -196,7 +196,11 @@ impl Streaming {
     }
 }
 
-impl Spliced for RequestBody {
+impl Carried for RequestBody {
+    fn is_at_hand(&self) -> bool {
+        self.0.as_ref().is_some_and(|body| body.incoming.is_at_hand())
+    }
+
     fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, BodyError>> {
         let Some(body) = &mut self.0 else { return Poll::Ready(Ok(None)) };
         // A print is made of bytes that are here.

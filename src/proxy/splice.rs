@@ -52,8 +52,11 @@ pub(crate) struct Pipeful {
     home: Rc<Pipes>,
 }
 
-/// A body whose bytes may come in a pipe.
-pub(crate) trait Spliced: http_body::Body<Data = Bytes> {
+/// A body that is carried from one connection to another.
+pub(crate) trait Carried: http_body::Body<Data = Bytes> {
+    /// Whether its next frame is here: was read together with the last one.
+    fn is_at_hand(&self) -> bool;
+
     /// The next bytes in a pipe, at least one; `None` where what is next has to be asked for as a frame.
     fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, Self::Error>>;
 }

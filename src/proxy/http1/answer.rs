@@ -22,7 +22,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::deadline::Silence;
 use crate::proxy::io::Stream;
 use crate::proxy::pool::Active;
-use crate::proxy::splice::{Pipeful, Spliced};
+use crate::proxy::splice::{Carried, Pipeful};
 
 /// Why an answer breaks off in the middle.
 #[derive(Debug)]
@@ -190,7 +190,12 @@ impl AnswerBody {
     }
 }
 
-impl Spliced for AnswerBody {
+impl Carried for AnswerBody {
+    fn is_at_hand(&self) -> bool {
+        let unread = |connection: &Shared| self.left.is_at_hand(connection.borrow_mut().unread());
+        self.connection.as_ref().is_some_and(unread)
+    }
+
     fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, BrokenOff>> {
         let AnswerBody {
             left: Left::Bytes(left),

@@ -45,6 +45,14 @@ impl Left {
         Ok(Piece::Data(unread.split_to(here).freeze()))
     }
 
+    /// Whether more is here than the piece that was taken last: with a length there never is.
+    pub(super) fn is_at_hand(&self, unread: &BytesMut) -> bool {
+        match self {
+            Left::Chunks(chunks) => chunks.is_at_hand(unread),
+            Left::Nothing | Left::Bytes(_) | Left::UntilClose => false,
+        }
+    }
+
     /// How many bytes are to come, where that is known.
     pub(super) fn bytes(&self) -> Option<u64> {
         match self {

@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use super::client::{Client, Reading};
 use super::interims::Interims;
 use super::upgrading::Upgrading;
-use crate::proxy::splice::{Pipeful, Spliced};
+use crate::proxy::splice::{Carried, Pipeful};
 
 /// Why a request breaks off in the middle.
 #[derive(Debug)]
@@ -122,7 +122,11 @@ impl http_body::Body for Arriving {
     }
 }
 
-impl Spliced for Arriving {
+impl Carried for Arriving {
+    fn is_at_hand(&self) -> bool {
+        self.state == State::Open && self.client.io.borrow().is_at_hand()
+    }
+
     fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, BrokenIn>> {
         if self.state == State::Over {
             return Poll::Ready(Ok(None));

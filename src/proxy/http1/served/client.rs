@@ -304,6 +304,11 @@ impl Io {
         })
     }
 
+    /// Whether the next frame of the request's body was read already.
+    pub(super) fn is_at_hand(&self) -> bool {
+        self.left.is_at_hand(&self.inlet.unread)
+    }
+
     /// The body was read to its end.
     pub(super) fn is_read(&mut self) {
         self.left = Left::Nothing;
