@@ -118,10 +118,7 @@ pub(crate) enum Stream {
 impl Stream {
     /// Whether a read may bring something; wakes when it may. Under TLS only a read itself can tell.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Stream::Plain(socket) if socket.replay.is_empty() => socket.tcp.poll_read_ready(cx),
-            Stream::Plain(_) | Stream::Tls(_) => Poll::Ready(Ok(())),
-        }
+        self.bare().map_or(Poll::Ready(Ok(())), |tcp| tcp.poll_read_ready(cx))
     }
 
     /// The TCP connection underneath.
