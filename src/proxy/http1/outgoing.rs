@@ -113,7 +113,8 @@ impl<B> Outgoing<B> {
             _ => Size::Any,
         };
         (self.text, self.written) = (text, 0);
-        (self.piece, self.behind, self.pipeful) = (Bytes::new(), b"", None);
+        self.pieces.clear();
+        self.pipeful = None;
         self.body = None;
         if self.stage != Stage::Last {
             self.body = Some(body);
@@ -466,7 +467,9 @@ mod tests {
         head.push(b"HEAD\r\n\r\n");
         let piece = |size: &usize| Bytes::from(vec![b'a' + (size % 23).to_le_bytes()[0]; *size]);
         let body = Read(reads.iter().map(|read| read.iter().map(piece).collect()).collect());
-        Outgoing::new(head, body, BodyLength::Chunked, None, Head::Leaves)
+        let mut out = Outgoing::none();
+        out.begin(head, body, BodyLength::Chunked, None, Head::Leaves);
+        out
     }
 
     /// Sends as often as there is something; the writes of each turn.
