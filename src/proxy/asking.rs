@@ -69,7 +69,7 @@ mod tests {
     fn what_is_asked_is_found_anew_for_another_client_another_period_and_another_policy() {
         let limits = |units: u8| {
             policy(&format!(
-                "limits: {{ each: {{ rate: {units}/second, per: address }}, all: {{ quota: 9/day, per: route }} }}\n"
+                "limits: {{ each: {{ rate: {units}/second, per: address, routes: [open] }}, all: {{ quota: 9/day, per: route, routes: [open] }} }}\n"
             ))
         };
         let (few, more) = (limits(5), limits(6));
