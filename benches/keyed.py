@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """What a promise costs: requests with an idempotency key and a price, state in a directory against state in memory.
 
-    cargo build --release && benches/keyed.py [--rounds 5] [--seconds 3] [--connections 64]
+    cargo build --release && benches/keyed.py [--rounds 5] [--seconds 3] [--connections 64] [--against NAME=BINARY ...]
 
 Every request carries a key of its own and costs credit, so that each is reserved and claimed durably before it is forwarded. The
-gate runs one worker and its journal on core 1; wrk and the backend (an nginx that answers 201) share core 0. The two candidates take
-turns in one run. Beside requests per second and latency it prints the CPU time of a request, what the journal's thread has of it,
-syncs per request (from the gate's own counter), and what one sync of a small write takes on this disk right now, to which the
+gate runs one worker and its journal on core 1; wrk and the backend (an nginx that answers 201) share core 0. The candidates take
+turns in one run; with --against also gates from other binaries, each with a directory. Beside requests per second and latency it
+prints the CPU time of a request, what the journal's threads have of it, syncs per request (from the gate's own counter), and what one sync of a small write takes on this disk right now, to which the
 latency is to be held: two syncs and 5 ms at the 99th percentile.
 Traffic stays on loopback. Needs wrk, nginx, util-linux (Debian's packages) and two cores.
 """
@@ -65,7 +65,13 @@ def metric(port, name):
 def top_up(port):
     body = json.dumps({"limit": "wallet", "tenant": "acme", "add": "1000000000"}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/credit", body, {"Content-Type": "application/json"})
-    urllib.request.urlopen(request, timeout=5).read()
+    for _ in range(50):
+        try:
+            return urllib.request.urlopen(request, timeout=5).read()
+        except OSError:
+            # The admin listener may come after the other.
+            time.sleep(0.1)
+    raise SystemExit("the admin listener does not answer")
 
 
 def one_sync(directory):
@@ -81,10 +87,10 @@ def one_sync(directory):
 
 
 def journal_us(pid):
-    """CPU time of the journal's thread so far; none where state is in memory."""
+    """CPU time of the journal's threads so far; none where state is in memory."""
     nanos = 0
     for task in os.listdir(f"/proc/{pid}/task"):
-        if open(f"/proc/{pid}/task/{task}/comm").read().strip() == "state":
+        if open(f"/proc/{pid}/task/{task}/comm").read().strip() in ("state", "tables"):
             nanos += int(open(f"/proc/{pid}/task/{task}/schedstat").read().split()[0])
     return nanos / 1000
 
@@ -106,6 +112,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--cores", default="1", help="where the gate may run (the default is core 1 alone, beside nobody)")
+    parser.add_argument("--against", action="append", default=[], metavar="NAME=BINARY", help="another gate that takes turns, with a directory")
     parser.add_argument("--disk", help="where the state goes (the default is the system's temporary directory)")
     options = parser.parse_args()
     for tool in ("wrk", "taskset", "nginx"):
@@ -121,10 +128,12 @@ def main():
             digest = hashlib.sha256(b"bench-secret").hexdigest()
             write(f"{work}/bench.keys.yaml", f"- {{ id: bench, tenant: acme, digest: {{ sha256: {digest} }} }}\n")
             candidates = {}
-            for name, state in (("memory", "memory"), ("directory", "./state")):
+            gates = [("memory", TOLLGATE), ("directory", TOLLGATE)] + [other.split("=", 1) for other in options.against]
+            for name, binary in gates:
                 port, admin = free_port(), free_port()
+                state = "memory" if name == "memory" else f"./state-of-{name}"
                 write(f"{work}/{name}.yaml", POLICY % {"port": port, "upstream": upstream, "admin": admin, "state": state})
-                gate = Running(name, options.cores, [TOLLGATE, "run", "--config", f"{work}/{name}.yaml"], port, work)
+                gate = Running(name, options.cores, [binary, "run", "--config", f"{work}/{name}.yaml"], port, work)
                 gate.admin = admin
                 top_up(admin)
                 running.append(gate)

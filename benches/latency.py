@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Latency at fixed rates beside the peers, and of an admitted tenant beside a flood of refusals.
 
-    cargo build --release && benches/latency.py [--rounds 5] [--seconds 4] [--shares 20,50,80] [--only rates|flood] [--proxies tollgate,nginx]
+    cargo build --release && benches/latency.py [--rounds 5] [--seconds 2.5] [--shares 20,50,80] [--only rates|flood] [--proxies tollgate,nginx]
 
 The generator (`benches/load`, `open`) sends at fixed times, whatever the answers take, and measures from the time a request was meant
 to leave: waiting for a server that stalls is counted, not left out. The rates are shares of what the gate does with everything on when
@@ -142,7 +142,7 @@ def flood(site, options, failures):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="of each proxy in each round")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of each proxy in each round")
     parser.add_argument("--shares", default="20,50,80", help="per cent of the gate's rate")
     parser.add_argument("--only", choices=("rates", "flood"))
     parser.add_argument("--proxies", help="tollgate,nginx,haproxy,envoy,pingora")

@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """What a million keys cost: the time to load them, the memory of each, a reload beside the old ones, and its effect on latency.
 
-    cargo build --release && benches/million_keys.py [--keys 1000000] [--tenants 1000] [--seconds 10] [--rate 0]
+    cargo build --release && benches/million_keys.py [--keys 1000000] [--tenants 1000] [--rounds 5] [--seconds 4] [--rate 0]
 
 Writes a key file of JSON lines and starts a gate on it with two workers. Resident memory a key is that of this gate, once it
 has rested, less that of the same gate with one key. A reload is set off by one more line in the file; its peak is the highest resident memory
-from then until the new policy is in force, and what is left is read ten seconds later. With h2load (Debian's nghttp2-client)
-it then sends requests of random keys at a fixed rate, half of what the gate takes at once (or `--rate`), and compares the 99th percentile of
-seconds with and without a reload in turn. Traffic stays on loopback. Needs two cores, and 1 GiB of memory a million keys.
+from then until the new policy is in force, and what is left is read ten seconds later. Then `benches/load`, `open`, sends requests of random
+keys at a fixed rate, half of what the gate takes at once (or `--rate`), and measures from the time each was meant to leave: in each round some
+seconds without a reload and as many in which one follows another. What differs by less than the rounds do among themselves is no difference.
+Nothing is pinned: generator, backend, two workers and the reload share the machine. Traffic stays on loopback.
+Needs cargo, two cores, and 1 GiB of memory a million keys.
 """
 import argparse
 import hashlib
+import json
 import os
-import shutil
+import random
 import statistics
 import subprocess
 import tempfile
@@ -21,7 +24,8 @@ import time
 import urllib.error
 import urllib.request
 
-from processes import NGINX, TOLLGATE, Running, free_port, write
+from processes import TOLLGATE, Running, free_port, write
+from rounds import LOAD, build_load, spread
 
 MOST_KEYS = 10_000_000
 LONGEST = 120
@@ -34,7 +38,7 @@ admin: 127.0.0.1:%(admin)d
 state: memory
 workers: 2
 record: { to: none }
-credentials: { accept: [bearer], keys: %(keys)s }
+credentials: { accept: [{ header: X-API-Key }], keys: %(keys)s }
 routes:
   - { name: root, match: GET /, public: true, answer: ready }
   - { name: read, match: GET /read, scope: read }
@@ -109,57 +113,60 @@ class Gate:
             self.process.wait()
 
 
-def h2load(work, gate, options, seconds, rate):
-    """Sends at a rate (0: as fast as it can) and returns (microseconds since the epoch, status, microseconds) of each request."""
-    log = f"{work}/h2load.log"
-    if os.path.exists(log):
-        os.remove(log)
-    clients = 32
-    command = ["h2load", "--h1", f"-c{clients}", "-t1", "-D", str(seconds), "--log-file", log, "-H", f"Authorization: Bearer {secret(options.keys // 2)}"]
-    if rate:
-        command += ["--rps", str(max(1, rate // clients))]
-    run = subprocess.run(command + [f"http://127.0.0.1:{gate.port}/read"], capture_output=True, text=True, timeout=seconds + 60)
-    if not os.path.exists(log):
-        raise SystemExit(f"h2load wrote nothing:\n{run.stdout}{run.stderr}")
-    return [tuple(map(int, line.split())) for line in open(log) if line.strip()]
+def ask(gate, work, command, seconds, *more):
+    """What the generator told of one run of its `command`."""
+    words = [LOAD, command, "--to", f"127.0.0.1:{gate.port}", "--connections", "32", "--keys", f"{work}/keys.txt", "--path", "/read", "--seconds", str(seconds)]
+    done = subprocess.run([*words, *map(str, more)], capture_output=True, text=True, timeout=seconds + 60)
+    try:
+        return json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise SystemExit(f"the generator told nothing:\n{done.stderr}") from None
 
 
-def p99(took):
-    return statistics.quantiles(took, n=100)[98] / 1000 if len(took) > 100 else float("nan")
+class Reloads:
+    """One reload behind the other, from beginning to end of the block."""
+
+    def __init__(self, gate, file, options):
+        self.gate, self.file, self.options = gate, file, options
+        self.many, self.is_over = 0, threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        while not self.is_over.is_set():
+            self.gate.reload(self.file, key_line(random.randrange(1 << 40) + self.options.keys, self.options.tenants))
+            self.many += 1
+
+    def __enter__(self):
+        self.thread.start()
+        # The watch waits for files to rest before it reads them.
+        time.sleep(0.2)
+        return self
+
+    def __exit__(self, *_):
+        self.is_over.set()
+        self.thread.join()
 
 
 def latency(work, gate, file, options):
-    """Milliseconds at the 99th percentile while policies are loaded, and in between."""
-    fastest = h2load(work, gate, options, 3, 0)
-    rate = options.rate or len(fastest) // 3 // 2
-    loads = []
-
-    def reloads():
-        time.sleep(2)
-        until = time.time() + options.seconds - 4
-        nth = options.keys * 2
-        while time.time() < until:
-            since = time.time()
-            gate.reload(file, key_line(nth, options.tenants))
-            loads.append((since * 1e6, time.time() * 1e6))
-            nth += 1
-            time.sleep(2)
-
-    thread = threading.Thread(target=reloads)
-    thread.start()
-    requests = h2load(work, gate, options, options.seconds, rate)
-    thread.join()
-    failed = sum(code != 200 for _, code, _ in requests)
-    during = [took for at, _, took in requests if any(since <= at <= until for since, until in loads)]
-    without = [took for at, _, took in requests if not any(since - 2e5 <= at <= until + 1e6 for since, until in loads)]
-    return rate, len(loads), p99(without), p99(during), failed
+    """What the generator told of each round without reloads and with them, its rate, and how many reloads there were."""
+    write(f"{work}/keys.txt", "".join(secret(random.randrange(options.keys)) + "\n" for _ in range(10_000)))
+    fastest = ask(gate, work, "closed", 3)
+    rate = options.rate or fastest["requests"] / fastest["seconds"] / 2
+    without, during, many = [], [], 0
+    for _ in range(options.rounds):
+        without.append(ask(gate, work, "open", options.seconds, "--rate", f"{rate:.0f}"))
+        with Reloads(gate, file, options) as reloads:
+            during.append(ask(gate, work, "open", options.seconds, "--rate", f"{rate:.0f}"))
+        many += reloads.many
+    return without, during, rate, many
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--tenants", type=int, default=1000)
-    parser.add_argument("--seconds", type=int, default=30, help="how long the latency is measured; 0: not at all")
+    parser.add_argument("--rounds", type=int, default=5, help="of latency, without reloads and with them; 0: none")
+    parser.add_argument("--seconds", type=int, default=4, help="of each of the two in a round")
     parser.add_argument("--rate", type=int, default=0, help="requests a second (the default is half of the most)")
     options = parser.parse_args()
     if not 1 <= options.keys <= MOST_KEYS:
@@ -168,13 +175,10 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         try:
             upstream = free_port()
-            if options.seconds:
-                for tool in ("h2load", "nginx", "taskset"):
-                    if not shutil.which(tool):
-                        raise SystemExit(f"{tool} is not installed: apt-get install nghttp2-client nginx util-linux (or --seconds 0)")
-                write(f"{work}/backend.conf", NGINX % {"work": work, "name": "backend", "http": f"""
-  server {{ listen 127.0.0.1:{upstream} backlog=4096; location / {{ return 200 'ok'; }} }}"""})
-                running.append(Running("backend", 0, ["nginx", "-c", f"{work}/backend.conf"], upstream, work))
+            if options.rounds:
+                build_load()
+                os.sched_setaffinity(0, range(os.cpu_count() or 1))
+                running.append(Running("backend", f"0-{(os.cpu_count() or 1) - 1}", [LOAD, "answer", "--http", f"127.0.0.1:{upstream}"], upstream, work))
             file = f"{work}/many.jsonl"
             with open(file, "w") as keys:
                 for nth in range(options.keys):
@@ -200,12 +204,14 @@ def main():
             print(f"{'highest resident during the reload':34}{peak:10.1f} MiB")
             print(f"{'the same to resident before':34}{peak / resident:10.2f}")
             print(f"{'resident after the reload':34}{left:10.1f} MiB")
-            if options.seconds:
-                rate, loads, without, during, failed = latency(work, many, file, options)
-                print(f"{f'p99 at {rate}/s':34}{without:10.2f} ms")
-                print(f"{f'p99 during {loads} reloads':34}{during:10.2f} ms")
-                if failed:
-                    raise SystemExit(f"{failed} requests failed: the latencies say nothing")
+            if options.rounds:
+                without, during, rate, many = latency(work, gate=many, file=file, options=options)
+                print(f"at {rate:.0f} requests a second, ms, median of {options.rounds} rounds (least–most):")
+                for percentile, name in (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9")):
+                    of = lambda outcomes: spread([outcome[percentile] / 1000 for outcome in outcomes], 2)
+                    print(f"{name:6}without {of(without):24}during {many} reloads {of(during)}")
+                if any(outcome["failed"] or outcome["unanswered"] for outcome in without + during):
+                    raise SystemExit("requests failed: the latencies say nothing")
         finally:
             for process in reversed(running):
                 process.end()

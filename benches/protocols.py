@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""CPU by protocol against nginx, HAProxy and Envoy: HTTP/2, gRPC, TLS, bodies, WebSocket messages, server-sent events.
+"""CPU by protocol against nginx, HAProxy, Envoy and pingora: HTTP/2, gRPC, TLS, bodies, WebSocket messages, server-sent events.
 
     cargo build --release && benches/protocols.py [--rounds 5] [--seconds 2] [--only http2,grpc] [--proxies tollgate,nginx]
 
 Each proxy is one worker pinned to core 1; who asks and who answers share core 0. The policy is that of `benches/against.py`: the gate with
 everything on (`tollgate, all on` there, the access record included), the peers with a key, a limit and networks, without a log.
-In each table the proxies take turns, round by round. The tables:
+In each table the proxies take turns, round by round; pingora is in those with plain HTTP/1 on both sides, which is what its program here speaks. The tables:
 
     http2       8 connections with 32 streams each (h2load), HTTP/1.1 to the backend
     grpc        unary calls of 32 bytes both ways, 8 connections with 32 streams, HTTP/2 to the backend (h2load)
@@ -60,9 +60,9 @@ def h2load(port, key, seconds, *more):
 class Table:
     """One protocol: what is in front and behind, how it is asked, and what is counted."""
 
-    def __init__(self, name, unit, ask, front="http", back="http", proxies=("nginx", "haproxy", "envoy"), streaming=False, needs=None, idle=False):
+    def __init__(self, name, unit, ask, front="http", back="http", streaming=False, needs=None, idle=False):
         self.name, self.unit, self.ask, self.front, self.back = name, unit, ask, front, back
-        self.proxies, self.streaming, self.needs, self.idle = proxies, streaming, needs, idle
+        self.streaming, self.needs, self.idle = streaming, needs, idle
 
     def candidates(self, site):
         make = {
@@ -71,7 +71,9 @@ class Table:
             "haproxy": lambda: peers.haproxy(site, "haproxy", self.front, self.back),
             "envoy": lambda: peers.envoy(site, "envoy", self.front, self.back),
         }
-        return [make[proxy]() for proxy in (GATE, *self.proxies)]
+        if self.front == self.back == "http":
+            make["pingora"] = lambda: peers.pingora(site, "pingora")
+        return [made() for made in make.values()]
 
 
 def closed(connections, *more):
@@ -165,7 +167,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of each proxy in each round")
     parser.add_argument("--only", help="tables, with commas: " + ", ".join(one.name for one in TABLES))
-    parser.add_argument("--proxies", help="tollgate,nginx,haproxy,envoy")
+    parser.add_argument("--proxies", help="tollgate,nginx,haproxy,envoy,pingora")
     options = parser.parse_args()
     ready_machine()
     build_load()

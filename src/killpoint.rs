@@ -33,6 +33,12 @@ points! {
     BeforeSync = "before_sync";
     /// The batch is durable and nobody knows yet.
     AfterSync = "after_sync";
+    /// The tables are about to get what one half of the log has, while commits go on.
+    BeforeTables = "before_tables";
+    /// They have it, and it is not durable there.
+    WithinTables = "within_tables";
+    /// It is durable there, and nobody knows yet that this half of the log is over.
+    AfterTables = "after_tables";
     /// The worker knows that the batch is durable.
     AfterCommit = "after_commit";
     /// The request is about to be handed to the upstream's connection.

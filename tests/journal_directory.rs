@@ -177,13 +177,13 @@ fn another_format_is_refused_and_damage_to_the_format_is_none() {
     let (_outer, directory) = state_directory();
     drop(open(&directory).unwrap());
     let format = directory.join("format");
-    assert_eq!(fs::read_to_string(&format).unwrap(), "tollgate state, format 2\n");
-    for other in [1, 3] {
+    assert_eq!(fs::read_to_string(&format).unwrap(), "tollgate state, format 3\n");
+    for other in [1, 4] {
         fs::write(&format, format!("tollgate state, format {other}\n")).unwrap();
         let problem = open(&directory).unwrap_err();
         assert_eq!(
             problem,
-            OpenProblem::OtherFormat { directory: directory.clone(), found: other, known: 2 }
+            OpenProblem::OtherFormat { directory: directory.clone(), found: other, known: 3 }
         );
         assert!(problem.to_string().contains(&format!("has format {other}")), "{problem}");
     }
@@ -196,7 +196,7 @@ fn another_format_is_refused_and_damage_to_the_format_is_none() {
 
 #[test]
 fn a_file_that_is_missing_or_empty_is_noticed() {
-    for name in ["journal", "acknowledged", "format"] {
+    for name in ["journal", "log", "acknowledged", "format"] {
         for empty in [false, true] {
             let (_outer, directory) = state_directory();
             let opened = open(&directory).unwrap();
@@ -218,18 +218,88 @@ fn a_file_that_is_missing_or_empty_is_noticed() {
 }
 
 #[test]
-fn an_older_journal_beside_a_newer_mark_is_noticed() {
-    let (_outer, directory) = state_directory();
-    let opened = open(&directory).unwrap();
-    write(&opened.backing, smallvec![Op::Seen(SubjectKey(1), Wall(5))]).unwrap();
+fn older_files_beside_newer_ones_are_noticed() {
+    for older in [&["journal", "log"][..], &["journal"], &["log"]] {
+        let (_outer, directory) = state_directory();
+        let sighting = |key| smallvec![Op::Seen(SubjectKey(key), Wall(5))];
+        write(&open(&directory).unwrap().backing, sighting(1)).unwrap();
+        let kept: Vec<_> =
+            older.iter().map(|name| fs::read(directory.join(name)).unwrap()).collect();
+        write(&open(&directory).unwrap().backing, sighting(2)).unwrap();
+        let opened = open(&directory).unwrap();
+        write(&opened.backing, sighting(3)).unwrap();
+        // Killed: what was written last stands in the log alone.
+        let newest: Vec<_> =
+            ["journal", "log"].map(|name| (name, fs::read(directory.join(name)).unwrap())).into();
+        drop(opened);
+        for (name, bytes) in newest {
+            fs::write(directory.join(name), bytes).unwrap();
+        }
+        for (name, bytes) in older.iter().zip(kept) {
+            fs::write(directory.join(name), bytes).unwrap();
+        }
+        let problem = open(&directory).unwrap_err();
+        assert!(matches!(problem, OpenProblem::Corrupt { .. }), "{older:?}: {problem}");
+        let says_why = match older {
+            ["journal"] => "a commit amidst others is damaged",
+            _ => "commit 3 was acknowledged",
+        };
+        assert!(problem.to_string().contains(says_why), "{older:?}: {problem}");
+    }
+}
+
+/// As a release with format 2 left it when it was killed: its log before the tables in the journal's file, some commits in
+/// both and some in the log alone.
+fn left_by_format_2(directory: &Path, commits: std::ops::RangeInclusive<i64>) {
+    let opened = open(directory).unwrap();
+    for at in commits {
+        write(&opened.backing, smallvec![Op::Seen(SubjectKey(1), Wall(at))]).unwrap();
+    }
+    // Frames are as they were; nothing of it has come to the tables.
+    let log = fs::read(directory.join("log")).unwrap();
+    let mut journal = fs::read(directory.join("journal")).unwrap();
     drop(opened);
-    let older = fs::read(directory.join("journal")).unwrap();
+    journal[..1 << 20].copy_from_slice(&log[..1 << 20]);
+    fs::write(directory.join("journal"), journal).unwrap();
+    fs::remove_file(directory.join("log")).unwrap();
+    fs::write(directory.join("format"), "tollgate state, format 2\n").unwrap();
+}
+
+#[test]
+fn a_directory_of_the_format_before_is_read_and_becomes_one_of_this() {
+    let (_outer, directory) = state_directory();
+    left_by_format_2(&directory, 1..=3);
     let opened = open(&directory).unwrap();
+    assert_eq!(opened.restored.seen, [(SubjectKey(1), Wall(3))]);
+    assert_eq!(fs::read_to_string(directory.join("format")).unwrap(), "tollgate state, format 3\n");
     write(&opened.backing, smallvec![Op::Seen(SubjectKey(2), Wall(5))]).unwrap();
     drop(opened);
-    fs::write(directory.join("journal"), older).unwrap();
+    let both = [(SubjectKey(1), Wall(3)), (SubjectKey(2), Wall(5))];
+    assert_eq!(open(&directory).unwrap().restored.seen, both);
+}
+
+#[test]
+fn a_directory_of_the_format_before_is_read_whatever_log_a_broken_off_start_left() {
+    for left in ["", "half", &"\u{1}".repeat(8 << 20)] {
+        let (_outer, directory) = state_directory();
+        left_by_format_2(&directory, 1..=3);
+        fs::write(directory.join("log"), left).unwrap();
+        let opened = open(&directory).unwrap();
+        assert_eq!(opened.restored.seen, [(SubjectKey(1), Wall(3))]);
+    }
+}
+
+#[test]
+fn a_directory_of_the_format_before_without_its_last_commit_is_refused() {
+    let (_outer, directory) = state_directory();
+    left_by_format_2(&directory, 1..=3);
+    let mut journal = fs::read(directory.join("journal")).unwrap();
+    journal[1024 + 20] ^= 1;
+    fs::write(directory.join("journal"), journal).unwrap();
     let problem = open(&directory).unwrap_err();
-    assert!(problem.to_string().contains("commit 2 was acknowledged"), "{problem}");
+    assert!(problem.to_string().contains("commit 3 was acknowledged"), "{problem}");
+    fs::remove_file(directory.join("journal")).unwrap();
+    assert!(matches!(open(&directory).unwrap_err(), OpenProblem::Corrupt { .. }));
 }
 
 #[test]
@@ -244,6 +314,10 @@ fn a_start_that_died_half_way_is_finished_by_the_next() {
     fs::write(files("acknowledged"), "").unwrap();
     drop(open(&directory).unwrap());
     fs::write(files("format"), "").unwrap();
+    fs::write(files("log"), "half").unwrap();
+    drop(open(&directory).unwrap());
+    fs::write(files("format"), "").unwrap();
+    fs::remove_file(files("log")).unwrap();
     fs::remove_file(files("acknowledged")).unwrap();
     fs::rename(files("journal"), files("journal.new")).unwrap();
     fs::write(files("journal.new"), "half").unwrap();
@@ -260,7 +334,7 @@ fn nobody_else_may_read_the_state() {
     assert_eq!(opened.opened_up, Vec::<std::path::PathBuf>::new());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&directory), 0o700);
-    let files = ["format", "journal", "acknowledged"].map(|name| directory.join(name));
+    let files = ["format", "journal", "log", "acknowledged"].map(|name| directory.join(name));
     for file in &files {
         assert_eq!(mode(file), 0o600, "{}", file.display());
     }

@@ -6,7 +6,7 @@ use super::AdminState;
 use super::acts::{Deed, Plan, Then};
 use super::answers::Problem;
 use super::given::Given;
-use super::whose::{self, kind_name, per_text, subject_text, units_json, units_text};
+use super::whose::{self, per_text, subject_text, units_json, units_text};
 use crate::clock::Now;
 use crate::policy::holder::Holder;
 use crate::policy::limit::{Limit, LimitKind};
@@ -85,7 +85,7 @@ pub(super) fn top_up(
     given.end()?;
     let limit = target.limit;
     if limit.kind != LimitKind::Credit {
-        let kind = kind_name(limit.kind);
+        let kind = limit.kind.name();
         let message = format!("The limit {} is a {kind}; credit is added to `credit`.", limit.name);
         return Err(Problem::unfit("limit_unfit", message));
     }
@@ -131,7 +131,7 @@ pub(super) fn adjust(
     match limit.kind {
         LimitKind::Quota | LimitKind::Spend | LimitKind::Credit => {}
         LimitKind::Rate | LimitKind::Concurrent => {
-            let kind = kind_name(limit.kind);
+            let kind = limit.kind.name();
             let message =
                 format!("The limit {} is a {kind}, whose use passes by itself.", limit.name);
             return Err(Problem::unfit("limit_unfit", message));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::AdminState;
 use super::answers::Problem;
 use super::given::Given;
-use super::whose::{self, kind_name, per_text, subject_text, units_json, units_text};
+use super::whose::{self, per_text, subject_text, units_json, units_text};
 use crate::clock::{Now, Wall};
 use crate::policy::holder::{Holder, Unsaid, tenant_terms};
 use crate::policy::keys::KeyIx;
@@ -203,7 +203,7 @@ impl Row<'_> {
         let kind = limit.kind;
         json!({
             "limit": &*limit.name,
-            "kind": kind_name(kind),
+            "kind": kind.name(),
             "per": per_text(limit.per),
             "unit": limit.unit.as_deref(),
             "subject": subject,
@@ -220,7 +220,7 @@ impl Row<'_> {
         let kind = limit.kind;
         [
             limit.name.to_string(),
-            kind_name(kind).to_owned(),
+            kind.name().to_owned(),
             per_text(limit.per),
             limit.unit.as_deref().unwrap_or("").to_owned(),
             subject.clone(),

@@ -129,17 +129,6 @@ pub(super) fn subject_text(policy: &Snapshot, per: Per, holder: &Holder) -> Stri
     if parts.is_empty() { "everyone".to_owned() } else { parts.join("+") }
 }
 
-/// The word of the policy for a kind of limit.
-pub(super) const fn kind_name(kind: LimitKind) -> &'static str {
-    match kind {
-        LimitKind::Rate => "rate",
-        LimitKind::Concurrent => "concurrent",
-        LimitKind::Quota => "quota",
-        LimitKind::Spend => "spend",
-        LimitKind::Credit => "credit",
-    }
-}
-
 /// Units as people read them: money as a decimal, everything else as a number.
 pub(super) fn units_text(kind: LimitKind, units: u64) -> String {
     if kind.is_money() { Money(units).to_string() } else { units.to_string() }

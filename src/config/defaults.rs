@@ -13,7 +13,7 @@ pub(super) const STATE: &str = "state";
 
 /// Larger than any head that browsers, SDKs and OAuth proxies send; small enough for 10 000 at once (640 MB at worst).
 pub(super) const HEAD: usize = 64 * 1024;
-/// hyper's own bound on HTTP/1 header fields; honest clients send under 40.
+/// The usual bound of HTTP libraries on header fields; honest clients send under 40.
 pub(super) const FIELDS: usize = 100;
 /// RFC 9110 §4.1 asks that 8000 octets be supported.
 pub(super) const TARGET: usize = 8_000;

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::answer::{Facts, Text};
+use crate::policy::answer::{Facts, Places, Text};
 use crate::policy::keys::{Key, KeyStatus};
 use crate::policy::limit::{Ceiling, Window};
 use crate::policy::refusal::Refusal;
@@ -245,7 +245,8 @@ fn body(policy: &str, refusal: Refusal) -> String {
         request_id: b"r-1",
         ..Facts::default()
     };
-    let bytes = snapshot.answers.to(refusal).body.render(&facts, &mut Vec::new());
+    let bytes =
+        snapshot.answers.to(refusal).body.render(&facts, &mut Vec::new(), &mut Places::new());
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+use smallvec::SmallVec;
 
 use super::decimal::write_count;
 use super::limit::LimitKind;
@@ -141,6 +142,9 @@ impl Figure {
     }
 }
 
+/// Offsets in a text.
+pub type Places = SmallVec<[usize; 2]>;
+
 enum Value<'a> {
     Figure(Figure),
     UnixSeconds(i64),
@@ -168,8 +172,9 @@ impl<'a> Facts<'a> {
 }
 
 impl Text {
-    /// The text for one refusal. It is put together in `room`, whatever that holds.
-    pub fn render(&self, facts: &Facts<'_>, room: &mut Vec<u8>) -> Bytes {
+    /// The text for one refusal. It is put together in `room`, whatever that holds. `ids` is told where in the text the id of
+    /// the request begins.
+    pub fn render(&self, facts: &Facts<'_>, room: &mut Vec<u8>, ids: &mut Places) -> Bytes {
         let pieces = match self {
             Text::Fixed(bytes) => return bytes.clone(),
             Text::Pieces(pieces) => pieces,
@@ -178,7 +183,12 @@ impl Text {
         for piece in pieces {
             match piece {
                 Piece::Literal(text) => room.extend_from_slice(text.as_bytes()),
-                Piece::Fact(fact, escape) => write_value(room, &facts.value(*fact), *escape),
+                Piece::Fact(fact, escape) => {
+                    if *fact == Fact::RequestId {
+                        ids.push(room.len() + usize::from(*escape == Escape::JsonValue));
+                    }
+                    write_value(room, &facts.value(*fact), *escape);
+                }
             }
         }
         Bytes::copy_from_slice(room)
@@ -261,6 +271,23 @@ mod tests {
         ]));
         let facts = Facts { retry_after: Some(7), limit: Some("a\"b\u{1}"), ..Facts::default() };
         let want = "{\"n\":7,\"m\":\"wait 7 for a\\\"b\\u0001\",\"r\":null}";
-        assert_eq!(text.render(&facts, &mut b"of before".to_vec()), want);
+        let mut ids = Places::new();
+        assert_eq!(text.render(&facts, &mut b"of before".to_vec(), &mut ids), want);
+        assert!(ids.is_empty());
+    }
+
+    #[test]
+    fn a_text_tells_where_the_id_of_its_request_begins() {
+        let text = Text::Pieces(Box::new([
+            Piece::Literal("id ".into()),
+            Piece::Fact(Fact::RequestId, Escape::Plain),
+            Piece::Literal(", as JSON ".into()),
+            Piece::Fact(Fact::RequestId, Escape::JsonValue),
+        ]));
+        let facts = Facts { request_id: b"a1", ..Facts::default() };
+        let mut ids = Places::new();
+        let said = text.render(&facts, &mut Vec::new(), &mut ids);
+        assert_eq!(said, "id a1, as JSON \"a1\"");
+        assert!(ids.iter().all(|at| said[*at..].starts_with(b"a1")) && ids.len() == 2);
     }
 }

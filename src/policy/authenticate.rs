@@ -4,7 +4,7 @@ use super::head::Head;
 use super::keys::{Found, KeyIx, KeyStatus, SecretDigest, SecretIx};
 use super::limit::SubjectKey;
 use super::overlay::Overlay;
-use super::recall::Recall;
+use super::recall::{Recall, Recalled};
 use super::refusal::{Refusal, Refused};
 use super::snapshot::{AddressRule, GrantIx, PlanIx, Snapshot, Standing, TenantIx, TermsIx};
 use crate::clock::Wall;
@@ -59,29 +59,38 @@ pub fn authenticate(
 ) -> Result<Caller, Stranger> {
     let credentials = &snapshot.credentials;
     let nobody = |refused| Stranger { refused, key: None };
-    let presented =
-        credentials.present(head.fields, head.seen.authorization, head.query).map_err(nobody)?;
-    let by_digest = |digest: &SecretDigest| {
+    let look_up = |digest: &SecretDigest| {
         snapshot.keys.near(digest).into_iter().for_each(&approach);
         by_digest(snapshot, overlay, digest, now)
     };
-    let unknown = || Err(nobody(credentials.unknown(&presented)));
-    if let Some(digest) = recall.of(&presented) {
-        // It was the first one that a key has, or the last one of those that none has.
-        if let Some(told) = by_digest(&digest) {
-            return told;
-        }
-        if credentials.are_plain() {
-            return unknown();
-        }
+    let again = |recall: &Recall, text: &[u8]| {
+        let Recalled { digest, stranger } = recall.of(text)?;
+        // The digest was the first one that a key has, or the last one of those that none has.
+        let told = look_up(&digest);
+        told.or_else(|| stranger.filter(|_| credentials.are_plain()).map(|why| Err(nobody(why))))
+    };
+    // Known again by its whole line, where nothing else says who asks: 400 instructions less than to take the line apart.
+    let line = credentials.only_line(head.seen.authorization);
+    if let Some(told) = line.and_then(|line| again(recall, line)) {
+        return told;
+    }
+    let presented =
+        credentials.present(head.fields, head.seen.authorization, head.query).map_err(nobody)?;
+    let text = line.unwrap_or(presented.as_bytes());
+    if line.is_none()
+        && let Some(told) = again(recall, text)
+    {
+        return told;
     }
     for digest in credentials.digests(&presented) {
-        recall.keep(&presented, &digest);
-        if let Some(told) = by_digest(&digest) {
+        recall.keep(text, &digest);
+        if let Some(told) = look_up(&digest) {
             return told;
         }
     }
-    unknown()
+    let refused = credentials.unknown(&presented);
+    recall.is_strangers(refused);
+    Err(nobody(refused))
 }
 
 /// The caller with this secret; `None` where no key has it. Also asked about exchanges that are open for long.

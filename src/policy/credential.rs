@@ -56,12 +56,7 @@ impl std::fmt::Debug for Pepper {
 #[derive(PartialEq, Eq)]
 pub struct Presented<'a>(Cow<'a, [u8]>);
 
-impl<'a> Presented<'a> {
-    /// A secret as it stands.
-    pub fn of(secret: &'a [u8]) -> Presented<'a> {
-        Presented(Cow::Borrowed(secret))
-    }
-
+impl Presented<'_> {
     /// The secret.
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -140,6 +135,16 @@ impl Credentials {
         self.places
             .iter()
             .any(|place| matches!(place, Place::Bearer | Place::Authorization | Place::Basic))
+    }
+
+    /// The one line in which this request's credential can stand; `None` where there are more, or other places are looked
+    /// at. What [`Credentials::present`] says then follows from it alone.
+    pub fn only_line<'a>(&self, authorization: Lines<'a>) -> Option<&'a [u8]> {
+        let is_other = |place: &Place| matches!(place, Place::Header(_) | Place::Query(_));
+        match authorization {
+            Lines::One(line) if !self.places.iter().any(is_other) => Some(line),
+            Lines::One(_) | Lines::None | Lines::Several(_) => None,
+        }
     }
 
     fn authorization<'a>(&self, lines: Lines<'a>) -> Result<Option<Cow<'a, [u8]>>, Refused> {

@@ -62,8 +62,6 @@ pub struct Seen<'a> {
     pub transfer_encoding: Lines<'a>,
     /// `Connection`.
     pub connection: Lines<'a>,
-    /// `Expect`.
-    pub expect: Lines<'a>,
     /// `Idempotency-Key`.
     pub idempotency_key: Lines<'a>,
     /// `X-Request-Id`.
@@ -78,7 +76,6 @@ impl<'a> Seen<'a> {
             // By length first: most names are passed over by that alone.
             let lines = match (name.len(), *name) {
                 (4, "host") => &mut seen.host,
-                (6, "expect") => &mut seen.expect,
                 (10, "connection") => &mut seen.connection,
                 (12, "content-type") => &mut seen.content_type,
                 (12, "x-request-id") => &mut seen.request_id,
@@ -513,13 +510,11 @@ mod tests {
             field("host", "a"),
             field("x-request-ie", "no"),
             field("content-type", "application/grpc+proto"),
-            field("expect", "100-continue"),
             field("host", "b"),
             field("content-type", "text/plain"),
         ];
         let seen = Seen::of(Fields(&lines));
         assert_eq!(seen.host, Lines::Several(b"a"));
-        assert_eq!(seen.expect, Lines::One(b"100-continue"));
         assert_eq!((seen.request_id, seen.authorization), (Lines::None, Lines::None));
         assert!(seen.is_grpc(), "by the first of two");
     }

@@ -189,9 +189,21 @@ impl KeysBuilder {
         let ix = KeyIx(u32::try_from(self.len()).unwrap_or(u32::MAX));
         let entitlement = self.intern(key.entitlement);
         self.keys.rows.push(Row { subject: key.subject, id_at: self.keys.ids.len(), entitlement });
+        self.make_room(key.id);
         self.keys.ids.push_str(key.id);
         self.add(ix, key.subject, entitlement, digests);
         ix
+    }
+
+    /// Room for this id and those of the keys that are expected, which are about as long: to copy millions of bytes into a
+    /// larger piece of memory, again and again, would take milliseconds in which nobody else has this core.
+    fn make_room(&mut self, id: &str) {
+        let Keys { ids, rows, .. } = &mut self.keys;
+        if ids.capacity() - ids.len() < id.len() {
+            let each = (ids.len() / rows.len().max(1)).max(id.len());
+            let coming = rows.capacity() - rows.len();
+            ids.reserve_exact(each.saturating_mul(coming + 1));
+        }
     }
 
     /// Puts a later entry of the same id in the place of an earlier one, whose secrets are gone.
@@ -234,7 +246,7 @@ impl KeysBuilder {
         })
     }
 
-    /// The table. `between` is called between pieces of the work, of which each takes well below a millisecond.
+    /// The table. `between` is called between pieces of the work, of which each takes some tenth of a millisecond.
     pub fn build(self, between: fn()) -> Result<Keys, SharedSecret> {
         let KeysBuilder { mut keys, interned, renewed } = self;
         drop(interned);
@@ -247,15 +259,14 @@ impl KeysBuilder {
         }
         // In place: a second table of a million secrets would be the peak of a reload.
         sort(&mut keys.secrets, 0, between);
-        let shared = keys.secrets.windows(2).find(|pair| pair[0].digest == pair[1].digest);
-        if let Some(pair) = shared {
-            return Err(SharedSecret { first: pair[0].key, second: pair[1].key });
+        if let Some(shared) = shared(&keys.secrets, between) {
+            return Err(shared);
         }
         keys.rows.shrink_to_fit();
         keys.ids.shrink_to_fit();
         keys.entitlements.shrink_to_fit();
         keys.secrets.shrink_to_fit();
-        keys.directory = Directory::of(&keys.secrets);
+        keys.directory = Directory::of(&keys.secrets, between);
         Ok(keys)
     }
 }
@@ -263,8 +274,8 @@ impl KeysBuilder {
 /// Secrets that are compared with one another, and digest bytes by which they are parted before.
 const FEW: usize = 64;
 const PARTED: usize = 4;
-/// Secrets that are looked at or moved in one piece of work.
-const PIECE: usize = 8192;
+/// Secrets that are looked at or moved in one piece of work: where they are far apart, each is a wait for memory.
+const PIECE: usize = 1024;
 
 /// Sorts by digest, of which all have the same first `parted` bytes, then by key. Digests are uniform, so that a byte parts
 /// them evenly: a million take a fifth of the instructions that comparing each with twenty others takes.
@@ -310,6 +321,21 @@ fn sort(secrets: &mut [Secret], parted: usize, between: fn()) {
     }
 }
 
+/// The first secret of two keys, of secrets in their order.
+fn shared(secrets: &[Secret], between: fn()) -> Option<SharedSecret> {
+    let mut rest = secrets;
+    while rest.len() > 1 {
+        let piece = &rest[..rest.len().min(PIECE)];
+        if let Some(pair) = piece.windows(2).find(|pair| pair[0].digest == pair[1].digest) {
+            return Some(SharedSecret { first: pair[0].key, second: pair[1].key });
+        }
+        // The last of a piece is also the first of the next.
+        rest = &rest[piece.len() - 1..];
+        between();
+    }
+    None
+}
+
 impl Keys {
     /// The place of the secret with this digest, or nearly: some are a place or two behind it, and it may be nobody's. No
     /// secret is read for it.
@@ -348,6 +374,11 @@ impl Keys {
         (0..).map(KeyIx).take(self.rows.len()).map(|ix| self.at(ix))
     }
 
+    /// What each key is good for, in the order of their files.
+    pub fn entitlements(&self) -> impl Iterator<Item = &Entitlement> {
+        self.rows.iter().map(|row| &self.entitlements[row.entitlement as usize])
+    }
+
     /// Number of keys.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -361,12 +392,15 @@ impl Keys {
 
 impl Directory {
     /// The directory of secrets, of which there are fewer than 2³², ascending by digest.
-    fn of(secrets: &[Secret]) -> Directory {
+    fn of(secrets: &[Secret], between: fn()) -> Directory {
         let bits = secrets.len().next_power_of_two().trailing_zeros() + ROOMY;
         let mut directory = Directory { shift: u64::BITS - bits, ..Directory::default() };
         let (mut begins, mut behind) = (Vec::new(), Vec::with_capacity(1 << bits));
         let (mut first, mut at) = (0, 0);
         for place in 0..1usize << bits {
+            if place.is_multiple_of(PIECE) {
+                between();
+            }
             if place.is_multiple_of(STRIDE) {
                 first = at;
                 begins.push(u32::try_from(first).unwrap_or(u32::MAX));
@@ -489,6 +523,29 @@ mod tests {
             sort(&mut secrets, 0, || ());
             assert!(secrets.iter().map(place).eq(expected));
         }
+    }
+
+    #[test]
+    fn a_shared_secret_is_found_wherever_it_stands() {
+        let secrets = |shared: Option<usize>| -> Vec<Secret> {
+            let number = |n: usize| u32::try_from(n).unwrap();
+            let digest = |n: usize| number(n - usize::from(shared.is_some_and(|at| n > at)));
+            let secret = |n: usize| {
+                let mut bytes = [0; 32];
+                bytes[..4].copy_from_slice(&digest(n).to_be_bytes());
+                let digest = SecretDigest(bytes);
+                let (subject, until) = (SubjectKey(0), Wall(0));
+                Secret { digest, subject, until, key: KeyIx(number(n)), entitlement: 0 }
+            };
+            (0..3 * PIECE).map(secret).collect()
+        };
+        for at in [0, PIECE - 2, PIECE - 1, PIECE, 2 * PIECE - 2, 3 * PIECE - 2] {
+            let key = |n: usize| KeyIx(u32::try_from(n).unwrap());
+            let told = SharedSecret { first: key(at), second: key(at + 1) };
+            assert_eq!(shared(&secrets(Some(at)), || ()), Some(told));
+        }
+        assert_eq!(shared(&secrets(None), || ()), None);
+        assert_eq!(shared(&[], || ()), None);
     }
 
     #[test]

@@ -136,6 +136,17 @@ pub enum LimitKind {
 }
 
 impl LimitKind {
+    /// The word of the policy for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LimitKind::Rate => "rate",
+            LimitKind::Concurrent => "concurrent",
+            LimitKind::Quota => "quota",
+            LimitKind::Spend => "spend",
+            LimitKind::Credit => "credit",
+        }
+    }
+
     /// The refusal of a limit of this kind.
     pub const fn refusal(self) -> Refusal {
         match self {

@@ -72,15 +72,6 @@ impl Reading {
 /// What all limits of one request said, in the order of its asks.
 pub type Readings = SmallVec<[Reading; 6]>;
 
-/// Where a decision leaves the limits that it was made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Something was taken: they say something else to the next request.
-    Moved,
-    /// Nothing was: they say the same to the next request, but for the time that passes.
-    Kept,
-}
-
 /// The enforced refusal to report: credit, spend, quota, then the others, because what is harder to come by says more
 /// (and nearly always takes longer); among those of a kind the longest wait, where time that does not help counts as
 /// longest; ties by declaration. `None` if nothing vetoes. How long to wait is another question: [`longest_wait`].
@@ -105,9 +96,9 @@ fn rank(kind: LimitKind) -> u8 {
 /// What `Retry-After` is made of, in nanoseconds: the maximum wait over all enforced refusals. `None` if any of them
 /// is not helped by time, or if nothing vetoes.
 pub fn longest_wait(readings: &[Reading]) -> Option<u64> {
-    let vetoes = readings.iter().filter(|reading| reading.vetoes());
+    let mut vetoes = readings.iter().filter(|reading| reading.vetoes());
     // A `None` among them makes the whole `None`.
-    vetoes.map(|reading| reading.wait).collect::<Option<SmallVec<[u64; 6]>>>()?.into_iter().max()
+    vetoes.try_fold(None, |longest, reading| Some(longest.max(Some(reading.wait?))))?
 }
 
 #[cfg(test)]

@@ -6,24 +6,35 @@ use std::fmt;
 
 use zeroize::Zeroize;
 
-use super::credential::Presented;
 use super::keys::SecretDigest;
+use super::refusal::Refused;
 
-/// The longest secret that is remembered, in bytes: longer ones are digested every time.
+/// The longest text that is remembered, in bytes: longer ones are read and digested every time.
 const LONGEST: usize = 128;
 
-/// One secret and its digest, of one policy: another may have other peppers. Never printed, and wiped when it is replaced
-/// or dropped.
+/// One secret, or the line that it stood in, with its digest, of one policy: another may have other peppers, and other places
+/// for credentials. Never printed, and wiped when it is replaced or dropped.
 pub struct Recall {
-    secret: [u8; LONGEST],
+    text: [u8; LONGEST],
     /// 0: nothing is remembered.
     length: usize,
     digest: SecretDigest,
+    stranger: Option<Refused>,
+}
+
+/// What is remembered of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recalled {
+    /// The digest of its secret.
+    pub digest: SecretDigest,
+    /// The word for it where no key has this digest, if it came to that.
+    pub stranger: Option<Refused>,
 }
 
 impl Default for Recall {
     fn default() -> Recall {
-        Recall { secret: [0; LONGEST], length: 0, digest: SecretDigest([0; 32]) }
+        let digest = SecretDigest([0; 32]);
+        Recall { text: [0; LONGEST], length: 0, digest, stranger: None }
     }
 }
 
@@ -34,34 +45,38 @@ impl fmt::Debug for Recall {
 }
 
 impl Recall {
-    /// The digest of this secret, if it is the one that is remembered.
+    /// What is remembered of this text, if it is the one.
     ///
     /// Bytes that the same connection has sent before are no secret from it. But a proxy may send many callers' requests
     /// on one connection, so the comparison ends at no difference: how long it takes tells of the length alone.
-    pub fn of(&self, presented: &Presented<'_>) -> Option<SecretDigest> {
-        let given = presented.as_bytes();
-        let known = self.secret.get(..self.length).filter(|known| known.len() == given.len())?;
+    pub fn of(&self, given: &[u8]) -> Option<Recalled> {
+        let known = self.text.get(..self.length).filter(|known| known.len() == given.len())?;
         let differences = known.iter().zip(given).fold(0, |all, (a, b)| all | (a ^ b));
-        (differences == 0 && !given.is_empty()).then_some(self.digest)
+        let Recall { digest, stranger, .. } = *self;
+        (differences == 0 && !given.is_empty()).then_some(Recalled { digest, stranger })
     }
 
-    /// Remembers this secret and no other.
-    pub fn keep(&mut self, presented: &Presented<'_>, digest: &SecretDigest) {
+    /// Remembers this text and no other.
+    pub fn keep(&mut self, given: &[u8], digest: &SecretDigest) {
         self.forget();
-        let given = presented.as_bytes();
-        if let Some(place) = self.secret.get_mut(..given.len()) {
+        if let Some(place) = self.text.get_mut(..given.len()) {
             place.copy_from_slice(given);
             (self.length, self.digest) = (given.len(), *digest);
         }
     }
 
+    /// No key has the digest that is remembered, if one is.
+    pub fn is_strangers(&mut self, refused: Refused) {
+        self.stranger = Some(refused).filter(|_| self.length > 0);
+    }
+
     /// Remembers nothing any more.
     pub fn forget(&mut self) {
         // Behind its length there are zeros anyway, and to wipe is to write byte for byte.
-        if let Some(known) = self.secret.get_mut(..self.length) {
+        if let Some(known) = self.text.get_mut(..self.length) {
             known.zeroize();
         }
-        (self.length, self.digest) = (0, SecretDigest([0; 32]));
+        (self.length, self.digest, self.stranger) = (0, SecretDigest([0; 32]), None);
     }
 }
 
@@ -73,45 +88,60 @@ impl Drop for Recall {
 
 #[cfg(test)]
 mod tests {
+    use super::super::refusal::Refusal;
     use super::*;
 
-    fn presented(secret: &str) -> Presented<'_> {
-        Presented::of(secret.as_bytes())
+    fn digest(recall: &Recall, text: &str) -> Option<SecretDigest> {
+        recall.of(text.as_bytes()).map(|recalled| recalled.digest)
+    }
+
+    fn keep(recall: &mut Recall, text: &str) {
+        recall.keep(text.as_bytes(), &SecretDigest::sha256(text.as_bytes()));
     }
 
     #[test]
-    fn only_the_latest_secret_is_remembered_and_only_whole() {
+    fn only_the_latest_text_is_remembered_and_only_whole() {
         let mut recall = Recall::default();
-        assert_eq!(recall.of(&presented("a")), None);
-        let digest = SecretDigest::sha256(b"abc");
-        recall.keep(&presented("abc"), &digest);
-        assert_eq!(recall.of(&presented("abc")), Some(digest));
+        assert_eq!(digest(&recall, "a"), None);
+        keep(&mut recall, "abc");
+        assert_eq!(digest(&recall, "abc"), Some(SecretDigest::sha256(b"abc")));
         for other in ["", "ab", "abd", "abcd", "\0bc"] {
-            assert_eq!(recall.of(&presented(other)), None, "{other:?}");
+            assert_eq!(digest(&recall, other), None, "{other:?}");
         }
-        recall.keep(&presented("de"), &SecretDigest::sha256(b"de"));
-        assert_eq!(recall.of(&presented("abc")), None);
+        keep(&mut recall, "de");
+        assert_eq!(digest(&recall, "abc"), None);
         recall.forget();
-        assert_eq!(recall.of(&presented("de")), None);
+        assert_eq!(digest(&recall, "de"), None);
     }
 
     #[test]
-    fn a_secret_that_is_too_long_takes_the_place_of_the_last_one_with_nothing() {
+    fn a_text_that_is_too_long_takes_the_place_of_the_last_one_with_nothing() {
         let long = "x".repeat(LONGEST + 1);
         let mut recall = Recall::default();
-        recall.keep(&presented("abc"), &SecretDigest::sha256(b"abc"));
-        recall.keep(&presented(&long), &SecretDigest::sha256(long.as_bytes()));
-        assert_eq!(recall.of(&presented(&long)), None);
-        assert_eq!(recall.of(&presented("abc")), None);
-        recall.keep(&presented(&long[1..]), &SecretDigest::sha256(b"y"));
-        assert!(recall.of(&presented(&long[1..])).is_some());
+        keep(&mut recall, "abc");
+        keep(&mut recall, &long);
+        recall.is_strangers(Refused::because(Refusal::KeyUnknown, ""));
+        assert_eq!((recall.of(long.as_bytes()), recall.of(b"abc")), (None, None));
+        keep(&mut recall, &long[1..]);
+        assert_eq!(recall.of(&long.as_bytes()[1..]).map(|recalled| recalled.stranger), Some(None));
+    }
+
+    #[test]
+    fn that_nobody_has_a_secret_is_forgotten_with_it() {
+        let mut recall = Recall::default();
+        keep(&mut recall, "abc");
+        let refused = Refused::because(Refusal::KeyUnknown, "");
+        recall.is_strangers(refused);
+        assert_eq!(recall.of(b"abc").and_then(|recalled| recalled.stranger), Some(refused));
+        keep(&mut recall, "abd");
+        assert_eq!(recall.of(b"abd").map(|recalled| recalled.stranger), Some(None));
     }
 
     #[test]
     fn what_is_forgotten_is_wiped() {
         let mut recall = Recall::default();
-        recall.keep(&presented("abc"), &SecretDigest::sha256(b"abc"));
+        keep(&mut recall, "abc");
         recall.forget();
-        assert_eq!((recall.secret, recall.digest.0), ([0; LONGEST], [0; 32]));
+        assert_eq!((recall.text, recall.digest.0), ([0; LONGEST], [0; 32]));
     }
 }

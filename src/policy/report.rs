@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::calendar::Period;
-use super::decimal::write_count;
+use super::decimal::{Numeral, write_count};
 use super::limit::{Ceiling, Limit, LimitIx, LimitKind, Mode, Window};
 use super::money::Money;
 use super::order::Reading;
@@ -135,18 +135,22 @@ pub fn state_of(reading: &Reading) -> (u64, u64) {
     (whole(&reading.ceiling, reading.remaining), until_reset(reading).div_ceil(SECOND))
 }
 
-/// Appends one limit's member of `RateLimit` (§4): its beginning, what remains, and when more does.
-#[inline]
-pub fn state_member(out: &mut Vec<u8>, beginning: &[u8], reading: &Reading) {
+/// Appends one limit's member of `RateLimit` (§4): its beginning, what remains, and when more does, if that is said. Returns
+/// where its numbers stand.
+pub fn state_member(
+    out: &mut Vec<u8>,
+    beginning: &[u8],
+    (remaining, seconds): (u64, u64),
+) -> (Numeral, Option<Numeral>) {
     // The first member stands behind none.
     let separator = if out.is_empty() { 2 } else { 0 };
     out.extend_from_slice(beginning.get(separator..).unwrap_or(beginning));
-    let (remaining, seconds) = state_of(reading);
-    write_count(out, remaining);
-    if seconds > 0 {
+    let remaining = Numeral::append(out, remaining);
+    let seconds = (seconds > 0).then(|| {
         out.extend_from_slice(b";t=");
-        write_count(out, seconds);
-    }
+        Numeral::append(out, seconds)
+    });
+    (remaining, seconds)
 }
 
 fn begin_member(out: &mut Vec<u8>, name: &str, parameter: &[u8]) {

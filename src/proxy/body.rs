@@ -15,6 +15,7 @@ use super::cut::Cut;
 use super::deadline::Silence;
 use super::http1::{AnswerBody, BrokenOff, Switched};
 use super::pool::SharedStream;
+use super::splice::{Carried, Pipeful};
 
 /// How an answer's body ended, as far as the gate saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +109,31 @@ impl UpstreamBody {
     }
 }
 
+impl From<BrokenOff> for AnswerError {
+    fn from(broken: BrokenOff) -> AnswerError {
+        match broken {
+            BrokenOff::Silent => AnswerError::Silent,
+            broken => AnswerError::Http1(broken),
+        }
+    }
+}
+
+impl Carried for UpstreamBody {
+    fn is_at_hand(&self) -> bool {
+        match &self.0 {
+            Came::Http1(body) => body.is_at_hand(),
+            Came::Http2 { .. } => false,
+        }
+    }
+
+    fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, AnswerError>> {
+        match &mut self.0 {
+            Came::Http1(body) => body.poll_pipeful(cx).map_err(AnswerError::from),
+            Came::Http2 { .. } => Poll::Ready(Ok(None)),
+        }
+    }
+}
+
 impl http_body::Body for UpstreamBody {
     type Data = Bytes;
     type Error = AnswerError;
@@ -118,10 +144,7 @@ impl http_body::Body for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let (incoming, stream, silence) = match &mut self.0 {
             Came::Http1(body) => {
-                return Pin::new(body).poll_frame(cx).map_err(|broken| match broken {
-                    BrokenOff::Silent => AnswerError::Silent,
-                    broken => AnswerError::Http1(broken),
-                });
+                return Pin::new(body).poll_frame(cx).map_err(AnswerError::from);
             }
             Came::Http2 { incoming, stream, silence } => (incoming, stream, silence),
         };
@@ -250,6 +273,36 @@ impl<E: OnEnd> Body<E> {
 
 /// Nothing in it is ever pinned.
 impl<E: OnEnd> Unpin for Body<E> {}
+
+impl<E: OnEnd> Carried for Body<E> {
+    fn is_at_hand(&self) -> bool {
+        match &self.source {
+            Source::Upstream(body) => body.is_at_hand(),
+            Source::Empty | Source::Full(_) | Source::Piped(_) => false,
+        }
+    }
+
+    fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, AnswerError>> {
+        // One that is cut breaks off when its next frame is asked for.
+        let is_cut = self.cut.as_ref().is_some_and(|cut| cut.poll(cx).is_ready());
+        let Source::Upstream(upstream) = &mut self.source else { return Poll::Ready(Ok(None)) };
+        if is_cut {
+            return Poll::Ready(Ok(None));
+        }
+        let came = ready!(upstream.poll_pipeful(cx));
+        match &came {
+            Ok(Some(pipeful)) => {
+                self.bytes += pipeful.bytes();
+                if self.is_over() {
+                    self.end(BodyEnd::Clean);
+                }
+            }
+            Ok(None) => {}
+            Err(_) => self.end(BodyEnd::Broke),
+        }
+        Poll::Ready(came)
+    }
+}
 
 impl<E: OnEnd> http_body::Body for Body<E> {
     type Data = Bytes;

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::http1::{Arriving, BrokenIn, Upgrading};
+use super::http1::{Arriving, BrokenIn, Interims, Upgrading};
+use super::splice::{Carried, Pipeful};
 
 /// What follows a request's head on its connection.
 #[derive(Debug)]
@@ -59,9 +60,34 @@ impl ClientBody {
         }
     }
 
+    /// Where interim answers to the request go; `None` where they end here: the HTTP/2 that clients are spoken to in sends
+    /// none.
+    pub fn interims(&self) -> Option<Interims> {
+        match &self.0 {
+            Came::Http1(body) => Some(body.interims()),
+            Came::Http2(_) => None,
+        }
+    }
+
     /// Whether another task takes the body's framing off, so that what has arrived may not be here yet.
     pub(super) fn is_decoded_elsewhere(&self) -> bool {
         matches!(self.0, Came::Http2(_))
+    }
+}
+
+impl Carried for ClientBody {
+    fn is_at_hand(&self) -> bool {
+        match &self.0 {
+            Came::Http1(body) => body.is_at_hand(),
+            Came::Http2(_) => false,
+        }
+    }
+
+    fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, Torn>> {
+        match &mut self.0 {
+            Came::Http1(body) => body.poll_pipeful(cx).map_err(Torn::Http1),
+            Came::Http2(_) => Poll::Ready(Ok(None)),
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn ready_to_leave(
     facts: &Facts,
     permit: &Permit,
     exchange: &mut Exchange,
-) -> Result<(Written, Admission), Stop> {
+) -> Result<(Written, Box<Admission>), Stop> {
     let route = policy.route(permit.route);
     let hops = forward::count_hop(head.method, head.fields);
     let here = match route.target {
@@ -88,7 +88,8 @@ pub(super) fn ready_to_leave(
     let needs_commit = exchange.held().is_some_and(Reservation::needs_commit);
     let holds_promise = exchange.held().is_some_and(Reservation::holds_promise);
     let holds_claim = exchange.held().is_some_and(Reservation::holds_claim);
-    let admission = Admission {
+    // Boxed: it goes from hand to hand.
+    let admission = Box::new(Admission {
         wish,
         response_timeout: route.response_timeout,
         body_idle: policy.bounds.body_idle,
@@ -103,7 +104,7 @@ pub(super) fn ready_to_leave(
             .then(|| Box::new(party(policy, permit, exchange.request_id()))),
         charge: holds_promise.then(|| Arc::clone(&route.charge)),
         keep_answer: route.idempotency.as_ref().filter(|_| holds_claim).map(|rule| rule.max_answer),
-    };
+    });
     Ok((written, admission))
 }
 

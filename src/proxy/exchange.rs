@@ -118,7 +118,8 @@ impl Exchange {
         let at = &*inner.at;
         let mut refrains = at.limit_refrains.borrow_mut();
         let limits = refrains.of(policy, &facts.readings);
-        inner.fields = LimitFields::new(&policy.report, limits, facts, inner.started.wall);
+        let started = inner.started.wall;
+        inner.fields = LimitFields::new(&policy.report, &limits.fields, &facts.readings, started);
         inner.request_id = said.request_id;
         inner.reads = said.reads;
         let route = facts.route.map(|ix| policy.route(ix));
@@ -137,6 +138,12 @@ impl Exchange {
             .collect();
         let mut refrain = peer.refrain.borrow_mut();
         let (origin, caller) = refrain.of(policy, peer, facts);
+        let lines = facts.readings.iter().map(|reading| LimitLine {
+            used: reading.used,
+            remaining: reading.remaining,
+            admits: reading.admits,
+            wait_nanos: reading.wait.filter(|_| !reading.admits),
+        });
         let opening = Opening {
             time: inner.started.wall,
             id: said.id,
@@ -145,19 +152,12 @@ impl Exchange {
             path: head.target.path,
             host: asked_host(head, seen),
             caller,
+            limits: if inner.draft.is_wanted() { limits.member.of(lines) } else { b"" },
             shadow: &facts.shadowed,
             request_id: Some(inner.request_id.as_bytes()).filter(|id| id.is_ascii()).unwrap_or(b""),
             headers: &headers,
         };
-        let lines = limits.limits.iter().zip(&facts.readings).map(|(words, reading)| LimitLine {
-            phrase: &words.phrase,
-            used: reading.used,
-            remaining: reading.remaining,
-            admits: reading.admits,
-            wait_nanos: reading.wait.filter(|_| !reading.admits),
-            standing: facts.standing,
-        });
-        at.records.borrow_mut().open(&mut inner.draft, &opening, lines);
+        at.records.borrow_mut().open(&mut inner.draft, &opening);
         for refusal in &facts.shadowed {
             inner.at.metrics.refusal(inner.route, *refusal, None, Mode::Shadow);
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use super::http1::Text;
+use crate::policy::decimal::{Digits, Numeral};
 use crate::policy::fields::{Field, Lines};
 
 /// The most pieces of memory that a thread keeps.
@@ -164,7 +165,30 @@ impl FieldText {
 
     /// Adds a line with a number.
     pub(super) fn add_number(&mut self, name: &str, number: u64) {
-        self.add(name, Legal(itoa::Buffer::new().format(number).as_bytes()));
+        self.add(name, Legal(Digits::of(number).as_bytes()));
+    }
+
+    /// As [`FieldText::add_number`], to be written over.
+    pub(super) fn add_numeral(&mut self, name: &str, number: u64) -> Numeral {
+        self.add_number(name, number);
+        Numeral::at(number, self.place_of_last())
+    }
+
+    /// Where the value of the last line stands in [`FieldText::as_bytes`]; nowhere if there is no line.
+    pub(super) fn place_of_last(&self) -> Range<usize> {
+        self.index.last().map_or(0..0, |line| line.value())
+    }
+
+    /// Whether a number of these lines is this one now: written over the one before, unless it has another number of digits.
+    pub(super) fn now_says(&mut self, numeral: &mut Numeral, number: u64) -> bool {
+        numeral.now_is(self.text.as_mut_bytes(), number)
+    }
+
+    /// Writes these bytes over as many that stand at `place` of a value.
+    pub(super) fn write_over(&mut self, place: usize, bytes: &[u8]) {
+        if let Some(old) = self.text.as_mut_bytes().get_mut(place..place + bytes.len()) {
+            old.copy_from_slice(bytes);
+        }
     }
 
     /// Adds a line whose value is these texts, one behind the other; none where they make no value.
@@ -201,7 +225,7 @@ impl FieldText {
     /// Takes all lines of this name away. Says whether there was one.
     pub fn remove(&mut self, name: &str) -> bool {
         let mut removed = false;
-        while let Some(at) = self.place_of(name) {
+        while let Some(at) = self.find(name) {
             self.remove_at(at);
             removed = true;
         }
@@ -225,7 +249,12 @@ impl FieldText {
         removed
     }
 
-    fn place_of(&self, name: &str) -> Option<usize> {
+    /// Where the value of the first line of this name stands in [`FieldText::as_bytes`].
+    pub(super) fn place_of(&self, name: &str) -> Option<Range<usize>> {
+        self.find(name).map(|at| self.index[at].value())
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
         let text = self.text.as_bytes();
         // The lengths first, which nearly always differ.
         self.index.iter().position(|line| {

@@ -18,6 +18,7 @@ use crate::policy::address::{X_FORWARDED_FOR, write_address};
 use crate::policy::authenticate::Caller;
 use crate::policy::authorize::Permit;
 use crate::policy::credential::Place;
+use crate::policy::decimal::Digits;
 use crate::policy::fields::{self, Field, Fields, is_printable, lists, members, printable};
 use crate::policy::head::{Seen, Unchecked};
 use crate::policy::money::Money;
@@ -226,7 +227,7 @@ fn client_fields<'a>(passage: &Passage<'a>, to: &mut impl Outgoing) -> Result<Sp
             (12, "max-forwards") if matches!(passage.hops, Hops::Left(_)) => {
                 // One line, whose number is the first one's less one.
                 if let Some(Hops::Left(left)) = hops.take().filter(|_| goes_on(name)) {
-                    to.say_own(name, itoa::Buffer::new().format(left).as_bytes());
+                    to.say_own(name, Digits::of(u64::from(left)).as_bytes());
                 }
             }
             (3, "via") => {

@@ -10,6 +10,7 @@ use rustls::ServerConfig;
 use super::client_body::ClientBody;
 use super::context::WorkerContext;
 use super::exchange::Exchange;
+use super::field_text::Legal;
 use super::peer::{Handled, Handler, Peer};
 use super::respond::unasked;
 use super::serve::{Answer, serve};
@@ -112,8 +113,7 @@ impl Handler for Gatekeeper {
 fn written(answer: Answer) -> Vec<u8> {
     let Answer { mut head, mut body } = answer;
     let body = body.take_full();
-    let length = itoa::Buffer::new().format(body.len()).to_owned();
-    head.fields_mut().add_text("content-length", &[&length]);
-    head.fields_mut().add_text("connection", &["close"]);
+    head.fields_mut().add_number("content-length", body.len() as u64);
+    head.fields_mut().add("connection", Legal::known(b"close"));
     [head.as_bytes(), b"\r\n", &body].concat()
 }

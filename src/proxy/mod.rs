@@ -7,6 +7,7 @@
 //! worker stays on its thread. Nothing here compares a scope, an address or a counter itself.
 
 pub mod answer;
+mod asking;
 pub mod body;
 mod capture;
 pub mod client_body;
@@ -45,6 +46,7 @@ mod said;
 mod serve;
 pub mod served_tls;
 mod serving;
+mod splice;
 mod target;
 pub mod tls;
 pub mod tunnel;

@@ -2,12 +2,14 @@
 
 use super::context::WorkerContext;
 use super::idempotent::{self, Repeat};
+use super::peer::Peer;
 use super::serve::{Facts, Stop};
+use std::sync::Arc;
+
 use crate::clock::Now;
 use crate::policy::authorize::Permit;
-use crate::policy::covering;
 use crate::policy::head::Head;
-use crate::policy::order::{Asks, Readings, longest_wait, refusing};
+use crate::policy::order::{Readings, longest_wait, refusing};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::Snapshot;
 use crate::store::{Found, Order, Reservation, Told};
@@ -16,8 +18,8 @@ use crate::telemetry::metrics::IdempotencyOutcome;
 /// Takes everything that the request needs, which is then `taken`, or nothing.
 pub(super) fn open(
     at: &WorkerContext,
-    policy: &Snapshot,
-    head: &Head<'_>,
+    policy: &Arc<Snapshot>,
+    (peer, head): (&Peer, &Head<'_>),
     permit: &Permit,
     now: Now,
     facts: &mut Facts,
@@ -27,15 +29,11 @@ pub(super) fn open(
     let claim = idempotent::claim(policy, route, permit.caller, head).inspect_err(|refused| {
         facts.idempotency = IdempotencyOutcome::of(refused.why);
     })?;
-    let mut asks = Asks::new();
     let Permit { route, caller, .. } = *permit;
-    covering::asks_into(&mut asks, policy, route, caller, facts.client, now.wall);
-    let order = Order {
-        asks: &asks,
-        claim: claim.as_ref(),
-        bounds: policy.records,
-        caller: permit.caller.as_ref(),
-    };
+    let mut refrain = peer.refrain.borrow_mut();
+    let asks = refrain.asks(policy, route, caller, facts.client, now.wall);
+    let caller = permit.caller.as_ref();
+    let order = Order { asks, claim: claim.as_ref(), bounds: policy.records, caller };
     let stop = match at.ledger.open_into(now, &order, &mut facts.readings, taken) {
         Told::Admitted => {
             facts.idempotency = claim.map(|_| IdempotencyOutcome::Fresh);
@@ -77,11 +75,17 @@ fn because(why: Refusal, detail: &'static str) -> Stop {
 
 /// What the limits say to a caller who was refused before they were asked, into `facts`: every answer to an
 /// authenticated request shows them, and a refused request spends nothing.
-pub(super) fn look_at(at: &WorkerContext, policy: &Snapshot, facts: &mut Facts, now: Now) {
+pub(super) fn look_at(
+    at: &WorkerContext,
+    policy: &Arc<Snapshot>,
+    peer: &Peer,
+    facts: &mut Facts,
+    now: Now,
+) {
     if let (Some(route), Some(caller)) = (facts.route, facts.caller) {
-        let mut asks = Asks::new();
-        covering::asks_into(&mut asks, policy, route, Some(caller), facts.client, now.wall);
-        at.ledger.peek_all(now, &asks, &mut facts.readings);
+        let mut refrain = peer.refrain.borrow_mut();
+        let asks = refrain.asks(policy, route, Some(caller), facts.client, now.wall);
+        at.ledger.peek_all(now, asks, &mut facts.readings);
     }
 }
 

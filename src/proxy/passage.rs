@@ -32,7 +32,7 @@ pub(super) fn pass(
     peer: Rc<Peer>,
     departure: Departure,
     client: Option<Upgrading>,
-    admission: Admission,
+    admission: Box<Admission>,
     mut exchange: Exchange,
 ) -> impl Future<Output = Answer> {
     killpoint::pass(KillPoint::BeforeSend);
@@ -70,7 +70,7 @@ pub(super) async fn pass_in_any_case(
     peer: Rc<Peer>,
     departure: Departure,
     client: Option<Upgrading>,
-    admission: Admission,
+    admission: Box<Admission>,
     exchange: Exchange,
 ) -> Answer {
     let (tell, told) = tokio::sync::oneshot::channel();

@@ -70,10 +70,6 @@ impl Peer {
 pub type Coming<E> = Pin<Box<dyn Future<Output = Answer<Body<E>>>>>;
 
 /// What a handler makes of a request before it waits for anything.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart at once; boxed, a refusal would allocate for nothing"
-)]
 pub enum Handled<E: OnEnd> {
     /// The answer, at hand.
     Now(Answer<Body<E>>),

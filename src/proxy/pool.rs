@@ -8,8 +8,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Request;
@@ -30,8 +32,11 @@ use crate::policy::snapshot::Upstream;
 
 /// How often a request that was provably not processed is sent on a fresh connection.
 const FRESH_ATTEMPTS: u32 = 2;
-/// An idle connection's age is counted in this many steps of `pool_idle`; it closes at most one step late.
+/// An idle connection's age is counted in at least this many steps of `pool_idle`; it closes at most one step late.
 const AGE_STEPS: u32 = 4;
+/// The longest of these steps: so long a connection that its upstream has closed keeps its descriptor at most. To look
+/// takes no system call.
+const LONGEST_STEP: Duration = Duration::from_secs(1);
 /// Whether a request's body still moves is looked at this many times in `response_timeout` (HTTP/2).
 const ANSWER_LOOKS: u32 = 16;
 
@@ -70,6 +75,8 @@ pub struct Pool {
     /// Held while a shared connection is opened, so that a burst opens one and not a hundred.
     opening: Mutex<()>,
     step: Cell<u32>,
+    /// Steps for which a connection may be idle.
+    oldest: u32,
     retired: Cell<bool>,
     stock: Rc<Stock>,
 }
@@ -112,7 +119,9 @@ impl Pool {
         counters: Arc<ConnectionCounters>,
         stock: Rc<Stock>,
     ) -> Result<Rc<Pool>, TlsProblem> {
-        let every = (upstream.pool_idle / AGE_STEPS).max(Duration::from_millis(1));
+        let every = (upstream.pool_idle / AGE_STEPS).min(LONGEST_STEP);
+        let every = every.max(Duration::from_millis(1));
+        let oldest = upstream.pool_idle.as_nanos().div_ceil(every.as_nanos());
         let pool = Rc::new(Pool {
             target: Target::new(upstream)?,
             counters,
@@ -120,6 +129,7 @@ impl Pool {
             shared: RefCell::new(Vec::new()),
             opening: Mutex::new(()),
             step: Cell::new(0),
+            oldest: u32::try_from(oldest).unwrap_or(u32::MAX),
             retired: Cell::new(false),
             stock,
         });
@@ -139,45 +149,21 @@ impl Pool {
 
     /// Sends a request and waits for the head of the answer. `response_timeout` runs from the last byte that moved of the
     /// request. What waits holds no request: it is with its connection, where one is at hand.
-    pub fn send(
-        self: &Rc<Pool>,
-        departure: Departure,
-        response_timeout: Duration,
-    ) -> impl Future<Output = Result<Answer<UpstreamBody>, SendFailure>> + use<> {
-        let pool = Rc::clone(self);
-        let active = Active::new(self);
-        let begun = match departure {
+    pub fn send(self: &Rc<Pool>, departure: Departure, response_timeout: Duration) -> Sending {
+        let (pool, active) = (Rc::clone(self), Active::new(self));
+        match departure {
             Departure::Http1(head, body) => {
-                let errand = Errand::new(head, body, response_timeout);
-                match self.take_idle() {
-                    Some(connection) => {
-                        connection.borrow_mut().begin(errand);
-                        Begun::Pooled(connection)
-                    }
-                    None => Begun::Fresh(Box::new(errand)),
+                if let Some(connection) = self.take_idle() {
+                    connection.borrow_mut().begin(head, body, response_timeout);
+                    Sending(Way::Pooled(connection, active))
+                } else {
+                    let errand = Box::new(Errand::new(head, body, response_timeout));
+                    Sending::fresh(pool, errand, active)
                 }
             }
-            Departure::Http2(request) => Begun::Shared(Box::new(request)),
-        };
-        async move {
-            match begun {
-                Begun::Pooled(connection) => {
-                    let answer = poll_fn(|cx| connection.borrow_mut().poll_answer(cx)).await;
-                    match answer {
-                        Ok(head) => Ok(pool.answered(head, connection, active)),
-                        Err(failure) if failure.may_be_repeated() => {
-                            let errand = Box::new(connection.borrow_mut().give_up());
-                            // Boxed, as all that is rare: its future would be moved with every request.
-                            Box::pin(pool.send_fresh(errand, active)).await
-                        }
-                        Err(failure) => Err(failure.into()),
-                    }
-                }
-                Begun::Fresh(errand) => Box::pin(pool.send_fresh(errand, active)).await,
-                Begun::Shared(request) => {
-                    Box::pin(pool.send_http2(*request, active, response_timeout)).await
-                }
-            }
+            Departure::Http2(request) => Sending(Way::Else(Box::pin(async move {
+                pool.send_http2(request, active, response_timeout).await
+            }))),
         }
     }
 
@@ -189,9 +175,9 @@ impl Pool {
     ) -> Result<Answer<UpstreamBody>, SendFailure> {
         for _ in 0..FRESH_ATTEMPTS {
             let connection = self.counted(self.target.http1(&self.stock).await)?;
-            connection.borrow_mut().begin(*errand);
+            connection.borrow_mut().take_up(*errand);
             match poll_fn(|cx| connection.borrow_mut().poll_answer(cx)).await {
-                Ok(head) => return Ok(self.answered(head, connection, active)),
+                Ok(head) => return Ok(active.answered(head, connection)),
                 Err(failure) if failure.may_be_repeated() => {
                     *errand = connection.borrow_mut().give_up();
                 }
@@ -199,16 +185,6 @@ impl Pool {
             }
         }
         Err(GAVE_UP)
-    }
-
-    fn answered(
-        &self,
-        head: http1::AnswerHead,
-        connection: Shared,
-        active: Active,
-    ) -> Answer<UpstreamBody> {
-        let idle = self.target.upstream.idle_timeout;
-        AnswerBody::answer(head, connection, active, idle).map(UpstreamBody::http1)
     }
 
     async fn send_http2(
@@ -323,7 +299,7 @@ impl Pool {
         let step = self.step.get().wrapping_add(1);
         self.step.set(step);
         self.idle.borrow_mut().retain(|idle| {
-            let stays = step.wrapping_sub(idle.parked) <= AGE_STEPS
+            let stays = step.wrapping_sub(idle.parked) <= self.oldest
                 && idle.connection.borrow_mut().is_quiet();
             if !stays {
                 down(&self.counters.upstream_idle);
@@ -357,14 +333,61 @@ async fn close_old(pool: Weak<Pool>, every: Duration) {
     }
 }
 
+/// A request on its way, until the head of its answer is there. Written by hand, because it is moved with every request:
+/// 24 bytes.
+#[derive(Debug)]
+pub struct Sending(Way);
+
 /// How far a request came without waiting.
-enum Begun {
+enum Way {
     /// It is with a pooled connection.
-    Pooled(Shared),
-    /// It needs a connection of its own.
-    Fresh(Box<Errand>),
-    /// It needs a stream of a shared connection.
-    Shared(Box<Request<RequestBody>>),
+    Pooled(Shared, Active),
+    /// It needs a connection of its own, or a stream of a shared one.
+    Else(Pin<Box<dyn Future<Output = Result<Answer<UpstreamBody>, SendFailure>>>>),
+    /// The answer was given.
+    Over,
+}
+
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Way::Pooled(..) => "Pooled",
+            Way::Else(_) => "Else",
+            Way::Over => "Over",
+        })
+    }
+}
+
+impl Sending {
+    fn fresh(pool: Rc<Pool>, errand: Box<Errand>, active: Active) -> Sending {
+        let sent = async move { pool.send_fresh(errand, active).await };
+        Sending(Way::Else(Box::pin(sent)))
+    }
+}
+
+impl Future for Sending {
+    type Output = Result<Answer<UpstreamBody>, SendFailure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = match &mut self.0 {
+            Way::Pooled(connection, _) => ready!(connection.borrow_mut().poll_answer(cx)),
+            Way::Else(sending) => return sending.as_mut().poll(cx),
+            // Nobody asks again for what was given.
+            Way::Over => return Poll::Pending,
+        };
+        let Way::Pooled(connection, active) = std::mem::replace(&mut self.0, Way::Over) else {
+            return Poll::Pending;
+        };
+        match answer {
+            Ok(head) => Poll::Ready(Ok(active.answered(head, connection))),
+            Err(failure) if failure.may_be_repeated() => {
+                let errand = Box::new(connection.borrow_mut().give_up());
+                *self = Sending::fresh(Rc::clone(&active.0), errand, active);
+                self.poll(cx)
+            }
+            Err(failure) => Poll::Ready(Err(failure.into())),
+        }
+    }
 }
 
 /// An exchange on a shared connection, as long as it lives.
@@ -401,9 +424,10 @@ impl Active {
         Active(Rc::clone(pool))
     }
 
-    /// Where memory goes back to.
-    pub(super) fn stock(&self) -> &Stock {
-        &self.0.stock
+    /// The head of the exchange's answer has come on this connection.
+    fn answered(self, head: http1::AnswerHead, connection: Shared) -> Answer<UpstreamBody> {
+        let idle = self.0.target.upstream.idle_timeout;
+        AnswerBody::answer(head, connection, self, idle).map(UpstreamBody::http1)
     }
 
     /// Keeps the exchange's connection for another.

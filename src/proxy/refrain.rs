@@ -3,23 +3,24 @@
 //! A refrain belongs to one policy and is forgotten with it.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use http::HeaderValue;
-
-use super::limit_fields::Latest;
+use super::asking::Asking;
+use super::limit_fields::FieldWords;
 use super::made_of::MadeOf;
 use super::peer::{ClientHttp, Peer};
 use super::respond::demanded_scope;
 use super::said::Said;
 use super::serve::Facts;
+use crate::clock::Wall;
+use crate::policy::authenticate::Caller as Asker;
 use crate::policy::keys::KeyIx;
-use crate::policy::limit::{Ceiling, LimitIx, Mode};
-use crate::policy::order::Reading;
+use crate::policy::limit::{Ceiling, LimitIx};
+use crate::policy::order::{Asks, Reading};
 use crate::policy::recall::Recall;
-use crate::policy::report::{policy_member, state_beginning};
 use crate::policy::snapshot::{RouteIx, Snapshot};
-use crate::telemetry::record::{Caller, LimitPhrase, Origin};
+use crate::telemetry::record::{Caller, LimitPhrase, LimitsMember, Origin};
 
 /// What the requests of a connection and their records have in common: nearly always all its requests are of one client,
 /// and often of one key on one route. 700 instructions a record where they are.
@@ -32,6 +33,8 @@ pub(crate) struct Refrain {
     caller: Vec<u8>,
     /// The credential that came last.
     recall: Recall,
+    /// Boxed, and only where limits are asked: a connection may never come that far.
+    asking: Option<Box<Asking>>,
     said: Said,
 }
 
@@ -40,6 +43,9 @@ impl Refrain {
         if self.policy.was_another(policy) {
             (self.client, self.asked) = (None, None);
             self.recall.forget();
+            if let Some(asking) = &mut self.asking {
+                asking.forget();
+            }
             self.said.forget();
         }
     }
@@ -48,6 +54,19 @@ impl Refrain {
     pub(super) fn recall(&mut self, policy: &Arc<Snapshot>) -> &mut Recall {
         self.belong_to(policy);
         &mut self.recall
+    }
+
+    /// What a request asks of the limits.
+    pub(super) fn asks(
+        &mut self,
+        policy: &Arc<Snapshot>,
+        route: RouteIx,
+        caller: Option<Asker>,
+        client: IpAddr,
+        now: Wall,
+    ) -> &Asks {
+        self.belong_to(policy);
+        self.asking.get_or_insert_default().asks(policy, route, caller, client, now)
     }
 
     /// What the backend is told of its client and its caller.
@@ -105,103 +124,107 @@ const SETS: usize = 64;
 pub(super) struct LimitRefrains {
     policy: MadeOf,
     /// By a hash of what was asked; a newer set takes the place of an older one.
-    sets: [LimitRefrain; SETS],
+    sets: [Option<LimitRefrain>; SETS],
+    /// The place of the latest one, which is nearly always the next one's.
+    latest: usize,
 }
 
 impl Default for LimitRefrains {
     fn default() -> Self {
-        LimitRefrains {
-            policy: MadeOf::default(),
-            sets: std::array::from_fn(|_| LimitRefrain::default()),
-        }
+        LimitRefrains { policy: MadeOf::default(), sets: [const { None }; SETS], latest: 0 }
     }
 }
 
 /// What is said of the limits of one request whatever is left of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LimitRefrain {
     /// In the order of the readings.
-    pub(super) limits: Vec<LimitWords>,
-    /// `RateLimit-Policy`; `None` where it is not sent, or no limit is enforced.
-    pub(super) policy_field: Option<HeaderValue>,
-    /// Where `RateLimit` is put together.
-    pub(super) state: Vec<u8>,
-    /// What the latest answer showed that left the limits as they were.
-    pub(super) latest: Latest,
+    limits: Vec<Known>,
+    /// For the record.
+    pub(super) member: LimitsMember,
+    /// For the answer.
+    pub(super) fields: Rc<FieldWords>,
 }
 
-/// What is said of one limit.
+/// By what a limit is known again.
 #[derive(Debug)]
-pub(super) struct LimitWords {
+struct Known {
     limit: LimitIx,
     ceiling: Ceiling,
     /// Nanoseconds of its calendar's period.
     period: u64,
-    /// For the record.
-    pub(super) phrase: LimitPhrase,
-    /// For `RateLimit`.
-    pub(super) state: Vec<u8>,
-    /// `X-RateLimit-Limit`, where this limit is the one that is shown.
-    pub(super) most: HeaderValue,
 }
 
 impl LimitRefrains {
     /// What is said of the limits that gave these readings.
     pub(super) fn of(&mut self, policy: &Arc<Snapshot>, readings: &[Reading]) -> &mut LimitRefrain {
         if self.policy.was_another(policy) {
-            self.sets.fill_with(LimitRefrain::default);
+            self.sets.fill_with(|| None);
+        }
+        let is_known =
+            |set: &Option<LimitRefrain>| set.as_ref().is_some_and(|set| set.is_of(readings));
+        if is_known(&self.sets[self.latest]) {
+            return self.at_latest(policy, readings);
         }
         let hash = readings.iter().fold(0u64, |hash, Reading { limit, ceiling, .. }| {
             let one = u64::from(limit.0) ^ ceiling.units.rotate_left(32);
             (hash ^ one).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         });
         // The multiplication's upper bits are the mixed ones.
-        let at = usize::try_from(hash >> 58).unwrap_or(0) % SETS;
-        let set = &mut self.sets[at];
-        if !set.is_of(readings) {
-            *set = LimitRefrain::new(policy, readings);
+        self.latest = usize::try_from(hash >> 58).unwrap_or(0) % SETS;
+        let set = &mut self.sets[self.latest];
+        if !is_known(set) {
+            *set = None;
         }
-        set
+        self.at_latest(policy, readings)
+    }
+
+    fn at_latest(&mut self, policy: &Snapshot, readings: &[Reading]) -> &mut LimitRefrain {
+        self.sets[self.latest].get_or_insert_with(|| LimitRefrain::new(policy, readings))
     }
 }
 
 impl LimitRefrain {
     fn new(policy: &Snapshot, readings: &[Reading]) -> LimitRefrain {
-        let mut field = Vec::new();
-        let limits = readings
-            .iter()
-            .map(|reading| {
-                let limit = policy.limit(reading.limit);
-                if reading.mode == Mode::Enforce {
-                    policy_member(&mut field, limit, &reading.ceiling, reading.period);
-                }
-                let kind = reading.ceiling.window.kind();
-                LimitWords {
-                    limit: reading.limit,
-                    ceiling: reading.ceiling,
-                    period: reading.period.length(),
-                    phrase: LimitPhrase::new(
-                        &limit.name,
-                        kind,
-                        reading.mode,
-                        reading.ceiling.whole(),
-                    ),
-                    state: state_beginning(limit),
-                    most: HeaderValue::from(reading.ceiling.burst),
-                }
-            })
-            .collect();
-        let sent = policy.report.sends_ratelimit() && !field.is_empty();
-        let policy_field = sent.then(|| HeaderValue::try_from(field).ok()).flatten();
-        LimitRefrain { limits, policy_field, state: Vec::new(), latest: Latest::default() }
+        let known = |reading: &Reading| Known {
+            limit: reading.limit,
+            ceiling: reading.ceiling,
+            period: reading.period.length(),
+        };
+        let phrase = |reading: &Reading| {
+            let (ceiling, name) = (&reading.ceiling, &policy.limit(reading.limit).name);
+            LimitPhrase::new(name, ceiling.window.kind(), reading.mode, ceiling.whole())
+        };
+        LimitRefrain {
+            limits: readings.iter().map(known).collect(),
+            member: LimitsMember::new(readings.iter().map(phrase)),
+            fields: Rc::new(FieldWords::new(policy, readings)),
+        }
     }
 
     fn is_of(&self, readings: &[Reading]) -> bool {
-        let same = |(words, reading): (&LimitWords, &Reading)| {
-            words.limit == reading.limit
-                && words.ceiling == reading.ceiling
-                && words.period == reading.period.length()
+        let same = |(known, reading): (&Known, &Reading)| {
+            known.limit == reading.limit
+                && known.ceiling == reading.ceiling
+                && known.period == reading.period.length()
         };
         self.limits.len() == readings.len() && self.limits.iter().zip(readings).all(same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wording::tests::policy;
+    use super::*;
+    use crate::policy::keys::SecretDigest;
+
+    #[test]
+    fn what_a_connection_presented_under_one_policy_is_forgotten_under_the_next() {
+        let [first, second] = [policy(""), policy("")];
+        let mut refrain = Refrain::default();
+        refrain.recall(&first).keep(b"abc", &SecretDigest::sha256(b"abc"));
+        assert!(refrain.recall(&first).of(b"abc").is_some());
+        assert!(refrain.recall(&second).of(b"abc").is_none());
+        assert!(refrain.recall(&first).of(b"abc").is_none());
     }
 }

@@ -15,6 +15,7 @@ use super::client_body::{ClientBody, Torn};
 use super::context::WorkerContext;
 use super::deadline::Silence;
 use super::forward::request_trailers;
+use super::splice::{Carried, Pipeful};
 use crate::policy::idempotency::{BodyPrint, BodyPrinter};
 
 /// How far a request's body has come.
@@ -169,6 +170,57 @@ impl RequestBody {
     }
 }
 
+impl Streaming {
+    /// More of it came, in bytes.
+    fn came(&mut self, more: u64) -> Result<(), BodyError> {
+        self.silence.heard();
+        let bytes = self.progress.bytes.get() + more;
+        if bytes > self.most {
+            self.progress.fate.set(BodyFate::TooLarge);
+            return Err(BodyError::TooLarge);
+        }
+        self.progress.bytes.set(bytes);
+        Ok(())
+    }
+
+    fn torn(&self, torn: Torn) -> BodyError {
+        self.progress.fate.set(BodyFate::ClientGone);
+        BodyError::Client(torn)
+    }
+
+    /// To be polled while nothing comes; ready when that was too long.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        ready!(self.silence.poll(cx));
+        self.progress.fate.set(BodyFate::TooSlow);
+        Poll::Ready(BodyError::TooSlow)
+    }
+}
+
+impl Carried for RequestBody {
+    fn is_at_hand(&self) -> bool {
+        self.0.as_ref().is_some_and(|body| body.incoming.is_at_hand())
+    }
+
+    fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, BodyError>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(Ok(None)) };
+        // A print is made of bytes that are here.
+        if body.progress.print.borrow().is_some() {
+            return Poll::Ready(Ok(None));
+        }
+        Poll::Ready(match body.incoming.poll_pipeful(cx) {
+            Poll::Ready(Ok(Some(pipeful))) => body.came(pipeful.bytes()).map(|()| {
+                if http_body::Body::is_end_stream(&body.incoming) {
+                    body.progress.fate.set(BodyFate::Complete);
+                }
+                Some(pipeful)
+            }),
+            Poll::Ready(Ok(None)) => Ok(None),
+            Poll::Ready(Err(torn)) => Err(body.torn(torn)),
+            Poll::Pending => Err(ready!(body.poll_silence(cx))),
+        })
+    }
+}
+
 impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -178,19 +230,12 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        let fails = |fate, error| {
-            body.progress.fate.set(fate);
-            Poll::Ready(Some(Err(error)))
-        };
         match Pin::new(&mut body.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                body.silence.heard();
                 let more = frame.data_ref().map_or(0, |data| data.len() as u64);
-                let bytes = body.progress.bytes.get() + more;
-                if bytes > body.most {
-                    return fails(BodyFate::TooLarge, BodyError::TooLarge);
+                if let Err(error) = body.came(more) {
+                    return Poll::Ready(Some(Err(error)));
                 }
-                body.progress.bytes.set(bytes);
                 if let (Some(data), Some(printer)) =
                     (frame.data_ref(), &mut *body.progress.print.borrow_mut())
                 {
@@ -212,11 +257,8 @@ impl http_body::Body for RequestBody {
                 body.progress.fate.set(BodyFate::Complete);
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(error))) => fails(BodyFate::ClientGone, BodyError::Client(error)),
-            Poll::Pending => {
-                ready!(body.silence.poll(cx));
-                fails(BodyFate::TooSlow, BodyError::TooSlow)
-            }
+            Poll::Ready(Some(Err(torn))) => Poll::Ready(Some(Err(body.torn(torn)))),
+            Poll::Pending => body.poll_silence(cx).map(|error| Some(Err(error))),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::StatusCode;
 
 use super::body::Body;
@@ -11,9 +12,9 @@ use super::forward::X_REQUEST_ID;
 use super::limit_fields::LimitFields;
 use super::request_id::RequestId;
 use super::serve::Answer;
-use super::wording::{Overrides, is_the_gates};
+use super::wording::{Case, Overrides, is_the_gates};
 use crate::clock::Wall;
-use crate::policy::answer::{Facts, Figure, Text};
+use crate::policy::answer::{Facts, Figure, Places, Text};
 use crate::policy::limit::Mode;
 use crate::policy::order::Reading;
 use crate::policy::refusal::{Refusal, Refused};
@@ -59,10 +60,18 @@ pub(super) enum Reads {
 pub(super) fn refusal(at: &WorkerContext, refusing: &mut Refusing<'_>) -> Answer {
     let Refusing { policy, refused, request_id, .. } = *refusing;
     let words = policy.answers.to(refused.why);
-    let facts = facts(refusing, request_id.printable());
+    let case = case(refusing);
     let mut wordings = at.wordings.borrow_mut();
     let (wording, room) = wordings.of(policy, refused.why, refusing.reads);
-
+    let made = match request_id {
+        RequestId::Made(id) if refusing.allow.is_none() => Some(id),
+        RequestId::Made(_) | RequestId::Given(_) | RequestId::Nameless => None,
+    };
+    if let Some(answer) = made.and_then(|id| wording.again(&case, id)) {
+        return answer;
+    }
+    let facts = facts(policy, &case, request_id.printable());
+    let mut ids = Places::new();
     let mut head = wording.head.copied();
     let fields = head.fields_mut();
     fields.add(X_REQUEST_ID.as_str(), request_id.into());
@@ -79,22 +88,26 @@ pub(super) fn refusal(at: &WorkerContext, refusing: &mut Refusing<'_>) -> Answer
     if words.status == StatusCode::METHOD_NOT_ALLOWED {
         fields.add_text("allow", &[refusing.allow.unwrap_or(FORWARDABLE)]);
     }
-    refusing.fields.give(fields);
+    case.fields.say(fields);
     for (name, text) in &words.headers {
         let fixed = matches!(text, Text::Fixed(_));
         let said = fixed && wording.overrides == Overrides::None;
         if said || is_the_gates(name, refusing.reads) {
             continue;
         }
-        if let Some(value) = Legal::of(&text.render(&facts, room)) {
+        if let Some(value) = Legal::of(&text.render(&facts, room, &mut ids)) {
             fields.insert(name.as_str(), value);
         }
     }
+    let in_fields = ids.len();
     let body = match refusing.reads {
-        Reads::Http => Body::full(words.body.render(&facts, room)),
-        Reads::Grpc => Body::empty(),
+        Reads::Http => words.body.render(&facts, room, &mut ids),
+        Reads::Grpc => Bytes::new(),
     };
-    Answer { head, body }
+    if made.is_some() && in_fields == 0 {
+        wording.remember(case, &head, &body, ids);
+    }
+    Answer { head, body: Body::full(body) }
 }
 
 /// The answer where no request was decided: its head cannot be read, or the gate failed on it.
@@ -116,19 +129,31 @@ pub(super) fn unasked(at: &WorkerContext, refused: &Refused) -> Answer {
     refusal(at, &mut refusing)
 }
 
-fn facts<'a>(refusing: &Refusing<'a>, request_id: &'a [u8]) -> Facts<'a> {
-    let Refusing { policy, refused, .. } = refusing;
-    let reading = refusing.readings.iter().find(|reading| Some(reading.limit) == refused.limit);
-    let retry_after = retry_after(refused);
+/// What the words follow from. Takes the fields that are to be shown.
+fn case(refusing: &mut Refusing<'_>) -> Case {
+    let Refusing { policy: _, refused, readings, now, .. } = *refusing;
+    let reading = readings.iter().find(|reading| Some(reading.limit) == refused.limit);
     let figure = |reading: &Reading, units| Figure::of(reading.ceiling.window.kind(), units);
-    Facts {
-        retry_after,
-        reset: refused.wait.map(|wait| refusing.now.plus_nanos(wait).unix_seconds_up()),
-        limit: refused.limit.map(|ix| &*policy.limit(ix).name),
+    Case {
+        route: refusing.route,
+        limit: refused.limit,
         ceiling: reading.map(|reading| figure(reading, reading.ceiling.whole())),
         remaining: reading.map(|reading| figure(reading, reading.remaining)),
-        scope: demanded_scope(policy, refusing.route),
-        route: refusing.route.map(|ix| &*policy.route(ix).name),
+        retry_after: retry_after(refused),
+        reset: refused.wait.map(|wait| now.plus_nanos(wait).unix_seconds_up()),
+        fields: refusing.fields.taken(),
+    }
+}
+
+fn facts<'a>(policy: &'a Snapshot, case: &Case, request_id: &'a [u8]) -> Facts<'a> {
+    Facts {
+        retry_after: case.retry_after,
+        reset: case.reset,
+        limit: case.limit.map(|ix| &*policy.limit(ix).name),
+        ceiling: case.ceiling,
+        remaining: case.remaining,
+        scope: demanded_scope(policy, case.route),
+        route: case.route.map(|ix| &*policy.route(ix).name),
         request_id,
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
-use http_body::Body as _;
 use smallvec::SmallVec;
 
 use super::body::Body;
@@ -15,14 +14,13 @@ use super::commit::commit;
 use super::context::WorkerContext;
 use super::depart::{Written, ready_to_leave};
 use super::exchange::{Decided, Exchange};
-use super::field_text::Legal;
 use super::forward::Wish;
 use super::here;
 use super::idempotent::{Compared, Repeat};
 use super::identify::identify;
 use super::opening::{look_at, open};
 use super::passage;
-use super::peer::{ClientHttp, Coming, Handled, Peer};
+use super::peer::{Coming, Handled, Peer};
 use super::pool::{Departure, Pool};
 use super::request_body::RequestBody;
 use super::request_id::RequestId;
@@ -35,7 +33,7 @@ use crate::policy::fields::{Lines, printable};
 use crate::policy::head::{Head, Seen, Unchecked};
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::LimitIx;
-use crate::policy::order::{Readings, Standing};
+use crate::policy::order::Readings;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
 use crate::policy::snapshot::{OnRevoke, RouteIx, Snapshot};
@@ -55,11 +53,7 @@ pub(super) fn serve(
 ) -> Handled<Exchange> {
     let now = at.clock.now();
     let mut exchange = Exchange::begin(&at, now);
-    let follows = match peer.http {
-        ClientHttp::Http1 if !body.is_end_stream() => Follows::Body,
-        ClientHttp::Http1 | ClientHttp::Http2 => Follows::Nothing,
-    };
-    match decide(&at, &peer, unchecked, follows, now, &mut exchange) {
+    match decide(&at, &peer, unchecked, now, &mut exchange) {
         Decision::Here(answer) => Handled::Now(exchange.answered(answer)),
         Decision::Replay(repeat, idle) => {
             Handled::Later(Box::pin(replay(at, exchange, repeat, idle, body)))
@@ -80,7 +74,7 @@ async fn promise(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     request: (Written, ClientBody),
-    admission: Admission,
+    admission: Box<Admission>,
     mut exchange: Exchange,
     party: Box<Party>,
 ) -> Answer {
@@ -97,20 +91,21 @@ fn forward(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     (head, body): (Written, ClientBody),
-    admission: Admission,
+    admission: Box<Admission>,
     exchange: Exchange,
 ) -> Coming<Exchange> {
     let upgrade = match admission.wish {
         Wish::Upgrade => body.upgrading(),
         Wish::Http => None,
     };
+    let interims = body.interims();
     let body = RequestBody::new(body, admission.max_body, admission.body_idle).held_to(&at);
     let body = match admission.keep_answer {
         Some(_) => body.printed(),
         None => body,
     };
     let departure = match head {
-        Written::Http1(head) => Departure::Http1(head, body),
+        Written::Http1(head) => Departure::Http1(head.telling(interims), body),
         Written::Http2(head) => Departure::Http2(Request::from_parts(*head, body)),
     };
     if exchange.held().is_some_and(Reservation::holds_promise) {
@@ -139,14 +134,6 @@ async fn replay(
     };
     let answer = late_refusal(&at, &mut exchange, &refused);
     exchange.failed(&refused, answer)
-}
-
-/// Whether a body that nobody will read ends its connection, which is then announced (RFC 9110 §10.1.1). One that has
-/// very likely arrived with its head is drained instead, and the connection goes on.
-fn outgrows_draining(seen: &Seen<'_>) -> bool {
-    const DRAINED: u64 = 8 * 1024;
-    let drained = seen.content_length.first().and_then(length);
-    drained.is_none_or(|length| length > DRAINED) || seen.expect != Lines::None
 }
 
 fn length(line: &[u8]) -> Option<u64> {
@@ -189,25 +176,16 @@ pub(super) struct Facts {
     pub(super) caller: Option<Caller>,
     pub(super) readings: Readings,
     pub(super) asked: Asked,
-    /// Where the limits are left.
-    pub(super) standing: Standing,
     pub(super) shadowed: SmallVec<[Refusal; 2]>,
     /// What its idempotency key came to.
     pub(super) idempotency: Option<IdempotencyOutcome>,
     allow: Option<String>,
 }
 
-/// What follows a head on its connection, where the next head must wait for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Follows {
-    Nothing,
-    Body,
-}
-
 /// What becomes of a request.
 enum Decision {
     /// It goes on to the upstream.
-    Pass(Written, Admission),
+    Pass(Written, Box<Admission>),
     /// The gate answers it by itself.
     Here(Answer),
     /// It was made before: its body, with at most so much silence in it, is compared with the first one's.
@@ -228,7 +206,6 @@ fn decide(
     at: &WorkerContext,
     peer: &Peer,
     head: &Unchecked<'_>,
-    follows: Follows,
     now: Now,
     exchange: &mut Exchange,
 ) -> Decision {
@@ -240,7 +217,6 @@ fn decide(
         caller: None,
         readings: Readings::new(),
         asked: Asked::Decided,
-        standing: Standing::Moved,
         shadowed: SmallVec::new(),
         idempotency: None,
         allow: None,
@@ -254,12 +230,9 @@ fn decide(
 
     // The guard has what is taken from the moment on when it is, whatever fails.
     let judged = judge(at, &policy, peer, (head, &seen), now, &mut facts, exchange);
-    if judged.is_err() {
-        facts.standing = Standing::Kept;
-        if facts.readings.is_empty() {
-            look_at(at, &policy, &mut facts, now);
-            facts.asked = Asked::Peeked;
-        }
+    if judged.is_err() && facts.readings.is_empty() {
+        look_at(at, &policy, peer, &mut facts, now);
+        facts.asked = Asked::Peeked;
     }
     exchange.decided(&policy, peer, (head, &seen), Decided { id, request_id, reads }, &facts);
 
@@ -269,9 +242,8 @@ fn decide(
         Ok((head, admission)) => return Decision::Pass(head, admission),
         Err(stop) => stop,
     };
-    let closes = follows == Follows::Body && outgrows_draining(&seen);
     let request_id = exchange.request_id().clone();
-    let mut answer = match stop {
+    Decision::Here(match stop {
         Stop::Repeated(repeat) => return Decision::Replay(repeat, policy.bounds.body_idle),
         Stop::Here(status) => here::bare(status, &request_id),
         Stop::Ready => here::readiness(at, &request_id),
@@ -298,11 +270,7 @@ fn decide(
             };
             refusal(at, &mut refusing)
         }
-    };
-    if closes {
-        answer.head.fields_mut().insert("connection", Legal::known(b"close"));
-    }
-    Decision::Here(answer)
+    })
 }
 
 /// Why a request goes no further than the gate.
@@ -373,7 +341,7 @@ fn judge(
     }
     refuse_large_body(policy.body_bound(route_ix), &head)?;
     // 7 open
-    open(at, policy, &head, &permit, now, facts, exchange.hold())?;
+    open(at, policy, (peer, &head), &permit, now, facts, exchange.hold())?;
     Ok(permit)
 }
 

@@ -1,19 +1,27 @@
-//! What the refusals of one policy say whoever is refused, worded once and remembered with a worker.
+//! What the refusals of one policy say whoever is refused, worded once and remembered with a worker; and the latest answer
+//! of each kind, which is nearly always the next one but for its id.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 
 use super::answer::Head;
+use super::body::Body;
 use super::field_text::Legal;
+use super::forward::X_REQUEST_ID;
+use super::limit_fields::LimitFields;
 use super::made_of::MadeOf;
 use super::respond::Reads;
-use crate::policy::answer::Text;
+use super::serve::Answer;
+use crate::policy::answer::{Figure, Places, Text};
+use crate::policy::limit::LimitIx;
 use crate::policy::refusal::Refusal;
-use crate::policy::snapshot::Snapshot;
+use crate::policy::snapshot::{RouteIx, Snapshot};
+use crate::telemetry::decision_id::RequestId;
 
 /// What a worker's refusals have in common.
 #[derive(Debug, Default)]
@@ -32,6 +40,43 @@ pub(super) struct Wording {
     pub(super) head: Head,
     /// Whether the policy has words of its own for a field in which the gate speaks of a request.
     pub(super) overrides: Overrides,
+    latest: Option<Latest>,
+}
+
+/// What the words of a refusal follow from, besides its kind, the policy and the id of the request.
+#[derive(Debug, PartialEq)]
+pub(super) struct Case {
+    /// The route, where the request came that far.
+    pub(super) route: Option<RouteIx>,
+    /// The limit that refused.
+    pub(super) limit: Option<LimitIx>,
+    /// Its units.
+    pub(super) ceiling: Option<Figure>,
+    /// What is left of it.
+    pub(super) remaining: Option<Figure>,
+    /// Whole seconds after which trying again makes sense.
+    pub(super) retry_after: Option<u64>,
+    /// Unix seconds at which the limit admits again.
+    pub(super) reset: Option<i64>,
+    /// What limits say on the answer.
+    pub(super) fields: LimitFields,
+}
+
+/// The latest case, and the answer to it as soon as it comes a second time: floods are of one case, but callers that are refused
+/// in turn would each forget the other's.
+#[derive(Debug)]
+struct Latest {
+    case: Case,
+    answer: Option<Said>,
+}
+
+/// An answer, and where the id of its request stands in it.
+#[derive(Debug)]
+struct Said {
+    head: Head,
+    id: usize,
+    body: Bytes,
+    ids: Places,
 }
 
 /// Whether a policy's own fields take the place of those that the gate words for each request.
@@ -50,7 +95,7 @@ impl Wordings {
         policy: &Arc<Snapshot>,
         why: Refusal,
         reads: Reads,
-    ) -> (&Wording, &mut Vec<u8>) {
+    ) -> (&mut Wording, &mut Vec<u8>) {
         if self.policy.was_another(policy) {
             for all in [&mut self.http, &mut self.grpc] {
                 all.clear();
@@ -97,7 +142,47 @@ impl Wording {
             }
         }
         let ours = answer.headers.iter().any(|(name, _)| speaks_of_a_request(name));
-        Wording { head, overrides: if ours { Overrides::Some } else { Overrides::None } }
+        let overrides = if ours { Overrides::Some } else { Overrides::None };
+        Wording { head, overrides, latest: None }
+    }
+
+    /// The answer to the latest case once more, for a request with this id: 1 200 instructions fewer than to put it together.
+    pub(super) fn again(&self, case: &Case, id: &RequestId) -> Option<Answer> {
+        let Latest { case: latest, answer } = self.latest.as_ref()?;
+        let said = answer.as_ref().filter(|_| latest == case)?;
+        let mut head = said.head.copied();
+        head.fields_mut().write_over(said.id, id.as_bytes());
+        if said.ids.is_empty() {
+            return Some(Answer { head, body: Body::full(said.body.clone()) });
+        }
+        let mut body = said.body.to_vec();
+        for at in &said.ids {
+            if let Some(place) = body.get_mut(*at..*at + id.as_bytes().len()) {
+                place.copy_from_slice(id.as_bytes());
+            }
+        }
+        Some(Answer { head, body: Body::full(body) })
+    }
+
+    /// Remembers the answer to a case, if it is the second time that this one comes. `ids` says where in the body the id of
+    /// its request begins.
+    pub(super) fn remember(&mut self, case: Case, head: &Head, body: &Bytes, ids: Places) {
+        // Where the policy words a field of the gate's, the id may be anywhere.
+        if self.overrides == Overrides::Some {
+            return;
+        }
+        match &mut self.latest {
+            Some(latest) if latest.case == case => {
+                let id = head.fields().place_of(X_REQUEST_ID.as_str());
+                latest.answer = id.map(|id| Said {
+                    head: head.copied(),
+                    id: id.start,
+                    body: body.clone(),
+                    ids,
+                });
+            }
+            _ => self.latest = Some(Latest { case, answer: None }),
+        }
     }
 }
 
@@ -124,4 +209,115 @@ fn grpc_message(code: &str) -> HeaderValue {
         })
         .collect();
     HeaderValue::try_from(encoded).unwrap_or(HeaderValue::from_static("refused"))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock::Wall;
+    use crate::config::{self, Overrides as Flags, Sources};
+    use crate::telemetry::decision_id::{BootId, DecisionIds};
+
+    /// A policy without keys, with this behind its routes: `open` is public, at `/open`.
+    pub(in super::super) fn policy(rest: &str) -> Arc<Snapshot> {
+        let text = format!(
+            "version: 1\nupstream: http://127.0.0.1:9\nstate: memory\ncredentials: {{ keys: k.yaml }}\n\
+             routes: [{{ name: open, match: GET /open, public: true }}]\n{rest}"
+        );
+        let read = move |path: &Path| {
+            Ok(if path.ends_with("k.yaml") { b"[]".to_vec() } else { text.clone().into_bytes() })
+        };
+        let sources =
+            Sources { read: &read, open: None, list: &|_| Ok(Vec::new()), env: &|_| None };
+        let loaded = config::load(Path::new("p.yaml"), &Flags::default(), &sources, Wall(0), None);
+        Arc::new(loaded.unwrap_or_else(|problems| panic!("{problems}")).snapshot)
+    }
+
+    fn field(wording: &Wording, name: &str) -> Option<String> {
+        let value = wording.head.fields().first(name)?;
+        Some(String::from_utf8(value.to_vec()).unwrap())
+    }
+
+    fn case(retry_after: Option<u64>) -> Case {
+        Case {
+            route: None,
+            limit: None,
+            ceiling: None,
+            remaining: None,
+            retry_after,
+            reset: None,
+            fields: LimitFields::default(),
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_worded_as_the_policy_in_force_has_it() {
+        let mut wordings = Wordings::default();
+        for (errors, why, status, overrides) in [
+            ("", Refusal::KeyUnknown, 401, Overrides::None),
+            (
+                "errors: { on: { key_unknown: { status: 404 } } }",
+                Refusal::KeyUnknown,
+                404,
+                Overrides::None,
+            ),
+            ("errors: { headers: { X-A: b } }", Refusal::Rate, 429, Overrides::None),
+            ("errors: { headers: { Retry-After: \"9\" } }", Refusal::Rate, 429, Overrides::Some),
+        ] {
+            let policy = policy(errors);
+            let (wording, _) = wordings.of(&policy, why, Reads::Http);
+            assert_eq!((wording.head.status().as_u16(), wording.overrides), (status, overrides));
+            assert_eq!(field(wording, "x-a").is_some(), errors.contains("X-A"));
+            assert_eq!(field(wording, "www-authenticate").is_some(), status == 401);
+            assert_eq!(field(wording, "cache-control").as_deref(), Some("no-store"));
+        }
+    }
+
+    #[test]
+    fn who_speaks_grpc_reads_its_status_and_the_code() {
+        let policy = policy("errors: { on: { rate: { code: \"50% gone\" } } }");
+        let wording = Wording::new(&policy, Refusal::Rate, Reads::Grpc);
+        assert_eq!(wording.head.status(), StatusCode::OK);
+        assert_eq!(field(&wording, "grpc-message").as_deref(), Some("50%25 gone"));
+        assert_eq!(field(&wording, "grpc-status").as_deref(), Some("8"));
+        assert_eq!(field(&wording, "content-type").as_deref(), Some("application/grpc"));
+    }
+
+    #[test]
+    fn an_answer_is_given_again_to_the_same_case_alone_and_with_the_id_of_its_own_request() {
+        let mut ids = DecisionIds::new(BootId::from_bytes([7; 24]), 0);
+        let mut next_id = || {
+            let id = ids.next_id();
+            ids.request_id(id)
+        };
+        let mut wording = Wording::new(&policy(""), Refusal::Rate, Reads::Http);
+        let (first, second) = (next_id(), next_id());
+        let mut head = wording.head.copied();
+        head.fields_mut().add("x-request-id", Legal::known(first.as_bytes()));
+        let body = Bytes::from(format!("{{\"id\":\"{}\"}}", first.as_str()));
+        let places = Places::from_slice(&[7]);
+        for times in 0..3 {
+            let again = wording.again(&case(Some(1)), &second);
+            assert_eq!(again.is_some(), times == 2, "remembered the second time");
+            wording.remember(case(Some(1)), &head, &body, places.clone());
+        }
+        let mut again = wording.again(&case(Some(1)), &second).unwrap();
+        assert_eq!(again.head.fields().first("x-request-id"), Some(second.as_bytes()));
+        assert_eq!(again.body.take_full(), format!("{{\"id\":\"{}\"}}", second.as_str()));
+        assert!(wording.again(&case(Some(2)), &second).is_none());
+        assert!(wording.again(&case(None), &second).is_none());
+    }
+
+    #[test]
+    fn nothing_is_given_again_where_the_policy_words_a_field_of_the_gates() {
+        let policy = policy("errors: { headers: { X-Request-Id: none } }");
+        let mut wording = Wording::new(&policy, Refusal::Rate, Reads::Http);
+        let head = wording.head.copied();
+        for _ in 0..2 {
+            wording.remember(case(None), &head, &Bytes::new(), Places::new());
+        }
+        assert!(wording.latest.is_none());
+    }
 }

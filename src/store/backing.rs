@@ -58,16 +58,17 @@ impl Backing {
         Journal::open(directory, now, on_failure).map(OpenedBacking::from)
     }
 
-    /// The same with the data on a storage that is given, for tests that cut its power; the directory holds the rest. The
-    /// tables follow the log after `due` changes.
+    /// The same with the data on storages that are given, for tests that cut their power; the directory holds the rest.
+    /// The tables follow the log after `due` changes.
     pub fn open_on(
         directory: &Path,
-        storage: impl redb::StorageBackend,
+        log: impl redb::StorageBackend,
+        tables: impl redb::StorageBackend,
         now: Now,
         due: usize,
         on_failure: OnFailure,
     ) -> Result<OpenedBacking, OpenProblem> {
-        Journal::open_on(directory, storage, now, due, on_failure).map(OpenedBacking::from)
+        Journal::open_on(directory, log, tables, now, due, on_failure).map(OpenedBacking::from)
     }
 
     /// Whether what it is told is remembered.

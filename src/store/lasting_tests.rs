@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::clock::{Now, Steady, Wall};
 use crate::policy::Name;
-use crate::policy::calendar::Period;
+use crate::policy::calendar::{CalendarIx, Period};
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::idempotency::{HeadPrint, OnUnknown, RecordBounds, RecordId};
 use crate::policy::limit::{
@@ -82,6 +82,73 @@ fn doubted(ledger: &Ledger, now: Now, claim: Option<&Claim>) {
     let verdict = Verdict::without_head(Outcome::Unknown);
     one.learned(ledger, verdict, &ChargeRule::default(), Stated::Unasked);
     Reservation::close(one, ledger);
+}
+
+/// Uses two of it at one instant, five at each: how much was in use after each was given back, with a reset between them.
+fn given_back_around_a_reset(window: Window) -> [u64; 3] {
+    let ledger = ledger();
+    let ceiling = Ceiling { window, units: 100, period: 60_000_000_000, burst: 100 };
+    let ask = Ask { ceiling, period: Period { from: Wall(0), until: Wall(HOUR) }, ..wallet() };
+    let meter = MeterId { kind: window.kind(), ..meter() };
+    if window == Window::Prepaid {
+        act(&ledger, Act::TopUp { meter, amount: 100 });
+    }
+    let take = |ms| match open(&ledger, at(ms), None, &[ask]) {
+        Opening::Admitted(reservation, _) => reservation,
+        other => panic!("{other:?}"),
+    };
+    let used = || ledger.peek(at(3), &ask).used;
+    let before = take(1);
+    ledger.act(at(2), Act::Reset { meter }, None, Box::new(|_| {})).unwrap();
+    let after = take(3);
+    let taken = used();
+    before.release(&ledger);
+    let first = used();
+    after.release(&ledger);
+    [taken, first, used()]
+}
+
+#[test]
+fn what_was_taken_before_a_reset_is_not_given_back_out_of_what_was_taken_after() {
+    let calendar = CalendarIx(0);
+    for window in [
+        Window::Bucket,
+        Window::Sliding,
+        Window::Fixed,
+        Window::Quota(calendar),
+        Window::Spend(calendar),
+        Window::Prepaid,
+    ] {
+        assert_eq!(given_back_around_a_reset(window), [5, 5, 0], "{window:?}");
+    }
+}
+
+#[test]
+fn a_doubt_that_is_released_after_a_reset_gives_nothing_back() {
+    for listed_first in [true, false] {
+        let ledger = ledger();
+        act(&ledger, Act::TopUp { meter: meter(), amount: 100 });
+        let reset = || {
+            ledger.act(at(2), Act::Reset { meter: meter() }, None, Box::new(|_| {})).unwrap();
+        };
+        let Opening::Admitted(mut old, _) = open(&ledger, at(1), None, &[wallet()]) else {
+            panic!("not admitted")
+        };
+        old.sending();
+        if listed_first {
+            old.close(&ledger);
+            reset();
+        } else {
+            reset();
+            old.close(&ledger);
+        }
+        let Opening::Admitted(_new, _) = open(&ledger, at(3), None, &[wallet()]) else {
+            panic!("not admitted")
+        };
+        let id = ledger.unresolved()[0].0.id;
+        act(&ledger, Act::Resolve { id, how: Resolution::Release });
+        assert_eq!((ledger.unresolved_count(), balance(&ledger)), (0, 95));
+    }
 }
 
 #[test]

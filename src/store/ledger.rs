@@ -22,6 +22,7 @@ use super::op::{Batch, Charge, Charges, Doubt, MeterId, Op, Pending, Record, Res
 use super::promise::Keeping;
 use super::records::{RecordOccupancy, Records};
 use super::reservation::Taken;
+use super::resets::Resets;
 use super::restored::Restored;
 use super::table::{Occupancy, Swept, Table};
 use super::unresolved::Unresolved;
@@ -56,6 +57,7 @@ pub struct Ledger {
     pub(super) table: Table,
     pub(super) records: Records,
     pub(super) unresolved: Unresolved,
+    pub(super) resets: Resets,
     overlay: ArcSwap<Overlay>,
     /// Whether there is anything in it. Mostly nothing is, and to look here takes no locked instruction, of which the
     /// other takes two in every request.
@@ -87,6 +89,7 @@ impl Ledger {
             table,
             records: Records::new(records, at),
             unresolved: Unresolved::new(pending),
+            resets: Resets::default(),
             overlaid: AtomicBool::new(!overlay.is_empty()),
             overlay: ArcSwap::from_pointee(overlay),
             nothing: Overlay::default(),
@@ -227,10 +230,13 @@ impl Ledger {
         ReservationId((u128::from(millis) << 64) | u128::from(number))
     }
 
-    /// Undoes a take of a rate or a quota.
+    /// Undoes a take of a rate or a quota, unless a reset has undone it.
     pub(super) fn give_back(&self, taken: &Taken, at: Now) {
         let kind = taken.ceiling.window.kind();
         let id = MeterId { limit: taken.limit, kind, subject: taken.seated };
+        if self.resets.forgave(&id, at.steady) {
+            return;
+        }
         self.change(&id, |meter| meter.give_back(&taken.ceiling, taken.weight, at));
     }
 

@@ -27,6 +27,7 @@ mod opening;
 mod promise;
 mod records;
 mod reservation;
+mod resets;
 mod restored;
 mod shelves;
 mod shortcuts;

@@ -139,7 +139,10 @@ impl Ledger {
             }
             Act::Reset { meter } if meter.kind != LimitKind::Concurrent => {
                 post.send([Op::Reset(meter)])?;
+                // Noted before it is done, so that nothing is given back out of what comes after.
+                self.resets.note(meter, now.steady);
                 self.change(&meter, Meter::reset);
+                self.unresolved.lock().forgive(&meter);
             }
             Act::TopUp { .. } | Act::Adjust { .. } | Act::Reset { .. } => {
                 return Err(ActProblem::NotFound);

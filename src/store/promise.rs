@@ -3,7 +3,7 @@
 
 use smallvec::SmallVec;
 
-use crate::clock::{Now, Wall};
+use crate::clock::Now;
 use crate::killpoint::{self, KillPoint};
 use crate::policy::charge::Stated;
 use crate::policy::idempotency::RecordId;
@@ -21,7 +21,7 @@ use super::records::{Ended, Kept};
 #[derive(Debug)]
 pub(super) struct Promise {
     id: ReservationId,
-    at: Wall,
+    at: Now,
     telling: Telling,
     /// Money that is not settled yet.
     charges: Charges,
@@ -68,7 +68,7 @@ impl Promise {
     pub(super) fn new(ledger: &Ledger, now: Now, keeping: Keeping) -> Promise {
         Promise {
             id: ledger.next_reservation(now.wall),
-            at: now.wall,
+            at: now,
             telling: match keeping {
                 Keeping::Memory => Telling::Never,
                 Keeping::Durable => Telling::Due,
@@ -86,7 +86,7 @@ impl Promise {
         self.charges.push(Charge {
             meter: MeterId { limit: ask.id, kind, subject: seated },
             period: ask.period,
-            at: self.at,
+            at: self.at.wall,
             amount: ask.weight,
         });
     }
@@ -133,7 +133,7 @@ impl Promise {
         let mut batch = Batch::new();
         batch.extend(self.blocks.iter().map(|(meter, block)| Op::Block(*meter, *block)));
         if !self.charges.is_empty() {
-            batch.push(Op::Reserve(Box::new(self.pending())));
+            batch.push(Op::Reserve(Box::new(self.pending(ledger))));
         }
         batch.extend(record);
         ledger.backing().submit(batch, Some(reply))?;
@@ -173,7 +173,8 @@ impl Promise {
         }
     }
 
-    /// Of each amount that was reserved so much is kept, and the rest goes back to the period that was charged.
+    /// Of each amount that was reserved so much is kept, and the rest goes back to the period that was charged, unless the
+    /// meter was reset since.
     fn settle(&mut self, ledger: &Ledger, kept: impl Fn(u64) -> u64) {
         if self.charges.is_empty() {
             return;
@@ -181,7 +182,7 @@ impl Promise {
         let mut back = std::mem::take(&mut self.charges);
         back.retain(|charge| {
             charge.amount -= kept(charge.amount).min(charge.amount);
-            charge.amount > 0
+            charge.amount > 0 && !ledger.resets.forgave(&charge.meter, self.at.steady)
         });
         for charge in &back {
             ledger.refund(charge);
@@ -195,7 +196,7 @@ impl Promise {
             return;
         }
         self.tell(ledger, || Op::Doubt(self.id, Doubt::NoAnswer));
-        ledger.doubt(self.pending(), Doubt::NoAnswer);
+        ledger.doubt(self.pending(ledger), Doubt::NoAnswer);
         self.charges.clear();
     }
 
@@ -223,11 +224,13 @@ impl Promise {
         }
     }
 
-    fn pending(&self) -> Pending {
+    fn pending(&self, ledger: &Ledger) -> Pending {
+        let mut charges = self.charges.clone();
+        charges.retain(|charge| !ledger.resets.forgave(&charge.meter, self.at.steady));
         Pending {
             id: self.id,
-            at: self.at,
-            charges: self.charges.clone(),
+            at: self.at.wall,
+            charges,
             record: self.hold.as_ref().map(|hold| hold.id),
             party: self.party.clone(),
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::op::{Doubt, Pending, ReservationId};
+use super::op::{Doubt, MeterId, Pending, ReservationId};
 
 /// How many are listed at most.
 pub(super) const MOST: usize = 50_000;
@@ -79,6 +79,13 @@ impl Listed {
     /// All of them, oldest first.
     pub(super) fn all(&self) -> impl Iterator<Item = &Pending> {
         self.pending.values().map(|(pending, _)| pending)
+    }
+
+    /// A meter was reset: what these charged to it is nobody's question any more.
+    pub(super) fn forgive(&mut self, meter: &MeterId) {
+        for (pending, _) in self.pending.values_mut() {
+            pending.charges.retain(|charge| charge.meter != *meter);
+        }
     }
 
     /// Takes one off the list.

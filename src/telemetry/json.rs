@@ -53,8 +53,8 @@ impl<'b> Object<'b> {
     }
 
     /// A number.
-    pub(super) fn number(&mut self, name: &str, value: impl itoa::Integer) {
-        number(self.member(name), value);
+    pub(super) fn number(&mut self, name: &str, value: u64) {
+        count(self.member(name), value);
     }
 
     /// A time, RFC 3339 with milliseconds.
@@ -65,11 +65,6 @@ impl<'b> Object<'b> {
         out.extend_from_slice(&text);
         out.push(b'"');
     }
-}
-
-/// Writes a number.
-pub(super) fn number(out: &mut Vec<u8>, value: impl itoa::Integer) {
-    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// Writes `text` as a JSON string (RFC 8259 §7). What is no UTF-8 becomes U+FFFD; DEL and the two separators that

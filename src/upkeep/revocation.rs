@@ -29,6 +29,9 @@ const DAY: i64 = 86_400_000;
 /// Keys that rules about disuse strike in one look. Each is a change of its own of what is revoked; and should the rule
 /// be a mistake, somebody can see it before every key is gone.
 const A_LOOK: usize = 100;
+/// Keys that are looked at before the thread offers its core to workers, which a million would keep from it for longer than a
+/// request may wait.
+const PIECE: usize = 1024;
 
 /// A key was refused as often as a rule revokes for.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +161,10 @@ impl Bailiff {
         let mut struck = 0;
         for rule in &policy.auto_revoke {
             let RevokeWhen::Unused(longest) = rule.when else { continue };
-            for key in policy.keys.iter() {
+            for (nth, key) in policy.keys.iter().enumerate() {
+                if nth.is_multiple_of(PIECE) {
+                    std::thread::yield_now();
+                }
                 match parts.ledger.last_seen(key.subject) {
                     None => parts.ledger.saw(key.subject, now.wall),
                     Some(at) if now.wall.0.saturating_sub(at.max(watched).0) > longest => {

@@ -73,8 +73,8 @@ fn spend(weight: u64) -> Ask {
 fn frail() -> (Arc<Ledger>, Arc<AtomicBool>, tempfile::TempDir) {
     let directory = tempfile::tempdir().expect("a directory");
     let is_broken = Arc::new(AtomicBool::new(false));
-    let disk = Frail { disk: InMemoryBackend::new(), is_broken: Arc::clone(&is_broken) };
-    let opened = Backing::open_on(directory.path(), disk, at(0), 1, Box::new(|_| {}));
+    let file = || Frail { disk: InMemoryBackend::new(), is_broken: Arc::clone(&is_broken) };
+    let opened = Backing::open_on(directory.path(), file(), file(), at(0), 1, Box::new(|_| {}));
     let opened = opened.expect("it works as yet");
     (Ledger::new(100, opened.backing, opened.restored), is_broken, directory)
 }

@@ -62,6 +62,8 @@ pub(crate) struct Taken {
 pub(crate) struct Model {
     pub(crate) uses: HashMap<(u16, u128), Use>,
     pub(crate) rows: BTreeMap<u128, Row>,
+    /// The last reset of each meter, by the steady clock.
+    pub(crate) resets: HashMap<(u16, u128), i64>,
 }
 
 pub(crate) const RATE_PERIOD: i64 = 10_000;
@@ -127,6 +129,9 @@ impl Model {
     }
 
     pub(crate) fn give_back(&mut self, taken: Taken) {
+        if self.resets.get(&taken.meter).is_some_and(|reset| taken.steady < *reset) {
+            return;
+        }
         match self.uses.get_mut(&taken.meter) {
             Some(Use::Log(log)) => {
                 if let Some(entry) = log.iter_mut().find(|(at, _)| *at == taken.steady) {
@@ -164,7 +169,8 @@ impl Model {
         }
     }
 
-    pub(crate) fn reset(&mut self, meter: (u16, u128)) {
+    pub(crate) fn reset(&mut self, meter: (u16, u128), steady: i64) {
+        self.resets.insert(meter, steady);
         match self.uses.get_mut(&meter) {
             Some(Use::Log(log)) => log.clear(),
             Some(Use::Sum(_, used) | Use::Purse(_, used)) => *used = 0,

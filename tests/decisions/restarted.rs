@@ -152,6 +152,42 @@ fn what_was_under_way_is_unknown_and_charged_until_a_person_settles_it() {
 }
 
 #[test]
+fn what_a_reset_has_forgiven_does_not_go_back_after_a_restart_either() {
+    let reset = |ledger: &Ledger| {
+        let meter =
+            MeterId { limit: LimitId(102), kind: LimitKind::Credit, subject: SubjectKey(1) };
+        act(ledger, Act::Reset { meter });
+        let mut after = send(ledger, &[credit(40)], None);
+        learn(ledger, &mut after, 200);
+        after.close(ledger);
+    };
+    let released = |ledger: &Ledger| {
+        let listed = ledger.unresolved();
+        act(ledger, Act::Resolve { id: listed[0].0.id, how: Resolution::Release });
+        assert_eq!(ledger.peek(at(2), &credit(0)).remaining, 60);
+    };
+    for before_the_restart in [true, false] {
+        let directory = tempfile::tempdir().expect("a directory");
+        life(&directory, at(0), |ledger| {
+            top_up(ledger, 100);
+            drop(send(ledger, &[credit(30)], Some(1)));
+            if before_the_restart {
+                reset(ledger);
+            }
+        });
+        life(&directory, at(2), |ledger| {
+            if !before_the_restart {
+                reset(ledger);
+            }
+            released(ledger);
+        });
+        life(&directory, at(3), |ledger| {
+            assert_eq!(ledger.peek(at(3), &credit(0)).remaining, 60);
+        });
+    }
+}
+
+#[test]
 fn a_refund_and_a_freed_claim_are_remembered() {
     let directory = tempfile::tempdir().expect("a directory");
     life(&directory, at(0), |ledger| {

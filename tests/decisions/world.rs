@@ -385,7 +385,7 @@ impl World {
             Event::Reset { limit, tenant } => {
                 let (meter, ask) = self.meter(limit, tenant);
                 assert_eq!(self.act(Act::Reset { meter }), Ok(()));
-                self.model.reset((ask.limit.0, ask.subject.0));
+                self.model.reset((ask.limit.0, ask.subject.0), self.steady);
             }
             Event::Resolve { which, release } => self.resolve(which, how(release)),
             Event::ResolveRecord { tenant, key, release } => {

@@ -42,10 +42,10 @@ fn a_directory_of_a_later_format_is_refused_and_left_as_it_is() {
     assert_eq!(gate.stop(), Some(0));
     let format = bench.state().join("format");
     let text = fs::read_to_string(&format).expect("a state says its format");
-    fs::write(&format, text.replace('2', "3")).expect("it is ours");
+    fs::write(&format, text.replace('3', "4")).expect("it is ours");
     let refused = bench.launch().refusal();
     assert_eq!(refused.code, Some(3), "{}", refused.said);
-    assert!(refused.said.contains("format 3"), "{}", refused.said);
+    assert!(refused.said.contains("format 4"), "{}", refused.said);
     fs::write(&format, text).expect("it is ours");
     promised.holds(&bench.launch().start(), &bench, false);
 }

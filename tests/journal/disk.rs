@@ -1,7 +1,8 @@
-//! A disk below the journal: it loses what was not synced, tears writes, and fails where it is told to.
+//! A disk below the journal, with its two files: it loses what was not synced, tears writes, and fails or hangs where it is
+//! told to.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
 
@@ -10,7 +11,41 @@ const SECTOR: usize = 512;
 
 /// A handle on the disk; clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Disk(Arc<Mutex<State>>);
+pub(crate) struct Disk(Arc<(Mutex<State>, Condvar)>);
+
+/// One of its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// The log.
+    Log,
+    /// The tables.
+    Tables,
+}
+
+/// An open file of it.
+#[derive(Clone, Debug)]
+pub(crate) struct File {
+    disk: Disk,
+    name: Name,
+}
+
+/// What stands in both files.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Image {
+    /// The log.
+    pub(crate) log: Vec<u8>,
+    /// The tables.
+    pub(crate) tables: Vec<u8>,
+}
+
+impl Image {
+    pub(crate) fn of(&mut self, name: Name) -> &mut Vec<u8> {
+        match name {
+            Name::Log => &mut self.log,
+            Name::Tables => &mut self.tables,
+        }
+    }
+}
 
 /// What goes wrong at the operation that was named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +61,19 @@ pub(crate) enum Fault {
 #[derive(Debug, Default)]
 struct State {
     /// What a power cut leaves for certain.
-    durable: Vec<u8>,
+    durable: Image,
     /// What a reader sees.
-    current: Vec<u8>,
-    /// What was changed since the last sync.
-    unsynced: Vec<Change>,
+    current: Image,
+    /// What was changed since the last sync of its file.
+    unsynced: Vec<(Name, Change)>,
     /// Changing operations so far.
     operations: u64,
     syncs: u64,
     fault: Option<(u64, Fault)>,
+    /// Every change of this file fails.
+    broken: Option<Name>,
+    /// Every change of this file waits.
+    held: Option<Name>,
     dead: bool,
 }
 
@@ -46,13 +85,34 @@ enum Change {
 
 impl Disk {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A disk that holds this.
-    pub(crate) fn holding(image: Vec<u8>) -> Disk {
+    pub(crate) fn holding(image: Image) -> Disk {
         let state = State { durable: image.clone(), current: image, ..State::default() };
-        Disk(Arc::new(Mutex::new(state)))
+        Disk(Arc::new((Mutex::new(state), Condvar::new())))
+    }
+
+    /// One of its files.
+    pub(crate) fn file(&self, name: Name) -> File {
+        File { disk: self.clone(), name }
+    }
+
+    /// Lets every change of this file wait.
+    pub(crate) fn hold(&self, name: Name) {
+        self.lock().held = Some(name);
+    }
+
+    /// Lets what waits go on.
+    pub(crate) fn release(&self) {
+        self.lock().held = None;
+        self.0.1.notify_all();
+    }
+
+    /// Lets every change of this file fail.
+    pub(crate) fn break_file(&self, name: Name) {
+        self.lock().broken = Some(name);
     }
 
     /// Lets the changing operation after `operations` more go wrong.
@@ -73,23 +133,23 @@ impl Disk {
     }
 
     /// What a kill leaves: everything that was written.
-    pub(crate) fn after_kill(&self) -> Vec<u8> {
+    pub(crate) fn after_kill(&self) -> Image {
         self.lock().current.clone()
     }
 
     /// What a power cut leaves: what was synced, and of the rest what `luck` says: nothing, all, or the first sectors.
-    pub(crate) fn after_power_cut(&self, mut luck: impl FnMut() -> u64) -> Vec<u8> {
+    pub(crate) fn after_power_cut(&self, mut luck: impl FnMut() -> u64) -> Image {
         let state = self.lock();
         let mut image = state.durable.clone();
-        for change in &state.unsynced {
+        for (name, change) in &state.unsynced {
             match (change, luck() % 3) {
                 (_, 0) => {}
                 (Change::Write(offset, data), 1) => {
                     let sectors = data.len() / SECTOR;
                     let kept = usize::try_from(luck()).unwrap_or(0) % (sectors + 1) * SECTOR;
-                    write_at(&mut image, *offset, &data[..kept]);
+                    write_at(image.of(*name), *offset, &data[..kept]);
                 }
-                (change, _) => apply(&mut image, change),
+                (change, _) => apply(image.of(*name), change),
             }
         }
         image
@@ -98,9 +158,12 @@ impl Disk {
 
 impl State {
     /// Counts one changing operation, and says whether it works.
-    fn step(&mut self) -> io::Result<()> {
+    fn step(&mut self, name: Name) -> io::Result<()> {
         if self.dead {
             return Err(io::Error::other("no power"));
+        }
+        if self.broken == Some(name) {
+            return Err(io::Error::other("broken"));
         }
         let this = self.operations;
         self.operations += 1;
@@ -114,44 +177,55 @@ impl State {
             _ => Ok(()),
         }
     }
+}
 
-    fn change(&mut self, change: Change) -> io::Result<()> {
-        self.step()?;
-        apply(&mut self.current, &change);
-        self.unsynced.push(change);
+impl File {
+    /// The disk, once this file is not held up.
+    fn ready(&self) -> MutexGuard<'_, State> {
+        let (_, let_go) = &*self.disk.0;
+        let is_held = |state: &mut State| state.held == Some(self.name);
+        let_go.wait_while(self.disk.lock(), is_held).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: Change) -> io::Result<()> {
+        let mut state = self.ready();
+        state.step(self.name)?;
+        apply(state.current.of(self.name), &change);
+        state.unsynced.push((self.name, change));
         Ok(())
     }
 }
 
-impl StorageBackend for Disk {
+impl StorageBackend for File {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.lock().current.len() as u64)
+        Ok(self.disk.lock().current.of(self.name).len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.lock();
+        let mut state = self.disk.lock();
         if state.dead {
             return Err(io::Error::other("no power"));
         }
         let from = usize::try_from(offset).unwrap();
         let end = from.checked_add(out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        out.copy_from_slice(state.current.get(from..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+        let current = state.current.of(self.name);
+        out.copy_from_slice(current.get(from..end).ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.lock().change(Change::Length(length))
+        self.change(Change::Length(length))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.lock();
-        let worked = state.step();
+        let mut state = self.ready();
+        let worked = state.step(self.name);
         if !state.dead {
             // After a failure the kernel takes these pages for clean, and no later sync writes them.
-            let changes = std::mem::take(&mut state.unsynced);
-            if worked.is_ok() {
-                for change in &changes {
-                    apply(&mut state.durable, change);
+            let State { unsynced, durable, .. } = &mut *state;
+            for (name, change) in unsynced.extract_if(.., |(name, _)| *name == self.name) {
+                if worked.is_ok() {
+                    apply(durable.of(name), &change);
                 }
             }
         }
@@ -160,7 +234,7 @@ impl StorageBackend for Disk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.lock().change(Change::Write(offset, data.to_vec()))
+        self.change(Change::Write(offset, data.to_vec()))
     }
 }
 

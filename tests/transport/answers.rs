@@ -96,6 +96,38 @@ fn a_connection_serves_again_after_every_answer_that_ends_by_itself() {
 }
 
 #[test]
+fn what_comes_before_an_answer_goes_to_those_who_know_it() {
+    let (seen_it, is_seen) = std::sync::mpsc::channel::<()>();
+    let is_seen = std::sync::Mutex::new(is_seen);
+    let address = backend(move |mut stream, _| {
+        head(&mut stream);
+        let before = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\nConnection: a\r\n\r\n";
+        let _ = stream.write_all(before.as_bytes());
+        // The client has it before there is an answer.
+        let _ = is_seen.lock().unwrap().recv();
+        let _ = stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n");
+        let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+    });
+    let gate = Setup::before(address).start();
+    for version in ["1.1", "1.0"] {
+        let mut client = gate.client();
+        let asked = format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\r\n");
+        client.write_all(asked.as_bytes()).unwrap();
+        if version == "1.1" {
+            let hints = head(&mut client).to_lowercase();
+            assert_eq!(hints, "http/1.1 103 early hints\r\nlink: </x>\r\n\r\n");
+        }
+        seen_it.send(()).unwrap();
+        let seen = rest(&mut client);
+        let processing = seen.strip_prefix("HTTP/1.1 102 Processing\r\n\r\n");
+        assert_eq!(processing.is_some(), version == "1.1", "{seen}");
+        assert!(processing.unwrap_or(&seen).contains(" 204 No Content\r\n"), "{seen}");
+        assert_eq!(seen.matches("HTTP/").count(), if version == "1.1" { 2 } else { 1 });
+    }
+    gate.stop();
+}
+
+#[test]
 fn a_connection_ends_after_an_answer_that_says_so_or_is_framed_by_its_end() {
     let answers = [
         "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello",
@@ -132,7 +164,7 @@ fn a_connection_ends_after_an_answer_that_says_so_or_is_framed_by_its_end() {
     for answer in [
         "HTTP/1.1 200 OK\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nhello",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nContent-Length: 2\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nhello",
         "HTTP/1.0 200 OK\r\n\r\nhello",
     ] {
         let gate = Setup::before(closing(answer)).start();
@@ -160,6 +192,10 @@ fn a_head_that_two_readers_could_read_two_ways_is_no_answer() {
         "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\nhello",
+        // Nobody asked for a coding, and without its label the client would take it for the body.
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nX: a\r\n folded\r\nContent-Length: 5\r\n\r\nhello",
@@ -183,6 +219,7 @@ fn a_head_that_two_readers_could_read_two_ways_is_no_answer() {
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]).into_owned();
         let gate = Setup::before(closing(bytes)).start();
         let seen = ask(&gate, "GET");
+        let seen = seen.trim_start_matches("HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n");
         assert!(seen.starts_with("HTTP/1.1 502"), "{shown:?}: {seen}");
         let Event::Failed(failure, _) = gate.event() else { panic!("{shown:?}") };
         assert_eq!(

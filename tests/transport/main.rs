@@ -10,6 +10,7 @@ mod answers;
 mod breaking;
 mod closing;
 mod http2;
+mod large;
 mod passing;
 mod pooling;
 mod served;

@@ -119,6 +119,25 @@ fn idle_connections_close_at_their_age_and_over_the_pools_size() {
 }
 
 #[test]
+fn an_idle_connection_that_its_upstream_closes_is_let_go_long_before_its_age() {
+    let (close, closes) = channel::<()>();
+    let closes = std::sync::Mutex::new(closes);
+    let address = backend(move |mut stream, _| {
+        head(&mut stream);
+        let _ = stream.write_all(HELLO.as_bytes());
+        let _ = closes.lock().unwrap().recv();
+    });
+    // Kept for half a minute, which this test does not wait.
+    let gate = Setup::before(address).start();
+    assert!(gate.ask(GET).ends_with("hello"));
+    let idle = &gate.workers.counters()[0].upstream_idle;
+    reads(idle, 1);
+    close.send(()).unwrap();
+    reads(idle, 0);
+    gate.stop();
+}
+
+#[test]
 fn a_head_request_and_a_304_free_their_connection() {
     let address = answering("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n");
     let gate = Setup::before(address).start();

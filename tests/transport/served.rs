@@ -144,6 +144,51 @@ fn requests_with_bodies_behind_one_another_are_answered_in_order() {
 }
 
 #[test]
+fn a_chunked_body_is_whole_however_it_is_cut_and_what_follows_it_is_the_next_request() {
+    let gate = Setup::before(echo()).start();
+    let mut client = gate.client();
+    let body = "0123456789".repeat(2_000) + "[whole]";
+    for size in [1, 7, 4_096, body.len()] {
+        let mut request =
+            vec!["POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned()];
+        for (nth, chunk) in body.as_bytes().chunks(size).enumerate() {
+            let extension = if nth == 0 { "; first=\"yes\"" } else { "" };
+            let data = std::str::from_utf8(chunk).unwrap();
+            request.push(format!("{:06X}{extension}\r\n{data}\r\n", data.len()));
+        }
+        request.push("0\r\nX-Sum: 7\r\nContent-Length: 9\r\n\r\n".to_owned());
+        request.push("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n[next]".to_owned());
+        client.write_all(request.concat().as_bytes()).unwrap();
+        let first = until(&mut client, "[whole]");
+        assert!(first.ends_with(&body), "{size}");
+        let next = until(&mut client, "[next]");
+        assert!(next.contains("ontent-length: 6\r\n"), "{size}: {next}");
+    }
+    gate.stop();
+}
+
+#[test]
+fn extensions_and_trailers_over_their_bounds_end_the_request_and_its_connection() {
+    const MOST: usize = 16 * 1024;
+    let (address, _told) = listening();
+    let gate = Setup::before(address).start();
+    for body in [
+        format!("1;{}", "e".repeat(MOST + 1)),
+        format!("0\r\nX:{}", "y".repeat(MOST)),
+        format!("0\r\n{}\r\n", "A: b\r\n".repeat(101)),
+    ] {
+        let mut client = gate.client();
+        let request =
+            format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+        client.write_all(request.as_bytes()).unwrap();
+        let answer = rest(&mut client);
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+        assert!(matches!(gate.event(), Event::Failed(..)));
+    }
+    gate.stop();
+}
+
+#[test]
 fn a_small_body_that_nobody_wants_is_read_away_and_a_large_one_ends_the_connection() {
     let gate = Setup::before(answering(HELLO)).start();
     let mut client = gate.client();

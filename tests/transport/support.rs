@@ -286,6 +286,7 @@ impl PassOn {
         } else if !head.headers.contains_key("host") {
             head.headers.insert("host", authority.parse().unwrap());
         }
+        let interims = body.interims();
         let body = RequestBody::new(body, setup.max_body, setup.bounds.body_idle);
         let watch = body.watch();
         let to_other = head.uri.path() == "/other";
@@ -294,7 +295,7 @@ impl PassOn {
         let departure = if h2 {
             Departure::Http2(Request::from_parts(head, body))
         } else {
-            Departure::Http1(RequestHead::of(&head).unwrap(), body)
+            Departure::Http1(RequestHead::of(&head).unwrap().telling(interims), body)
         };
         match pool.send(departure, setup.response_timeout).await {
             Ok(answer) => {

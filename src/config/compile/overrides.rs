@@ -46,7 +46,7 @@ impl Limits {
             Said::Nothing => {}
             Said::One(kind) if kind == limit.kind => {}
             Said::One(kind) => {
-                let (is, said) = (kind_word(limit.kind), kind_word(kind));
+                let (is, said) = (limit.kind.name(), kind.name());
                 return Err((format!("`{name}` is a `{is}` limit, not a `{said}`"), None));
             }
             Said::Several => return Err(("an override says one amount".to_owned(), None)),
@@ -149,16 +149,6 @@ impl Amounts {
             amounts.say(LimitKind::Concurrent, Amount::Alone(Number::Whole(open.value)));
         }
         amounts
-    }
-}
-
-fn kind_word(kind: LimitKind) -> &'static str {
-    match kind {
-        LimitKind::Rate => "rate",
-        LimitKind::Concurrent => "concurrent",
-        LimitKind::Quota => "quota",
-        LimitKind::Spend => "spend",
-        LimitKind::Credit => "credit",
     }
 }
 

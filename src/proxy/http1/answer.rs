@@ -22,6 +22,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::deadline::Silence;
 use crate::proxy::io::Stream;
 use crate::proxy::pool::Active;
+use crate::proxy::splice::{Carried, Pipeful};
 
 /// Why an answer breaks off in the middle.
 #[derive(Debug)]
@@ -119,7 +120,7 @@ impl AnswerBody {
             return;
         };
         let uploading = self.uploading.take().filter(|uploading| !uploading.is_finished());
-        let fit = connection.borrow_mut().end(active.stock());
+        let fit = connection.borrow_mut().end();
         if let Some(uploading) = uploading {
             uploading.abort();
             if self.after == After::Reuse {
@@ -186,6 +187,50 @@ impl AnswerBody {
             Some(connection) => self.left.ends_here(connection.borrow_mut().unread()),
             None => true,
         }
+    }
+}
+
+impl Carried for AnswerBody {
+    fn is_at_hand(&self) -> bool {
+        let unread = |connection: &Shared| self.left.is_at_hand(connection.borrow_mut().unread());
+        self.connection.as_ref().is_some_and(unread)
+    }
+
+    fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, BrokenOff>> {
+        let AnswerBody {
+            left: Left::Bytes(left),
+            connection: Some(connection),
+            silence,
+            broken: None,
+            ..
+        } = self
+        else {
+            return Poll::Ready(Ok(None));
+        };
+        let mut connection = connection.borrow_mut();
+        let broken = match connection.poll_pipeful(cx, *left) {
+            Poll::Ready(Ok(None)) => return Poll::Ready(Ok(None)),
+            Poll::Ready(Ok(Some(pipeful))) if pipeful.bytes() > 0 => {
+                silence.heard();
+                *left = left.saturating_sub(pipeful.bytes());
+                let over = *left == 0;
+                drop(connection);
+                if over {
+                    self.end();
+                }
+                return Poll::Ready(Ok(Some(pipeful)));
+            }
+            Poll::Ready(_) if !connection.is_sound() => BrokenOff::Request,
+            Poll::Ready(Ok(Some(_))) => BrokenOff::Early,
+            Poll::Ready(Err(error)) => BrokenOff::Io(error),
+            Poll::Pending => {
+                ready!(silence.poll(cx));
+                BrokenOff::Silent
+            }
+        };
+        drop(connection);
+        self.close();
+        Poll::Ready(Err(broken))
     }
 }
 

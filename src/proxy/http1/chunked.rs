@@ -86,6 +86,15 @@ impl Chunks {
         self.take_framing(unread).is_ok() && self.state == State::End && self.trailers.is_empty()
     }
 
+    /// Whether the next piece is here, when what frames it was taken off.
+    pub(super) fn is_at_hand(&self, unread: &BytesMut) -> bool {
+        match self.state {
+            State::Data => !unread.is_empty(),
+            State::End => !self.trailers.is_empty(),
+            _ => false,
+        }
+    }
+
     fn take_framing(&mut self, unread: &mut BytesMut) -> Result<(), BadChunk> {
         if let Some(bad) = self.bad {
             return Err(bad);

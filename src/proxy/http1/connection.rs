@@ -21,6 +21,7 @@ use super::stock::{ROOM, Stock};
 use super::upload::{Upload, UploadFailure};
 use crate::proxy::io::Stream;
 use crate::proxy::request_body::{BodyWatch, RequestBody};
+use crate::proxy::splice::Pipeful;
 
 /// A request and what goes with it, until its answer's head is there.
 #[derive(Debug)]
@@ -34,13 +35,20 @@ pub(crate) struct Errand {
 impl Errand {
     /// A request of which nothing is sent. The head of its answer may take `longest` from its last byte.
     pub(crate) fn new(head: RequestHead, body: RequestBody, longest: Duration) -> Errand {
-        let watch = body.watch();
-        let reader = HeadReader::new(head.asked());
-        Errand { upload: Upload::new(head, body), reader, watch, longest }
+        let mut errand = Errand::none();
+        errand.begin(head, body, longest);
+        errand
+    }
+
+    fn begin(&mut self, mut head: RequestHead, body: RequestBody, longest: Duration) {
+        self.watch = body.watch();
+        self.reader = HeadReader::new(head.asked(), head.take_interims());
+        self.upload.begin(head, body);
+        self.longest = longest;
     }
 
     fn none() -> Errand {
-        let reader = HeadReader::new(super::framing::Asked::Whole);
+        let reader = HeadReader::new(super::framing::Asked::Whole, None);
         let (upload, watch) = (Upload::none(), BodyWatch::default());
         Errand { upload, reader, watch, longest: Duration::ZERO }
     }
@@ -134,8 +142,15 @@ impl Connection {
         }
     }
 
-    /// Takes up a request; [`Connection::poll_answer`] sends it.
-    pub(crate) fn begin(&mut self, errand: Errand) {
+    /// Takes up a request; [`Connection::poll_answer`] sends it. The head of its answer may take `longest` from its last
+    /// byte.
+    pub(crate) fn begin(&mut self, head: RequestHead, body: RequestBody, longest: Duration) {
+        self.errand.begin(head, body, longest);
+        self.patience.begin(longest, &self.errand.watch);
+    }
+
+    /// Takes up a request of which nothing was sent.
+    pub(crate) fn take_up(&mut self, errand: Errand) {
         self.patience.begin(errand.longest, &errand.watch);
         self.errand = errand;
     }
@@ -150,7 +165,7 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<AnswerHead, Failure>> {
-        match self.errand.upload.poll(&mut self.stream, cx) {
+        match self.poll_sending(cx) {
             Poll::Pending | Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(UploadFailure::NothingAccepted)) => return self.fails(Wrong::Broke),
             Poll::Ready(Err(UploadFailure::Body)) => return self.fails(Wrong::Body),
@@ -176,6 +191,20 @@ impl Connection {
         }
     }
 
+    /// Sends what can be sent. Ready when there is no more to do.
+    fn poll_sending(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadFailure>> {
+        let upload = &mut self.errand.upload;
+        if upload.is_over() {
+            return Poll::Ready(Ok(()));
+        }
+        let sent = upload.poll(&mut self.stream, cx);
+        if upload.is_over() {
+            // While its memory is warm: who waits for an answer holds none of it.
+            self.inlet.stock().put_text(upload.take_text());
+        }
+        sent
+    }
+
     fn fails<T>(&self, why: Wrong) -> Poll<Result<T, Failure>> {
         // Of a failed write under TLS nobody knows whether some of its records went out.
         let seen = match (self.errand.upload.accepted(), &self.stream) {
@@ -193,6 +222,15 @@ impl Connection {
         room: usize,
     ) -> Poll<io::Result<usize>> {
         self.inlet.poll_read(&mut self.stream, cx, room)
+    }
+
+    /// The next bytes of a body of which `left` bytes are to come, in a pipe; see [`Inlet::poll_pipeful`].
+    pub(super) fn poll_pipeful(
+        &mut self,
+        cx: &mut Context<'_>,
+        left: u64,
+    ) -> Poll<io::Result<Option<Pipeful>>> {
+        self.inlet.poll_pipeful(&self.stream, cx, left)
     }
 
     /// How much is read at once for a body of which `left` bytes are to come, as far as that is known.
@@ -218,7 +256,7 @@ impl Connection {
     /// Sends the rest of the request while somebody else reads the answer. A body that fails takes the answer with it:
     /// the upstream must not take the part for the whole.
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.errand.upload.poll(&mut self.stream, cx).map(|ended| {
+        self.poll_sending(cx).map(|ended| {
             if ended.is_err() {
                 self.health = Health::Broken;
                 // Wakes who reads. It fails where the connection is gone already.
@@ -234,11 +272,10 @@ impl Connection {
 
     /// The exchange is over as it should be. `true` if the connection is fit for another: the request was sent whole,
     /// and nothing was said beyond the answer.
-    pub(super) fn end(&mut self, stock: &Stock) -> bool {
-        let upload = &mut self.errand.upload;
-        let fit = upload.is_sent() && self.inlet.unread.is_empty() && self.is_sound();
+    pub(super) fn end(&mut self) -> bool {
+        let sent = self.errand.upload.is_sent();
+        let fit = sent && self.inlet.unread.is_empty() && self.is_sound();
         if fit {
-            stock.put_text(self.errand.upload.take_text());
             self.inlet.rest();
         }
         fit
@@ -285,19 +322,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_of_which_nothing_was_accepted_leaves_whole_on_another_connection() {
-        let stock = Stock::default();
         let (dead, _theirs) = pair().await;
         // Nothing that is written on it is accepted any more.
         let shut = SockRef::from(dead.borrow().stream.tcp()).shutdown(std::net::Shutdown::Write);
         shut.unwrap();
-        dead.borrow_mut().begin(get());
+        dead.borrow_mut().take_up(get());
         let failure = answer(&dead).await.unwrap_err();
         assert_eq!(failure, Failure { why: Wrong::Broke, seen: Seen::Nothing });
         assert!(failure.may_be_repeated());
 
         let errand = dead.borrow_mut().give_up();
         let (fresh, mut theirs) = pair().await;
-        fresh.borrow_mut().begin(errand);
+        fresh.borrow_mut().take_up(errand);
         let upstream = async {
             let mut seen = vec![0; 100];
             let read = theirs.read(&mut seen).await.unwrap();
@@ -306,13 +342,13 @@ mod tests {
         };
         let (head, ()) = tokio::join!(answer(&fresh), upstream);
         assert_eq!(head.unwrap().head.status(), 204);
-        assert!(fresh.borrow_mut().end(&stock), "fit for another");
+        assert!(fresh.borrow_mut().end(), "fit for another");
     }
 
     #[tokio::test]
     async fn one_accepted_byte_ends_all_proof() {
         let (connection, mut theirs) = pair().await;
-        connection.borrow_mut().begin(get());
+        connection.borrow_mut().take_up(get());
         let upstream = async {
             theirs.read_exact(&mut [0; 10]).await.unwrap();
             drop(theirs);

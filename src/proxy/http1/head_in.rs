@@ -9,6 +9,7 @@ use http::header::HeaderName;
 use smallvec::SmallVec;
 
 use super::framing::{Asked, BodyLength, Codings, content_length};
+use super::served::Interims;
 use crate::policy::fields::members;
 use crate::proxy::answer::Head;
 use crate::proxy::field_text::Legal;
@@ -49,18 +50,20 @@ pub(super) struct BadHead;
 pub(super) struct HeadReader {
     asked: Asked,
     interim: u32,
+    /// Where interim answers go, until the final one is there.
+    interims: Option<Interims>,
     /// How many of the unread bytes were looked at in vain.
     seen: usize,
 }
 
 impl HeadReader {
     /// For the answer to a request.
-    pub(super) fn new(asked: Asked) -> HeadReader {
-        HeadReader { asked, interim: 0, seen: 0 }
+    pub(super) fn new(asked: Asked, interims: Option<Interims>) -> HeadReader {
+        HeadReader { asked, interim: 0, interims, seen: 0 }
     }
 
-    /// The head at the start of `unread`, which it takes away, with the interim ones before it; `None` without more
-    /// bytes.
+    /// The head at the start of `unread`, which it takes away, and passes the interim ones before it on; `None` without
+    /// more bytes.
     pub(super) fn read(&mut self, unread: &mut BytesMut) -> Result<Option<AnswerHead>, BadHead> {
         // Without the end of a line there is no end of a head.
         while unread[self.seen..].contains(&b'\n') {
@@ -71,12 +74,20 @@ impl HeadReader {
             };
             let head = match found.status {
                 StatusCode::SWITCHING_PROTOCOLS => Some(found.switching()?),
-                status if status.is_informational() => None,
+                // The gate has said it by itself, where the client has asked for it.
+                StatusCode::CONTINUE => None,
+                status if status.is_informational() => {
+                    if let Some(interims) = &self.interims {
+                        interims.say(&found.copied()?.0);
+                    }
+                    None
+                }
                 _ => Some(found.answer(self.asked)?),
             };
             unread.advance(bytes);
             self.seen = 0;
             if head.is_some() {
+                self.interims = None;
                 return Ok(head);
             }
             self.interim += 1;
@@ -186,6 +197,7 @@ impl<'a> Found<'a> {
                     }
                     hop.length = Some(length);
                 }
+                Says::Codings if members(field.value).any(is_unasked) => return Err(BadHead),
                 Says::Codings => hop.codings = hop.codings.and(field.value).ok_or(BadHead)?,
                 Says::Connection => {
                     for word in members(field.value) {
@@ -207,6 +219,14 @@ impl<'a> Found<'a> {
         }
         Ok((head, hop))
     }
+}
+
+/// Whether an answer may not wear this coding. The gate's `TE` asks for none, so that `chunked` alone is acceptable (RFC 9112
+/// §7.4), which it takes off and puts on again; another would reach the client as the body itself. `identity` is what old
+/// backends call none.
+fn is_unasked(coding: &[u8]) -> bool {
+    let is = |known: &[u8]| coding.eq_ignore_ascii_case(known);
+    !(coding.is_empty() || is(b"chunked") || is(b"identity"))
 }
 
 /// What a head says of its connection and its framing.
@@ -258,7 +278,7 @@ mod tests {
     use super::*;
 
     fn read(pieces: &[&[u8]]) -> Result<Option<AnswerHead>, BadHead> {
-        let mut reader = HeadReader::new(Asked::Whole);
+        let mut reader = HeadReader::new(Asked::Whole, None);
         let mut unread = BytesMut::new();
         for piece in pieces {
             unread.extend_from_slice(piece);
@@ -293,11 +313,16 @@ mod tests {
         assert_eq!(of(""), Ok(Some((BodyLength::UntilClose, After::Close))));
         let two = "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n";
         assert_eq!(of(two), Ok(Some((BodyLength::Chunked, After::Close))));
-        let coded = "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n";
+        let coded = "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n";
         assert_eq!(of(coded), Ok(Some((BodyLength::Chunked, After::Reuse))));
-        let open = "Transfer-Encoding: gzip\r\nContent-Length: 3\r\n";
+        let open = "Transfer-Encoding: identity\r\nContent-Length: 3\r\n";
         assert_eq!(of(open), Ok(Some((BodyLength::UntilClose, After::Close))));
         assert_eq!(of("Content-Length: 3\r\nContent-Length: 4\r\n"), Err(BadHead));
+        for unasked in
+            ["gzip", "gzip, chunked", "x-own\r\nTransfer-Encoding: chunked", "chunked;q=1"]
+        {
+            assert_eq!(of(&format!("Transfer-Encoding: {unasked}\r\n")), Err(BadHead), "{unasked}");
+        }
         // The values of a head without a body are held to the same.
         let switching = b"HTTP/1.1 101 Switching Protocols\r\nContent-Length: x\r\n\r\n";
         assert_eq!(read(&[switching]).map(|_| ()), Err(BadHead));

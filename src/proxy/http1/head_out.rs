@@ -8,7 +8,9 @@ use http::{Method, request};
 use http_body::Body as _;
 
 use super::framing::{Asked, BodyLength, content_length};
+use super::served::Interims;
 use super::text::Text;
+use crate::policy::decimal::Digits;
 use crate::policy::fields::members;
 use crate::proxy::request_body::RequestBody;
 
@@ -23,6 +25,7 @@ pub struct RequestHead {
     length: Length,
     /// The fields that the client announced behind its body: only these are passed on from there.
     announced: Announced,
+    interims: Option<Interims>,
 }
 
 /// What the client said of its body's length.
@@ -50,7 +53,13 @@ impl RequestHead {
         let (mark, query) = query.map_or(("", ""), |query| ("?", query));
         text.push_all([method.as_str(), " ", path, mark, query, " HTTP/1.1\r\n"]);
         let asked = if method == Method::HEAD { Asked::FieldsAlone } else { Asked::Whole };
-        RequestHead { text, asked, length: Length::Unsaid, announced: None }
+        RequestHead { text, asked, length: Length::Unsaid, announced: None, interims: None }
+    }
+
+    /// Has interim answers go there; else they go nowhere.
+    #[must_use]
+    pub fn telling(self, interims: Option<Interims>) -> RequestHead {
+        RequestHead { interims, ..self }
     }
 
     /// A head of which everything is final but the framing, as it is.
@@ -102,13 +111,18 @@ impl RequestHead {
         self.asked
     }
 
+    /// Where interim answers go.
+    pub(super) fn take_interims(&mut self) -> Option<Interims> {
+        self.interims.take()
+    }
+
     /// Ends the head with what frames `body`: the length that the client said, else chunks; nothing where there is no
     /// body (RFC 9112 §6.3, rule 7).
     pub(super) fn end(mut self, body: &RequestBody) -> (Text, BodyLength, Announced) {
         let length = match self.length {
             Length::Said(length) => {
                 self.text.push(b"content-length: ");
-                self.text.push(itoa::Buffer::new().format(length).as_bytes());
+                self.text.push(Digits::of(length).as_bytes());
                 self.text.push(LINE_END);
                 BodyLength::Exactly(length)
             }

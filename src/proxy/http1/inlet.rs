@@ -4,13 +4,14 @@
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
 
 use super::stock::{ROOM, Stock};
 use crate::proxy::io::Stream;
+use crate::proxy::splice::Pipeful;
 use crate::proxy::upstream::BUFFER;
 
 /// What was read and belongs to nobody yet.
@@ -29,6 +30,11 @@ impl Inlet {
         Inlet { unread: BytesMut::new(), room: ROOM, stock }
     }
 
+    /// Where its memory comes from.
+    pub(super) fn stock(&self) -> &Stock {
+        &self.stock
+    }
+
     /// Reads once behind what is unread, at most about `room` bytes; 0 is the end.
     pub(super) fn poll_read(
         &mut self,
@@ -38,6 +44,8 @@ impl Inlet {
     ) -> Poll<io::Result<usize>> {
         // A large body reads into its own memory once more, as soon as its last piece is gone.
         if self.unread.capacity() == 0 && self.room <= ROOM {
+            // Nearly every second look is in vain, and takes no memory: 350 instructions a request.
+            ready!(stream.poll_readable(cx))?;
             self.unread = self.stock.room();
         }
         if self.unread.capacity() - self.unread.len() < room / 2 {
@@ -53,6 +61,25 @@ impl Inlet {
             Poll::Ready(_) | Poll::Pending => {}
         }
         read
+    }
+
+    /// The next bytes of a body of which `left` bytes are to come, in a pipe, without a byte at the stream's end; `None` where
+    /// they have to be read.
+    pub(super) fn poll_pipeful(
+        &mut self,
+        stream: &Stream,
+        cx: &mut Context<'_>,
+        left: u64,
+    ) -> Poll<io::Result<Option<Pipeful>>> {
+        match stream.bare() {
+            Some(tcp) if self.unread.is_empty() => {
+                if self.unread.capacity() > 0 {
+                    self.rest();
+                }
+                self.stock.pipes().poll_fill(tcp, left, cx)
+            }
+            Some(_) | None => Poll::Ready(Ok(None)),
+        }
     }
 
     /// How much is read at once for a body of which `left` bytes are to come, as far as that is known.

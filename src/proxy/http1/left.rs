@@ -12,8 +12,8 @@ pub(super) enum Left {
     Nothing,
     /// So many bytes.
     Bytes(u64),
-    /// Chunks, up to the last one.
-    Chunks(Chunks),
+    /// Chunks, up to the last one. Boxed: all bodies move with their answers, and most have a length.
+    Chunks(Box<Chunks>),
     /// Everything that comes.
     UntilClose,
 }
@@ -24,7 +24,7 @@ impl Left {
         match length {
             BodyLength::Nothing | BodyLength::Exactly(0) => Left::Nothing,
             BodyLength::Exactly(bytes) => Left::Bytes(bytes),
-            BodyLength::Chunked => Left::Chunks(Chunks::new()),
+            BodyLength::Chunked => Left::Chunks(Box::new(Chunks::new())),
             BodyLength::UntilClose => Left::UntilClose,
         }
     }
@@ -43,6 +43,14 @@ impl Left {
             }
         };
         Ok(Piece::Data(unread.split_to(here).freeze()))
+    }
+
+    /// Whether more is here than the piece that was taken last: with a length there never is.
+    pub(super) fn is_at_hand(&self, unread: &BytesMut) -> bool {
+        match self {
+            Left::Chunks(chunks) => chunks.is_at_hand(unread),
+            Left::Nothing | Left::Bytes(_) | Left::UntilClose => false,
+        }
     }
 
     /// How many bytes are to come, where that is known.

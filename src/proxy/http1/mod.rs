@@ -24,7 +24,7 @@ pub use answer::{BrokenOff, Switched};
 pub(super) use connection::{Connection, Errand, Failure, Seen, Shared, Wrong};
 pub(super) use head_in::{AnswerHead, is_of_the_hop};
 pub use head_out::{BadLength, RequestHead};
-pub use served::{Arriving, BrokenIn, Upgrading};
+pub use served::{Arriving, BrokenIn, Interims, Upgrading};
 pub(super) use served::{Ended, Served, Terms, Today};
 pub use stock::Stock;
 pub(super) use text::Text;

@@ -1,29 +1,38 @@
 //! A message on its way out, a request or an answer: the head, then the body as it comes, with back-pressure. Small pieces
-//! are copied together and leave in one write, large ones go out beside their frame.
+//! are copied together, large ones go out beside their framing, and what is at hand together leaves in one write.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body, Frame};
-use tokio::io::AsyncWrite;
+use http_body::Frame;
+use smallvec::SmallVec;
 
 use super::framing::BodyLength;
 use super::head_out::{Announced, chunk_size, last_chunk};
 use super::text::Text;
 use crate::proxy::io::COALESCED;
+use crate::proxy::splice::{Carried, LARGE, Outlet, Pipeful};
+
+/// The most pieces that leave in one write beside their framing.
+const MOST_PIECES: usize = 16;
+/// While what is copied together is no more than that, in bytes, more of what is at hand is.
+const MOST_TEXT: usize = 8 * 1024;
 
 /// A message, and how far it is sent.
 #[derive(Debug)]
 pub(super) struct Outgoing<B> {
     /// The head, then whatever frames the body; what is written of it stays until all is.
     text: Text,
+    /// Of the text and the pieces in it.
     written: usize,
-    /// A large piece of the body behind the text, and what follows it.
-    piece: Bytes,
-    behind: &'static [u8],
+    /// Large pieces of the body, each with its place in the text.
+    pieces: Vec<(usize, Bytes)>,
+    /// More of it behind all that, in a pipe.
+    pipeful: Option<Pipeful>,
+    size: Size,
     /// `None`: no more of it is wanted.
     body: Option<B>,
     length: BodyLength,
@@ -45,6 +54,15 @@ enum Stage {
     Last,
     /// It is gone.
     Sent,
+}
+
+/// Whether a body is worth a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    /// It is not, or nobody knows.
+    Any,
+    /// It is, by what its head says.
+    Large,
 }
 
 /// Whether the system took any byte of a message: while it did not, nobody can have seen any.
@@ -75,38 +93,48 @@ pub(super) enum Unsent {
 }
 
 impl<B> Outgoing<B> {
-    /// A message of which nothing is sent. `text` is its whole head, which says that the body is of this `length`.
-    pub(super) fn new(
+    /// Begins with another message, in place of one that is over. `text` is its whole head, which says that the body is of
+    /// this `length`.
+    pub(super) fn begin(
+        &mut self,
         text: Text,
         body: B,
         length: BodyLength,
         announced: Announced,
         head: Head,
-    ) -> Outgoing<B> {
-        let stage = match (length, head) {
+    ) {
+        self.stage = match (length, head) {
             (BodyLength::Nothing | BodyLength::Exactly(0), _) => Stage::Last,
             (_, Head::Waits) => Stage::Held,
             (_, Head::Leaves) => Stage::Open,
         };
-        let body = Some(body).filter(|_| stage != Stage::Last);
-        Outgoing { body, length, announced, stage, ..Outgoing::text(text) }
+        self.size = match length {
+            BodyLength::Exactly(LARGE..) => Size::Large,
+            _ => Size::Any,
+        };
+        (self.text, self.written) = (text, 0);
+        self.pieces.clear();
+        self.pipeful = None;
+        self.body = None;
+        if self.stage != Stage::Last {
+            self.body = Some(body);
+        }
+        (self.length, self.announced) = (length, announced);
+        (self.accepted, self.unflushed) = (Accepted::Nothing, false);
     }
 
     /// No message: it is as good as sent.
     pub(super) fn none() -> Outgoing<B> {
-        Outgoing { stage: Stage::Sent, ..Outgoing::text(Text::default()) }
-    }
-
-    fn text(text: Text) -> Outgoing<B> {
         Outgoing {
-            text,
+            text: Text::default(),
             written: 0,
-            piece: Bytes::new(),
-            behind: b"",
+            pieces: Vec::new(),
+            pipeful: None,
+            size: Size::Any,
             body: None,
             length: BodyLength::Nothing,
             announced: None,
-            stage: Stage::Last,
+            stage: Stage::Sent,
             accepted: Accepted::Nothing,
             unflushed: false,
         }
@@ -133,8 +161,8 @@ impl<B> Outgoing<B> {
         self.body = None;
     }
 
-    /// Whether the body's next frame is wanted now: while what waits is little, and goes out with it. Nothing is taken up
-    /// behind what the connection does not take.
+    /// Whether more of the body is wanted now: while what waits is little, and goes out with it. Nothing is taken up behind
+    /// what the connection does not take.
     fn asks(&self) -> bool {
         matches!(self.stage, Stage::Held | Stage::Open)
             && self.written == 0
@@ -143,12 +171,12 @@ impl<B> Outgoing<B> {
             && self.text.len() <= COALESCED
     }
 
-    fn all_written(&self) -> bool {
-        self.written == self.text.len() && !self.large_waits()
+    fn length(&self) -> usize {
+        self.text.len() + self.pieces.iter().map(|(_, piece)| piece.len()).sum::<usize>()
     }
 
     fn large_waits(&self) -> bool {
-        !self.piece.is_empty() || !self.behind.is_empty()
+        !self.pieces.is_empty() || self.pipeful.is_some()
     }
 
     fn add_data(&mut self, data: Bytes) -> Result<(), Unsent> {
@@ -167,10 +195,19 @@ impl<B> Outgoing<B> {
         };
         if data.len() <= COALESCED {
             self.text.push(&data);
-            self.text.push(behind);
         } else {
-            (self.piece, self.behind) = (data, behind);
+            self.pieces.push((self.text.len(), data));
         }
+        self.text.push(behind);
+        Ok(())
+    }
+
+    fn add_pipeful(&mut self, pipeful: Pipeful) -> Result<(), Unsent> {
+        self.stage = Stage::Open;
+        if let BodyLength::Exactly(left) = &mut self.length {
+            *left = left.checked_sub(pipeful.bytes()).ok_or(Unsent::Body)?;
+        }
+        self.pipeful = Some(pipeful);
         Ok(())
     }
 
@@ -178,8 +215,6 @@ impl<B> Outgoing<B> {
     fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Unsent> {
         match self.length {
             BodyLength::Exactly(left) if left > 0 => return Err(Unsent::Body),
-            // The end is written behind the piece. Trailers come as a frame of their own, when nothing waits.
-            BodyLength::Chunked if self.large_waits() => self.behind = b"\r\n0\r\n\r\n",
             BodyLength::Chunked => last_chunk(&mut self.text, trailers, &self.announced),
             BodyLength::Exactly(_) | BodyLength::Nothing | BodyLength::UntilClose => {}
         }
@@ -188,59 +223,67 @@ impl<B> Outgoing<B> {
     }
 
     /// Writes all that waits.
-    pub(super) fn poll_out<W: AsyncWrite + Unpin>(
+    pub(super) fn poll_out<W: Outlet>(
         &mut self,
         to: &mut W,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        while !self.all_written() {
-            let wrote = ready!(self.poll_write(to, cx))?;
-            self.wrote(wrote);
+        while self.written < self.length() {
+            self.written += ready!(self.poll_write(to, cx))?;
+            (self.accepted, self.unflushed) = (Accepted::Some, true);
+        }
+        // Even an empty piece holds the memory that the next one is to be read into.
+        self.pieces.clear();
+        self.text.clear();
+        self.written = 0;
+        while let Some(pipeful) = &mut self.pipeful {
+            if ready!(to.poll_drain(pipeful, cx))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            (self.accepted, self.unflushed) = (Accepted::Some, true);
+            if pipeful.bytes() == 0 {
+                self.pipeful = None;
+            }
         }
         if self.unflushed {
             ready!(Pin::new(to).poll_flush(cx))?;
             self.unflushed = false;
         }
-        self.text.clear();
-        self.written = 0;
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write<W: AsyncWrite + Unpin>(
-        &self,
-        to: &mut W,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let text = &self.text.as_bytes()[self.written..];
+    fn poll_write<W: Outlet>(&self, to: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let text = self.text.as_bytes();
         let to = Pin::new(to);
-        let wrote = if !self.large_waits() {
-            ready!(to.poll_write(cx, text))?
-        } else if text.is_empty() && self.behind.is_empty() {
-            ready!(to.poll_write(cx, &self.piece))?
+        let wrote = if self.pieces.is_empty() {
+            ready!(to.poll_write(cx, &text[self.written..]))?
         } else {
-            let slices = [text, &self.piece, self.behind].map(IoSlice::new);
+            let mut slices: SmallVec<[IoSlice<'_>; 2 * MOST_PIECES + 1]> = SmallVec::new();
+            let mut written = self.written;
+            let mut add = |part| {
+                let part: &[u8] = part;
+                let gone = written.min(part.len());
+                written -= gone;
+                if gone < part.len() {
+                    slices.push(IoSlice::new(&part[gone..]));
+                }
+            };
+            let mut from = 0;
+            for (at, piece) in &self.pieces {
+                add(&text[from..*at]);
+                add(piece);
+                from = *at;
+            }
+            add(&text[from..]);
             ready!(to.poll_write_vectored(cx, &slices))?
         };
         Poll::Ready(if wrote == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(wrote) })
     }
-
-    fn wrote(&mut self, bytes: usize) {
-        (self.accepted, self.unflushed) = (Accepted::Some, true);
-        let of_text = bytes.min(self.text.len() - self.written);
-        self.written += of_text;
-        let of_piece = (bytes - of_text).min(self.piece.len());
-        self.piece.advance(of_piece);
-        if self.piece.is_empty() {
-            // Even an empty piece holds the memory that the next one is to be read into.
-            self.piece = Bytes::new();
-        }
-        self.behind = &self.behind[bytes - of_text - of_piece..];
-    }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
+impl<B: Carried + Unpin> Outgoing<B> {
     /// Sends what can be sent. Ready when there is no more to do.
-    pub(super) fn poll<W: AsyncWrite + Unpin>(
+    pub(super) fn poll<W: Outlet>(
         &mut self,
         to: &mut W,
         cx: &mut Context<'_>,
@@ -248,8 +291,11 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
         loop {
             // What is at hand of the body goes out with what waits already.
             let mut more = true;
-            while more && self.asks() {
-                more = self.poll_more(cx)?;
+            while more && (self.asks() || self.gathers()) {
+                more = match self.size {
+                    Size::Large if to.takes_pipefuls() => self.poll_large(cx)?,
+                    Size::Large | Size::Any => self.poll_more(cx)?,
+                };
             }
             if !more && self.stage == Stage::Held {
                 self.stage = Stage::Open;
@@ -269,6 +315,33 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
                 }
                 Stage::Sent => return Poll::Ready(Ok(())),
             }
+        }
+    }
+
+    /// Whether what is at hand of the body goes out with what waits: pieces that were read together, as chunks often are.
+    /// Memory that they lie in is not read into meanwhile.
+    fn gathers(&self) -> bool {
+        self.stage == Stage::Open
+            && self.written == 0
+            && !self.unflushed
+            && self.pipeful.is_none()
+            && self.pieces.len() < MOST_PIECES
+            && self.text.len() <= MOST_TEXT
+            && self.body.as_ref().is_some_and(Carried::is_at_hand)
+    }
+
+    /// Takes up what is next of a large body. `false`: there is nothing yet.
+    fn poll_large(&mut self, cx: &mut Context<'_>) -> Result<bool, Unsent> {
+        let Some(body) = &mut self.body else { return self.poll_more(cx) };
+        match body.poll_pipeful(cx) {
+            Poll::Ready(Ok(Some(pipeful))) => {
+                let over = body.is_end_stream();
+                self.add_pipeful(pipeful)?;
+                if over { self.end(None) } else { Ok(()) }.map(|()| true)
+            }
+            Poll::Ready(Ok(None)) => self.poll_more(cx),
+            Poll::Ready(Err(_)) => Err(Unsent::Body),
+            Poll::Pending => Ok(false),
         }
     }
 
@@ -292,6 +365,158 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
         if !data.is_empty() {
             self.add_data(data)?;
         }
-        if self.body.as_ref().is_none_or(Body::is_end_stream) { self.end(None) } else { Ok(()) }
+        if self.body.as_ref().is_none_or(http_body::Body::is_end_stream) {
+            self.end(None)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+
+    use tokio::io::AsyncWrite;
+
+    use super::*;
+
+    /// A body that was read in pieces: each inner list is what one read gave.
+    struct Read(VecDeque<VecDeque<Bytes>>);
+
+    impl http_body::Body for Read {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.front_mut().map(VecDeque::pop_front) {
+                Some(Some(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                Some(None) => {
+                    self.0.pop_front();
+                    if self.0.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+                }
+                None => Poll::Ready(None),
+            }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.0.iter().all(VecDeque::is_empty)
+        }
+    }
+
+    impl Carried for Read {
+        fn is_at_hand(&self) -> bool {
+            self.0.front().is_some_and(|read| !read.is_empty())
+        }
+
+        fn poll_pipeful(
+            &mut self,
+            _: &mut Context<'_>,
+        ) -> Poll<Result<Option<Pipeful>, Infallible>> {
+            Poll::Ready(Ok(None))
+        }
+    }
+
+    /// Takes so many bytes at once, and knows each write.
+    struct Taking(usize, Vec<Vec<u8>>);
+
+    impl AsyncWrite for Taking {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let some = bytes.len().min(self.0);
+            self.1.push(bytes[..some].to_vec());
+            Poll::Ready(Ok(some))
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write(cx, &slices.iter().flat_map(|slice| slice.to_vec()).collect::<Vec<_>>())
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Outlet for Taking {
+        fn takes_pipefuls(&self) -> bool {
+            false
+        }
+
+        fn poll_drain(&mut self, _: &mut Pipeful, _: &mut Context<'_>) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(0))
+        }
+    }
+
+    fn chunked(reads: &[&[usize]]) -> Outgoing<Read> {
+        let mut head = Text::default();
+        head.push(b"HEAD\r\n\r\n");
+        let piece = |size: &usize| Bytes::from(vec![b'a' + (size % 23).to_le_bytes()[0]; *size]);
+        let body = Read(reads.iter().map(|read| read.iter().map(piece).collect()).collect());
+        let mut out = Outgoing::none();
+        out.begin(head, body, BodyLength::Chunked, None, Head::Leaves);
+        out
+    }
+
+    /// Sends as often as there is something; the writes of each turn.
+    fn turns(mut out: Outgoing<Read>, takes: usize) -> Vec<Vec<Vec<u8>>> {
+        let (mut cx, mut turns) = (Context::from_waker(std::task::Waker::noop()), Vec::new());
+        loop {
+            let mut to = Taking(takes, Vec::new());
+            let sent = out.poll(&mut to, &mut cx);
+            turns.push(to.1);
+            if let Poll::Ready(sent) = sent {
+                sent.unwrap();
+                return turns;
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_that_were_read_together_leave_in_one_write() {
+        let turns = turns(chunked(&[&[10_000, 20_000, 5_000, 30], &[6_000, 7]]), usize::MAX);
+        let writes: Vec<usize> = turns.iter().map(Vec::len).collect();
+        assert_eq!(writes, [1, 1]);
+        let first = turns[0][0].strip_prefix(b"HEAD\r\n\r\n2710\r\n").unwrap();
+        assert!(first[10_000..].starts_with(b"\r\n4e20\r\n"));
+        assert!(turns[1][0].ends_with(b"\r\n0\r\n\r\n"));
+    }
+
+    #[test]
+    fn what_is_here_never_waits_for_what_is_not() {
+        let turns = turns(chunked(&[&[40], &[9_000], &[40]]), usize::MAX);
+        let writes: Vec<usize> = turns.iter().map(Vec::len).collect();
+        assert_eq!(writes, [1, 1, 1]);
+    }
+
+    #[test]
+    fn one_write_takes_so_much_and_not_more() {
+        let turns = turns(chunked(&[&[5_000; 50]]), usize::MAX);
+        assert_eq!(turns.concat().len(), 50_usize.div_ceil(MOST_PIECES));
+        let small = self::turns(chunked(&[&[1_000; 100]]), usize::MAX);
+        assert!(small.concat().iter().all(|write| write.len() < 2 * MOST_TEXT));
+    }
+
+    #[test]
+    fn any_split_of_the_writes_gives_the_same_bytes() {
+        let reads: &[&[usize]] = &[&[10_000, 3, 4_096, 4_097], &[1], &[8_000, 8_000]];
+        let whole = turns(chunked(reads), usize::MAX).concat().concat();
+        for takes in [1, 2, 7, 4_095, 4_096, 9_999, 10_009, 14_000] {
+            assert!(turns(chunked(reads), takes).concat().concat() == whole, "{takes} at once");
+        }
     }
 }

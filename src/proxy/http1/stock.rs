@@ -2,10 +2,12 @@
 //! connection holds none.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use bytes::BytesMut;
 
 use super::text::Text;
+use crate::proxy::splice::Pipes;
 
 /// How much is read at once until an answer proves to be large, in bytes.
 pub(super) const ROOM: usize = 8 * 1024;
@@ -19,6 +21,7 @@ const MOST_TEXT: usize = 16 * 1024;
 pub struct Stock {
     texts: RefCell<Vec<Text>>,
     rooms: RefCell<Vec<BytesMut>>,
+    pipes: Rc<Pipes>,
 }
 
 impl Stock {
@@ -34,6 +37,11 @@ impl Stock {
             text.clear();
             texts.push(text);
         }
+    }
+
+    /// For large bodies.
+    pub(super) fn pipes(&self) -> &Rc<Pipes> {
+        &self.pipes
     }
 
     /// For reading into.

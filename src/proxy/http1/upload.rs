@@ -35,11 +35,12 @@ pub(super) enum UploadFailure {
 }
 
 impl Upload {
-    /// A request of which nothing is sent.
-    pub(super) fn new(head: RequestHead, body: RequestBody) -> Upload {
+    /// Begins with another request, in place of one that is over.
+    pub(super) fn begin(&mut self, head: RequestHead, body: RequestBody) {
         let (text, length, announced) = head.end(&body);
         let leaves = if body.is_decoded_elsewhere() { Head::Waits } else { Head::Leaves };
-        Upload { out: Outgoing::new(text, body, length, announced, leaves), taken: Taken::More }
+        self.out.begin(text, body, length, announced, leaves);
+        self.taken = Taken::More;
     }
 
     /// No request.

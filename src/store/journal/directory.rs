@@ -1,24 +1,30 @@
-//! The state directory: who may use it, whose it is, and in which format it is. Four files:
+//! The state directory: who may use it, whose it is, and in which format it is. Five files:
 //!
 //! - `format`: one line, written once, after everything else is there. Its lock is the directory's lock.
-//! - `journal`: the data, [its log](super::log) and then its tables.
+//! - `journal`: [the tables](super::tables).
+//! - `log`: see [`super::log`].
 //! - `acknowledged`: see [`super::mark`].
 //! - `journal.new`: a journal in the making, of no account.
+//!
+//! Format 2 had its log in the journal's file, before the tables. It is read, and becomes format 3 by that.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::mark::Mark;
 use super::problem::OpenProblem;
 
-/// The format that this release reads and writes.
-pub(super) const FORMAT: u64 = 2;
+/// The format that this release writes.
+const FORMAT: u64 = 3;
+/// The format before, which it reads as well.
+const OLDER: u64 = 2;
 const FORMAT_TEXT: &str = "tollgate state, format ";
 
 const FORMAT_FILE: &str = "format";
 const JOURNAL_FILE: &str = "journal";
+const LOG_FILE: &str = "log";
 const NEW_JOURNAL_FILE: &str = "journal.new";
 const MARK_FILE: &str = "acknowledged";
 
@@ -27,7 +33,9 @@ const MARK_FILE: &str = "acknowledged";
 pub(super) enum Standing {
     /// None that was ever promised to anybody.
     New,
-    /// A journal and a mark must be here.
+    /// A journal and a mark must be here, of the format before.
+    Older,
+    /// A journal, a log and a mark must be here.
     Established,
 }
 
@@ -87,6 +95,10 @@ impl Directory {
         self.path.join(JOURNAL_FILE)
     }
 
+    pub(super) fn log_path(&self) -> PathBuf {
+        self.path.join(LOG_FILE)
+    }
+
     pub(super) fn format_path(&self) -> PathBuf {
         self.path.join(FORMAT_FILE)
     }
@@ -105,8 +117,12 @@ impl Directory {
         };
         match (self.standing, length) {
             (_, Some(1..)) => {}
-            (Standing::Established, None) => return Err(corrupt(path, "it is missing")),
-            (Standing::Established, Some(0)) => return Err(corrupt(path, "it is empty")),
+            (Standing::Established | Standing::Older, None) => {
+                return Err(corrupt(path, "it is missing"));
+            }
+            (Standing::Established | Standing::Older, Some(0)) => {
+                return Err(corrupt(path, "it is empty"));
+            }
             (Standing::New, _) => {
                 let new = self.path.join(NEW_JOURNAL_FILE);
                 match fs::remove_file(&new) {
@@ -123,6 +139,17 @@ impl Directory {
         open_private(&path, &mut self.opened_up)
     }
 
+    /// The file with the log; an empty one where none must be here.
+    pub(super) fn log(&mut self) -> Result<File, OpenProblem> {
+        let path = self.log_path();
+        match (self.standing, path.try_exists()) {
+            (_, Ok(true)) | (Standing::New | Standing::Older, Ok(false)) => {}
+            (Standing::Established, Ok(false)) => return Err(corrupt(path, "it is missing")),
+            (_, Err(error)) => return Err(unusable(&path, "cannot be read", &error)),
+        }
+        open_private(&path, &mut self.opened_up)
+    }
+
     /// The mark, and the last commit that was acknowledged.
     pub(super) fn mark(&mut self) -> Result<(Mark, u64), OpenProblem> {
         let path = self.path.join(MARK_FILE);
@@ -133,7 +160,9 @@ impl Directory {
                 let file = open_private(&path, &mut self.opened_up)?;
                 return Mark::create(file).map(|mark| (mark, 0)).map_err(|error| failed(&error));
             }
-            (Ok(false), Standing::Established) => return Err(corrupt(path, "it is missing")),
+            (Ok(false), Standing::Established | Standing::Older) => {
+                return Err(corrupt(path, "it is missing"));
+            }
             (Err(error), _) => return Err(failed(&error)),
         }
         let file = open_private(&path, &mut self.opened_up)?;
@@ -144,21 +173,24 @@ impl Directory {
                 let file = open_private(&path, &mut self.opened_up)?;
                 Mark::create(file).map(|mark| (mark, 0)).map_err(|error| failed(&error))
             }
-            (None, Standing::Established) => Err(corrupt(path, "its checksums are wrong")),
+            (None, Standing::Established | Standing::Older) => {
+                Err(corrupt(path, "its checksums are wrong"))
+            }
         }
     }
 
-    /// From now on a journal and a mark must be here.
+    /// From now on a journal, a log and a mark must be here, of the format of this release.
     pub(super) fn establish(&mut self) -> Result<(), OpenProblem> {
-        if self.standing == Standing::New {
-            // Their names first: a power cut must not leave the format of a journal or a mark that is not there.
+        if self.standing != Standing::Established {
+            // Their names first: a power cut must not leave the format of a file that is not there.
             self.sync()?;
             let path = self.format_path();
+            // One write of a few bytes: where it takes the place of the format before, either of them stands there.
+            let line = format!("{FORMAT_TEXT}{FORMAT}\n");
             let written = self
                 .format
-                .rewind()
-                .and_then(|()| self.format.set_len(0))
-                .and_then(|()| self.format.write_all(format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes()))
+                .write_all_at(line.as_bytes(), 0)
+                .and_then(|()| self.format.set_len(line.len() as u64))
                 .and_then(|()| self.format.sync_all());
             written.map_err(|error| unusable(&path, "cannot be written", &error))?;
             self.sync()?;
@@ -190,11 +222,17 @@ fn standing(directory: &Path, file: &Path, text: &[u8]) -> Result<Standing, Open
         .and_then(|text| text.strip_prefix(FORMAT_TEXT)?.strip_suffix('\n')?.parse::<u64>().ok());
     match number {
         Some(FORMAT) => Ok(Standing::Established),
+        Some(OLDER) => Ok(Standing::Older),
         Some(found @ 1..) => {
             Err(OpenProblem::OtherFormat { directory: directory.to_owned(), found, known: FORMAT })
         }
         Some(0) | None => Err(corrupt(file.to_owned(), "it names no format")),
     }
+}
+
+/// The log that belongs to a journal.
+pub(super) fn log_beside(journal: &Path) -> PathBuf {
+    journal.with_file_name(LOG_FILE)
 }
 
 /// Opens a file for this user alone, and makes it so if it was not.

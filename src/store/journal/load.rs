@@ -16,13 +16,12 @@ use crate::policy::meter::Meter;
 use super::super::op::{Op, Record, ReservationId};
 use super::super::restored::Restored;
 use super::codec::Malformed;
-use super::directory::FORMAT;
-use super::log::Log;
+use super::log::LogProblem;
 use super::places::Places;
 use super::rows::{self, MeterKey, MeterRow};
 use super::tables::{
-    ACTS, META, META_FORMAT, META_SEQUENCE, METERS, PENDING, RECORDS, REVOKED, SEEN, TableProblem,
-    transact,
+    ACTS, META, META_FORMAT, META_SEQUENCE, METERS, PENDING, RECORDS, REVOKED, SEEN, TABLES_FORMAT,
+    TableProblem, transact,
 };
 
 /// How long the use of a period that is over is kept, in milliseconds: refunds of it are long decided.
@@ -98,8 +97,13 @@ fn shares(first: u64, last: u64, records: u64) -> Vec<RangeInclusive<u64>> {
     (1..=threads).map(|nth| first + width * (nth - 1)..=end(nth)).collect()
 }
 
-/// Reads everything, once the tables have what only the log has: a process that was killed left it there.
-pub(super) fn load(database: &Database, log: &Log, now: Now) -> Result<Loaded, TableProblem> {
+/// Reads everything, once the tables have what only the log has: a process that was killed left it there. `log` tells the
+/// changes of all commits after one, and the number of the last.
+pub(super) fn load(
+    database: &Database,
+    log: impl FnOnce(u64) -> Result<(Vec<Op>, u64), LogProblem>,
+    now: Now,
+) -> Result<Loaded, TableProblem> {
     let mut loaded = Loaded {
         restored: Restored { at: now, ..Restored::default() },
         stale: Vec::new(),
@@ -122,7 +126,7 @@ impl Loaded {
             row.map(|row| row.value()).ok_or(TableProblem::Row("meta", Malformed("it is missing")))
         };
         let format = number(META_FORMAT)?;
-        if format != FORMAT {
+        if format != TABLES_FORMAT {
             return Err(TableProblem::Format(format));
         }
         self.sequence = number(META_SEQUENCE)?;
@@ -158,8 +162,12 @@ impl Loaded {
     }
 
     /// Writes what only the log has into the tables, and reads the records again of which it tells.
-    fn catch_up(&mut self, database: &Database, log: &Log) -> Result<(), TableProblem> {
-        let (ops, last) = log.read_after(self.sequence)?;
+    fn catch_up(
+        &mut self,
+        database: &Database,
+        log: impl FnOnce(u64) -> Result<(Vec<Op>, u64), LogProblem>,
+    ) -> Result<(), TableProblem> {
+        let (ops, last) = log(self.sequence)?;
         if last == self.sequence {
             return Ok(());
         }

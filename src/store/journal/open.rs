@@ -9,13 +9,14 @@ use redb::{Database, DatabaseError, StorageBackend, StorageError};
 
 use crate::clock::Now;
 
-use super::directory::{Directory, FORMAT, Standing};
+use super::directory::{self, Directory, Standing};
 use super::load::{self, Loaded};
-use super::log::{self, Log, Storage, TablesPart};
+use super::log::{self, Log};
 use super::mark::Mark;
 use super::places::Places;
 use super::problem::OpenProblem;
-use super::tables::{Changes, META, META_FORMAT, META_SEQUENCE, TableProblem};
+use super::storage::{BEFORE_TABLES, Storage, TablesPart};
+use super::tables::{Changes, META, META_FORMAT, META_SEQUENCE, TABLES_FORMAT, TableProblem};
 
 /// Bytes that the library may keep of the file; the kernel keeps it as well.
 const CACHE: usize = 4 << 20;
@@ -30,8 +31,8 @@ pub(super) struct Opened {
     pub(super) loaded: Loaded,
 }
 
-/// The journal in a directory's own file.
-pub(super) fn in_file(path: &Path, now: Now) -> Result<Opened, OpenProblem> {
+/// The journal in a directory's own files.
+pub(super) fn in_files(path: &Path, now: Now) -> Result<Opened, OpenProblem> {
     let mut directory = Directory::take(path)?;
     let journal = directory.journal_path();
     let file = directory.journal(|file| {
@@ -39,34 +40,50 @@ pub(super) fn in_file(path: &Path, now: Now) -> Result<Opened, OpenProblem> {
         let database = make(&journal, &storage)?;
         guarded(&journal, || database.close().map_err(TableProblem::from))
     })?;
-    let storage = Storage::new(storage_of(&journal, file)?);
-    open(directory, storage, now)
+    let tables = Storage::new(storage_of(&journal, file)?);
+    let log = directory.log()?;
+    let log = Storage::new(storage_of(&directory.log_path(), log)?);
+    open(directory, log, &tables, now)
 }
 
-/// The journal on a storage of another's making, with the directory's other files beside it.
-pub(super) fn on_storage(
+/// The journal on storages of another's making, with the directory's other files beside it.
+pub(super) fn on_storages(
     path: &Path,
-    storage: impl StorageBackend,
+    log: impl StorageBackend,
+    tables: impl StorageBackend,
     now: Now,
 ) -> Result<Opened, OpenProblem> {
     let directory = Directory::take(path)?;
-    open(directory, Storage::new(storage), now)
+    open(directory, Storage::new(log), &Storage::new(tables), now)
 }
 
-fn open(mut directory: Directory, storage: Storage, now: Now) -> Result<Opened, OpenProblem> {
+fn open(
+    mut directory: Directory,
+    log: Storage,
+    tables: &Storage,
+    now: Now,
+) -> Result<Opened, OpenProblem> {
     let journal = directory.journal_path();
     let corrupt = |what: String| OpenProblem::Corrupt { file: journal.clone(), what };
-    let length = storage.length().map_err(|error| system_problem(&journal, &error))?;
+    let length = tables.length().map_err(|error| system_problem(&journal, &error))?;
     let database = match directory.standing() {
-        Standing::New if length <= log::LENGTH => make(&journal, &storage)?,
-        Standing::Established if length == 0 => return Err(corrupt("it is empty".to_owned())),
-        Standing::Established if length <= log::LENGTH => {
+        Standing::New if length <= BEFORE_TABLES => make(&journal, tables)?,
+        Standing::Established | Standing::Older if length == 0 => {
+            return Err(corrupt("it is empty".to_owned()));
+        }
+        Standing::Established | Standing::Older if length <= BEFORE_TABLES => {
             return Err(corrupt("it ends too early".to_owned()));
         }
-        Standing::New | Standing::Established => library(&journal, &storage)?,
+        Standing::New | Standing::Established | Standing::Older => library(&journal, tables)?,
     };
-    let log = Log::new(storage);
-    let loaded = guarded(&journal, || load::load(&database, &log, now))?;
+    let log = log_on(&directory, log)?;
+    let loaded = guarded(&journal, || {
+        let ahead = |number| match directory.standing() {
+            Standing::New | Standing::Established => log.read_after(number),
+            Standing::Older => log::read_older(tables, number),
+        };
+        load::load(&database, ahead, now)
+    })?;
     let (mark, acknowledged) = directory.mark()?;
     if loaded.sequence < acknowledged {
         return Err(corrupt(format!(
@@ -82,6 +99,23 @@ fn open(mut directory: Directory, storage: Storage, now: Now) -> Result<Opened, 
     }
     directory.establish()?;
     Ok(Opened { directory, database, log, mark, loaded })
+}
+
+/// The log; made where none that counts can be here.
+fn log_on(directory: &Directory, storage: Storage) -> Result<Log, OpenProblem> {
+    let path = directory.log_path();
+    let length = storage.length().map_err(|error| system_problem(&path, &error))?;
+    match (directory.standing(), length == log::LENGTH as u64) {
+        (Standing::New | Standing::Established, true) => {}
+        (Standing::New, false) | (Standing::Older, _) => {
+            Log::make(&storage).map_err(|error| system_problem(&path, &error))?;
+        }
+        (Standing::Established, false) => {
+            let what = if length == 0 { "it is empty" } else { "it has not its length" };
+            return Err(OpenProblem::Corrupt { file: path, what: what.to_owned() });
+        }
+    }
+    Ok(Log::new(storage))
 }
 
 fn storage_of(journal: &Path, file: File) -> Result<FileBackend, OpenProblem> {
@@ -100,16 +134,17 @@ fn library(journal: &Path, storage: &Storage) -> Result<Database, OpenProblem> {
     }
 }
 
-/// Makes an empty journal: its log, and its tables.
+/// Makes empty tables.
 fn make(journal: &Path, storage: &Storage) -> Result<Database, OpenProblem> {
-    storage.clear_log().map_err(|error| system_problem(journal, &error))?;
+    let emptied = storage.set_length(BEFORE_TABLES);
+    emptied.map_err(|error| system_problem(journal, &error))?;
     let database = library(journal, storage)?;
     guarded(journal, || {
         let transaction = database.begin_write()?;
         Changes::new(&transaction, &mut Places::default())?.finish()?;
         {
             let mut meta = transaction.open_table(META)?;
-            meta.insert(META_FORMAT, FORMAT)?;
+            meta.insert(META_FORMAT, TABLES_FORMAT)?;
             meta.insert(META_SEQUENCE, 0)?;
         }
         transaction.commit()?;
@@ -127,6 +162,10 @@ fn guarded<T>(
         Ok(Ok(value)) => Ok(value),
         Ok(Err(TableProblem::Library(redb::Error::Io(error)))) => {
             Err(system_problem(journal, &error))
+        }
+        Ok(Err(problem @ TableProblem::Log(_))) => {
+            let file = directory::log_beside(journal);
+            Err(OpenProblem::Corrupt { file, what: problem.to_string() })
         }
         Ok(Err(problem)) => {
             Err(OpenProblem::Corrupt { file: journal.to_owned(), what: problem.to_string() })

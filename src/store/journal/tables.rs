@@ -1,7 +1,9 @@
 //! The tables of the journal, and what a change does to them. Counting is done by the same code as in memory.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 
 use redb::{
     Database, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
@@ -35,8 +37,9 @@ pub(super) const ACTS: TableDefinition<(i64, &str), &[u8]> = TableDefinition::ne
 /// Numbers about the journal itself.
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
-/// The format, as in the file beside the journal.
+/// The format of the tables. It is older than that of the directory, of which the log has changed since.
 pub(super) const META_FORMAT: &str = "format";
+pub(super) const TABLES_FORMAT: u64 = 2;
 /// Number of the last commit that the tables have.
 pub(super) const META_SEQUENCE: &str = "sequence";
 
@@ -58,7 +61,7 @@ impl fmt::Display for TableProblem {
         match self {
             TableProblem::Library(error) => error.fmt(f),
             TableProblem::Row(table, malformed) => write!(f, "a row of `{table}`: {malformed}"),
-            TableProblem::Log(malformed) => write!(f, "its log: {malformed}"),
+            TableProblem::Log(malformed) => malformed.fmt(f),
             TableProblem::Format(format) => {
                 write!(f, "it says of itself that it has format {format}")
             }
@@ -82,6 +85,7 @@ from_the_library!(
     redb::TableError,
     redb::TransactionError,
     redb::CommitError,
+    redb::CursorError,
     redb::DatabaseError
 );
 
@@ -122,7 +126,7 @@ pub(super) struct Changes<'t, 'o> {
     /// Meters that were changed: many requests charge the same ones.
     changed: BTreeMap<MeterKey, Option<MeterRow>>,
     /// Reservations that were made: most are settled before the end, and never written.
-    reserved: BTreeMap<ReservationId, (&'o Pending, Option<Doubt>)>,
+    reserved: BTreeMap<ReservationId, (Cow<'o, Pending>, Option<Doubt>)>,
     /// Records that came further: most are claimed and answered before the end.
     told: BTreeMap<u64, (RecordId, &'o Record)>,
 }
@@ -238,15 +242,29 @@ impl<'t, 'o> Changes<'t, 'o> {
         for (id, (pending, doubt)) in &self.reserved {
             self.pending.insert(id.0, rows::write_pending(pending, *doubt).as_slice())?;
         }
-        for (place, (id, record)) in &self.told {
-            self.records.insert(place, rows::write_record(*place, *id, record).as_slice())?;
-        }
+        self.write_records()?;
         for (key, row) in &self.changed {
             match row.as_ref().and_then(|row| rows::write_meter(key, row)) {
                 Some(row) => drop(self.meters.insert(key, row.as_slice())?),
                 None => drop(self.meters.remove(key)?),
             }
         }
+        Ok(())
+    }
+
+    /// Those that are new come behind all others, in their order: a cursor fills one page after the other with them, and
+    /// looks for no place.
+    fn write_records(&mut self) -> Result<(), TableProblem> {
+        let end = self.records.last()?.map_or(0, |(place, _)| place.value().saturating_add(1));
+        let new = self.told.split_off(&end);
+        for (place, (id, record)) in &self.told {
+            self.records.insert(place, rows::write_record(*place, *id, record).as_slice())?;
+        }
+        let mut cursor = self.records.upper_bound_mut(Bound::<u64>::Unbounded)?;
+        for (place, (id, record)) in &new {
+            cursor.insert_before(place, rows::write_record(*place, *id, record).as_slice())?;
+        }
+        cursor.close()?;
         Ok(())
     }
 
@@ -282,7 +300,7 @@ impl<'t, 'o> Changes<'t, 'o> {
     }
 
     fn reserve(&mut self, pending: &'o Pending) -> Result<(), TableProblem> {
-        self.reserved.insert(pending.id, (pending, None));
+        self.reserved.insert(pending.id, (Cow::Borrowed(pending), None));
         for Charge { meter, period, at, amount } in &pending.charges {
             self.change(*meter, |meter| match meter {
                 Meter::Quota(tally) | Meter::Spend(tally) => tally.take(*amount, *period, *at),
@@ -309,6 +327,7 @@ impl<'t, 'o> Changes<'t, 'o> {
     }
 
     fn reset(&mut self, meter: MeterId) -> Result<(), TableProblem> {
+        self.forgive(meter)?;
         match meter.kind {
             LimitKind::Credit => self.change(meter, Meter::reset),
             LimitKind::Rate | LimitKind::Concurrent | LimitKind::Quota | LimitKind::Spend => {
@@ -316,6 +335,28 @@ impl<'t, 'o> Changes<'t, 'o> {
                 Ok(())
             }
         }
+    }
+
+    /// What a reservation had charged before a reset is not given back after it.
+    fn forgive(&mut self, meter: MeterId) -> Result<(), TableProblem> {
+        let charges = |pending: &Pending| pending.charges.iter().any(|one| one.meter == meter);
+        let mut forgiven = Vec::new();
+        for row in self.pending.iter()? {
+            let id = ReservationId(row?.0.value());
+            if let Some((pending, doubt)) = self.pending_row(id)?
+                && charges(&pending)
+            {
+                forgiven.push((pending, doubt));
+            }
+        }
+        for (mut pending, doubt) in forgiven {
+            pending.charges.retain(|one| one.meter != meter);
+            self.pending.insert(pending.id.0, rows::write_pending(&pending, doubt).as_slice())?;
+        }
+        for (pending, _) in self.reserved.values_mut().filter(|(pending, _)| charges(pending)) {
+            pending.to_mut().charges.retain(|one| one.meter != meter);
+        }
+        Ok(())
     }
 
     /// Changes a meter; one that is not there starts from nothing. A rate that is not there stays away, since it is only

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
 use super::remembered::{Because, Beginning, CameOut};
 use super::writer::{Chunk, Message};
-use super::{Closing, Draft, LimitLine, Opening, RefusalLine, Wanted};
+use super::{Closing, Draft, Opening, RefusalLine, Wanted};
 
 /// Bytes at which a buffer is handed on without waiting for the tick: some 150 records, for which the writer is woken once,
 /// sleeps once and writes once.
@@ -76,15 +76,9 @@ impl RecordBuffer {
         }
     }
 
-    /// Writes into a draft what its request's decision was made of: `limits` is what each limit that was asked said. To be
-    /// called at most once a draft, first.
-    pub fn open<'a>(
-        &mut self,
-        draft: &mut Draft,
-        opening: &Opening<'_>,
-        limits: impl Iterator<Item = LimitLine<'a>>,
-    ) {
-        draft.open(&mut self.beginning, opening, limits);
+    /// Writes into a draft what its request's decision was made of. To be called at most once a draft, first.
+    pub fn open(&mut self, draft: &mut Draft, opening: &Opening<'_>) {
+        draft.open(&mut self.beginning, opening);
     }
 
     /// Writes into a draft why its request was refused. After [`RecordBuffer::open`], at most once a draft.

@@ -2,13 +2,13 @@
 //! (`"v":1`). Never: a query, a body, a credential, or a wait for whoever reads the records.
 
 mod buffer;
+mod limits;
 mod phrase;
 mod remembered;
 mod writer;
 
 use crate::clock::Wall;
 use crate::policy::money::Money;
-use crate::policy::order::Standing;
 use crate::policy::refusal::Refusal;
 
 use super::decision_id::DecisionId;
@@ -17,7 +17,8 @@ use super::metrics::{IdempotencyOutcome, Outcome};
 use remembered::{Because, Beginning, CameOut};
 
 pub use buffer::RecordBuffer;
-pub use phrase::{Caller, LimitPhrase, Origin};
+pub use limits::{LimitLine, LimitPhrase, LimitsMember};
+pub use phrase::{Caller, Origin};
 pub use writer::RecordWriter;
 
 /// The version of the record's form. Fields may be added under one version; none changes its meaning.
@@ -41,6 +42,8 @@ pub struct Opening<'a> {
     pub host: Option<&'a [u8]>,
     /// What asked for what: a [`Caller`], rendered.
     pub caller: &'a [u8],
+    /// What each limit that was asked said: a [`LimitsMember`], rendered.
+    pub limits: &'a [u8],
     /// What `mode: shadow` rules would have refused.
     pub shadow: &'a [Refusal],
     /// The id that is returned and forwarded.
@@ -120,23 +123,6 @@ enum Wanted {
     No,
 }
 
-/// What one limit said about one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LimitLine<'a> {
-    /// What is said of it whoever asks.
-    pub phrase: &'a LimitPhrase,
-    /// Units in use, this request's among them if it was admitted.
-    pub used: u64,
-    /// Units left after this request.
-    pub remaining: u64,
-    /// Whether it admits this request.
-    pub admits: bool,
-    /// Nanoseconds until it would; `None` where it does, or time does not help.
-    pub wait_nanos: Option<u64>,
-    /// Whether the next request is likely to say the same.
-    pub standing: Standing,
-}
-
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefusalLine<'a> {
@@ -160,13 +146,13 @@ const SECRET_HEADERS: [&str; 7] = [
 ];
 
 impl Draft {
-    /// Writes what the decision was made of: `limits` is what each limit that was asked said. To be called once, first.
-    fn open<'a>(
-        &mut self,
-        beginning: &mut Beginning,
-        opening: &Opening<'_>,
-        limits: impl Iterator<Item = LimitLine<'a>>,
-    ) {
+    /// Whether anyone will read it.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted == Wanted::Yes
+    }
+
+    /// Writes what the decision was made of. To be called once, first.
+    fn open(&mut self, beginning: &mut Beginning, opening: &Opening<'_>) {
         if self.wanted == Wanted::No {
             return;
         }
@@ -182,16 +168,7 @@ impl Draft {
             inside(out, host);
         }
         out.extend_from_slice(opening.caller);
-        let before = out.len();
-        for limit in limits {
-            if out.len() == before {
-                out.extend_from_slice(b",\"limits\":[");
-            }
-            limit.write(out);
-        }
-        if let Some(comma) = out.get_mut(before..).and_then(<[u8]>::last_mut) {
-            *comma = b']';
-        }
+        out.extend_from_slice(opening.limits);
         opening.finish(out);
     }
 
@@ -275,49 +252,6 @@ impl Opening<'_> {
             }
             headers.end();
         }
-    }
-}
-
-impl LimitLine<'_> {
-    /// With a comma behind it.
-    #[inline]
-    fn write(&self, out: &mut Vec<u8>) {
-        // Rounded up: a wait that is written as 0 would say that time does not matter.
-        let wait_micros = self.wait_nanos.map(|nanos| nanos.div_ceil(1000));
-        match self.standing {
-            Standing::Moved => self.render(wait_micros, out),
-            Standing::Kept => {
-                let mut latest = self.phrase.latest.borrow_mut();
-                let of = Some((self.used, self.remaining, self.admits, wait_micros));
-                if latest.of == of {
-                    out.extend_from_slice(&latest.line);
-                    return;
-                }
-                let before = out.len();
-                self.render(wait_micros, out);
-                latest.of = of;
-                latest.line.clear();
-                latest.line.extend_from_slice(out.get(before..).unwrap_or_default());
-            }
-        }
-    }
-
-    #[inline]
-    fn render(&self, wait_micros: Option<u64>, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.phrase.before_used);
-        self.phrase.unit.write(out, self.used);
-        out.extend_from_slice(&self.phrase.before_remaining);
-        self.phrase.unit.write(out, self.remaining);
-        match (self.admits, wait_micros) {
-            (true, None) => return out.extend_from_slice(b",\"admits\":true},"),
-            (true, Some(_)) => out.extend_from_slice(b",\"admits\":true"),
-            (false, _) => out.extend_from_slice(b",\"admits\":false"),
-        }
-        if let Some(micros) = wait_micros {
-            out.extend_from_slice(b",\"wait_us\":");
-            count(out, micros);
-        }
-        out.extend_from_slice(b"},");
     }
 }
 

@@ -1,11 +1,8 @@
-//! What records say again and again, rendered once: of a connection, of a caller on a route, of a limit under a ceiling.
+//! What records say again and again, rendered once: of a connection, of a caller on a route.
 
-use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::policy::address::write_address;
-use crate::policy::limit::{LimitKind, Mode};
-use crate::policy::money::Money;
 use crate::telemetry::json::{count, string};
 
 /// Where a request comes from, and the policy that decides it: the same from request to request of a connection.
@@ -75,69 +72,6 @@ impl Caller<'_> {
             if let Some(text) = text {
                 out.extend_from_slice(name);
                 string(out, text.as_bytes());
-            }
-        }
-    }
-}
-
-/// What a record says of one limit beside what a request finds used and left of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LimitPhrase {
-    pub(super) before_used: Box<[u8]>,
-    pub(super) before_remaining: Box<[u8]>,
-    pub(super) unit: Unit,
-    pub(super) latest: RefCell<LatestLine>,
-}
-
-/// What the latest request said of a limit that it left as it was. Of one refusal after the other it is the same line: 150
-/// instructions a limit fewer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct LatestLine {
-    /// What was used and left, whether it admitted, and the wait in whole microseconds.
-    pub(super) of: Option<(u64, u64, bool, Option<u64>)>,
-    pub(super) line: Vec<u8>,
-}
-
-impl LimitPhrase {
-    /// Of a limit of this name, kind and mode. `ceiling` is the caller's, in units; of a bucket its size.
-    pub fn new(name: &str, kind: LimitKind, mode: Mode, ceiling: u64) -> LimitPhrase {
-        let unit = if kind.is_money() { Unit::Money } else { Unit::Count };
-        let mut before_used = b"{\"name\":".to_vec();
-        string(&mut before_used, name.as_bytes());
-        before_used.extend_from_slice(match mode {
-            Mode::Enforce => b",\"mode\":\"enforce\",\"used\":".as_slice(),
-            Mode::Shadow => b",\"mode\":\"shadow\",\"used\":",
-        });
-        let mut before_remaining = b",\"ceiling\":".to_vec();
-        unit.write(&mut before_remaining, ceiling);
-        before_remaining.extend_from_slice(b",\"remaining\":");
-        LimitPhrase {
-            before_used: before_used.into(),
-            before_remaining: before_remaining.into(),
-            unit,
-            latest: RefCell::default(),
-        }
-    }
-}
-
-/// How units of a limit are told, as usage and costs are told everywhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unit {
-    /// As a number.
-    Count,
-    /// Millionths, as decimal text.
-    Money,
-}
-
-impl Unit {
-    #[inline]
-    pub(super) fn write(self, out: &mut Vec<u8>, units: u64) {
-        match self {
-            Unit::Count => count(out, units),
-            Unit::Money => {
-                out.push(b'"');
-                Money(units).write(out);
-                out.push(b'"');
             }
         }
     }

@@ -19,7 +19,6 @@ use super::*;
 #[derive(Clone, Debug)]
 struct Record<'a> {
     opening: Opening<'a>,
-    limits: &'a [LimitLine<'a>],
     refusal: Option<RefusalLine<'a>>,
     closing: Closing,
 }
@@ -27,7 +26,7 @@ struct Record<'a> {
 impl Record<'_> {
     fn draft(&self) -> Draft {
         let mut draft = Draft::default();
-        draft.open(&mut Beginning::default(), &self.opening, self.limits.iter().copied());
+        draft.open(&mut Beginning::default(), &self.opening);
         if let Some(refusal) = &self.refusal {
             draft.refuse(&mut Because::default(), refusal);
         }
@@ -74,11 +73,11 @@ fn record<'a>() -> Record<'a> {
             path: "/sms/send",
             host: Some(b"api.example"),
             caller: &CALLER,
+            limits: b"",
             shadow: &[],
             request_id: b"r-1",
             headers: &[],
         },
-        limits: &[],
         refusal: None,
         closing: CLOSING,
     }
@@ -112,59 +111,22 @@ fn written(record: &Record<'_>) -> Value {
 }
 
 #[test]
-fn a_limit_that_was_kept_is_said_as_one_that_was_moved() {
-    let phrase = LimitPhrase::new("throttle", LimitKind::Rate, Mode::Enforce, 60);
-    let line = |used, admits, wait_nanos| {
-        [Standing::Kept, Standing::Moved].map(|standing| {
-            let mut out = b"before".to_vec();
-            let phrase = &phrase;
-            LimitLine { phrase, used, remaining: 3, admits, wait_nanos, standing }.write(&mut out);
-            String::from_utf8(out).unwrap()
-        })
-    };
-    for (used, admits, wait) in [
-        (57, true, None),
-        (57, true, None),
-        (58, true, None),
-        (58, false, Some(1_000)),
-        (58, false, Some(999)),
-        (58, false, Some(1_001)),
-        (58, false, None),
-    ] {
-        let [kept, moved] = line(used, admits, wait);
-        assert_eq!(kept, moved);
-    }
-}
-
-#[test]
 fn a_record_holds_every_input_of_the_decision_under_its_name() {
-    let throttle = LimitPhrase::new("throttle", LimitKind::Rate, Mode::Enforce, 60);
-    let wallet = LimitPhrase::new("wallet", LimitKind::Credit, Mode::Shadow, 50_000_000);
-    let limits = [
-        LimitLine {
-            phrase: &throttle,
-            used: 60,
-            remaining: 0,
-            admits: false,
-            wait_nanos: Some(999_001),
-            standing: Standing::Moved,
-        },
-        LimitLine {
-            phrase: &wallet,
-            used: 2_500_000,
-            remaining: 47_500_000,
-            admits: true,
-            wait_nanos: None,
-            standing: Standing::Moved,
-        },
+    let mut limits = LimitsMember::new([
+        LimitPhrase::new("throttle", LimitKind::Rate, Mode::Enforce, 60),
+        LimitPhrase::new("wallet", LimitKind::Credit, Mode::Shadow, 50_000_000),
+    ]);
+    let lines = [
+        LimitLine { used: 60, remaining: 0, admits: false, wait_nanos: Some(999_001) },
+        LimitLine { used: 2_500_000, remaining: 47_500_000, admits: true, wait_nanos: None },
     ];
     let refused = Record {
         opening: Opening {
+            limits: limits.of(lines.into_iter()),
             shadow: &[Refusal::ScopeDenied, Refusal::Concurrent],
             headers: &[("user-agent", b"curl")],
             ..record().opening
         },
-        limits: &limits,
         closing: Closing {
             outcome: Outcome::Refused,
             status: 429,

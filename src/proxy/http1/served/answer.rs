@@ -10,6 +10,7 @@ use super::super::head_out::Announced;
 use super::super::text::Text;
 use super::date::Today;
 use super::head::{After, Trailers};
+use crate::policy::decimal::Digits;
 use crate::policy::fields::{lists, members};
 use crate::proxy::answer::Head;
 
@@ -86,7 +87,7 @@ pub(super) fn write(
     match says {
         Says::Chunked => text.push(b"transfer-encoding: chunked\r\n"),
         Says::Length(length) if !as_it_stands => {
-            text.field(b"content-length", itoa::Buffer::new().format(length).as_bytes());
+            text.field(b"content-length", Digits::of(length).as_bytes());
         }
         Says::Length(_) | Says::Nothing => {}
     }

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::client::{Client, Reading};
+use super::interims::Interims;
 use super::upgrading::Upgrading;
+use crate::proxy::splice::{Carried, Pipeful};
 
 /// Why a request breaks off in the middle.
 #[derive(Debug)]
@@ -65,6 +67,11 @@ impl Arriving {
         Upgrading::new(&self.client)
     }
 
+    /// Where interim answers to the request go.
+    pub(in crate::proxy) fn interims(&self) -> Interims {
+        Interims::new(&self.client)
+    }
+
     fn ends(&mut self, reading: Reading, cx: &Context<'_>) {
         self.state = State::Over;
         self.client.done(reading, Some(cx.waker()));
@@ -112,6 +119,34 @@ impl http_body::Body for Arriving {
                 left.map_or_else(SizeHint::default, SizeHint::with_exact)
             }
         }
+    }
+}
+
+impl Carried for Arriving {
+    fn is_at_hand(&self) -> bool {
+        self.state == State::Open && self.client.io.borrow().is_at_hand()
+    }
+
+    fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, BrokenIn>> {
+        if self.state == State::Over {
+            return Poll::Ready(Ok(None));
+        }
+        self.client.reading.set(Reading::Asked);
+        let mut io = self.client.io.borrow_mut();
+        let came = ready!(io.poll_pipeful(cx));
+        let over = match &came {
+            Ok(Some(_)) => io.ends_here().then_some(Reading::Over),
+            Ok(None) => None,
+            Err(_) => Some(Reading::GivenUp),
+        };
+        if over == Some(Reading::Over) {
+            io.is_read();
+        }
+        drop(io);
+        if let Some(reading) = over {
+            self.ends(reading, cx);
+        }
+        Poll::Ready(came)
     }
 }
 

@@ -17,7 +17,9 @@ use super::super::inlet::Inlet;
 use super::super::left::Left;
 use super::super::stock::Stock;
 use super::arriving::BrokenIn;
+use crate::proxy::answer::Head;
 use crate::proxy::io::Stream;
+use crate::proxy::splice::{Outlet, Pipeful};
 
 /// What a client that waits is told when its body is wanted (RFC 9110 §10.1.1).
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -25,6 +27,18 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// A body of at most so many bytes, which nobody wants, has very likely arrived with its head: it is read away, and the
 /// connection goes on. What is larger ends the connection.
 const DRAINED: u64 = 8 * 1024;
+
+/// The most bytes of interim answers that wait for a client.
+const MOST_AHEAD: usize = 64 * 1024;
+
+/// What a client understands before its answer (RFC 9110 §15.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hears {
+    /// Interim answers.
+    Interims,
+    /// Nothing: it speaks HTTP/1.0.
+    Nothing,
+}
 
 /// How far the body of the newest request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +62,13 @@ pub(super) enum Interim {
     Silent,
     /// What is left of [`CONTINUE`].
     Saying(&'static [u8]),
+}
+
+impl Interim {
+    /// Whether it is said in part: then the rest is next on the connection.
+    fn is_begun(self) -> bool {
+        matches!(self, Interim::Saying(rest) if rest.len() < CONTINUE.len())
+    }
 }
 
 /// What a connection's task and a request's body share.
@@ -74,6 +95,9 @@ pub(super) struct Io {
     /// What is left of the newest request's body.
     pub(super) left: Left,
     pub(super) interim: Interim,
+    hears: Hears,
+    /// Interim answers of the upstream that are to go out before the final one.
+    ahead: Vec<u8>,
     /// Grows whenever a byte moves either way; two equal readings mean silence between them.
     pub(super) moved: u64,
     /// Whether bytes wait because the client does not read.
@@ -89,6 +113,8 @@ impl Client {
             lent: false,
             left: Left::Nothing,
             interim: Interim::Silent,
+            hears: Hears::Nothing,
+            ahead: Vec::new(),
             moved: 0,
             held_up: false,
         };
@@ -102,8 +128,9 @@ impl Client {
     }
 
     /// A request with a body of this length begins. `interim` is to be said before the body is read.
-    pub(super) fn begin_body(&self, length: BodyLength, interim: &'static [u8]) {
+    pub(super) fn begin_body(&self, length: BodyLength, interim: &'static [u8], hears: Hears) {
         let io = &mut *self.io.borrow_mut();
+        io.hears = hears;
         io.left = Left::of(length);
         let over = matches!(io.left, Left::Nothing);
         self.reading.set(if over { Reading::Over } else { Reading::Unasked });
@@ -121,6 +148,16 @@ impl Client {
             }
         }
         reading
+    }
+
+    /// Has an interim answer sent before the final one.
+    pub(super) fn say(&self, head: &Head) {
+        let io = &mut *self.io.borrow_mut();
+        let head = head.as_bytes();
+        if io.hears == Hears::Interims && io.ahead.len() + head.len() <= MOST_AHEAD {
+            io.ahead.extend_from_slice(head);
+            io.ahead.extend_from_slice(b"\r\n");
+        }
     }
 
     /// Whoever reads the body is done with it. `by`: the task that does, which needs no waking if it is the connection's.
@@ -239,6 +276,39 @@ impl Io {
         }
     }
 
+    /// The next bytes of the request's body, in a pipe; `None` where they have to be asked for as a frame.
+    pub(super) fn poll_pipeful(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Pipeful>, BrokenIn>> {
+        if !self.inlet.unread.is_empty() {
+            return Poll::Ready(Ok(None));
+        }
+        if let Err(error) = ready!(self.poll_interim(cx)) {
+            return Poll::Ready(Err(BrokenIn::Io(error)));
+        }
+        let (Left::Bytes(left), Some(stream), false) = (&mut self.left, &self.stream, self.lent)
+        else {
+            return Poll::Ready(Ok(None));
+        };
+        let came = ready!(self.inlet.poll_pipeful(stream, cx, *left));
+        Poll::Ready(match came {
+            Ok(None) => Ok(None),
+            Ok(Some(pipeful)) if pipeful.bytes() > 0 => {
+                self.moved += 1;
+                *left = left.saturating_sub(pipeful.bytes());
+                Ok(Some(pipeful))
+            }
+            Ok(Some(_)) => Err(BrokenIn::Early),
+            Err(error) => Err(BrokenIn::Io(error)),
+        })
+    }
+
+    /// Whether the next frame of the request's body was read already.
+    pub(super) fn is_at_hand(&self) -> bool {
+        self.left.is_at_hand(&self.inlet.unread)
+    }
+
     /// The body was read to its end.
     pub(super) fn is_read(&mut self) {
         self.left = Left::Nothing;
@@ -250,8 +320,36 @@ impl Io {
         self.left.ends_here(&mut self.inlet.unread)
     }
 
+    /// Sends what the upstream has said before its answer.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(stream) = self.stream.as_mut().filter(|_| !self.ahead.is_empty()) else {
+            return Poll::Ready(Ok(()));
+        };
+        // Whoever reads the body says the rest of a 100; then it is this one's turn.
+        if self.interim.is_begun() {
+            return Poll::Pending;
+        }
+        while !self.ahead.is_empty() {
+            let wrote = Pin::new(&mut *stream).poll_write(cx, &self.ahead);
+            self.held_up = wrote.is_pending();
+            let wrote = ready!(wrote)?;
+            if wrote == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.moved += 1;
+            self.ahead.drain(..wrote);
+        }
+        // Rare: the next request needs no room for it.
+        self.ahead = Vec::new();
+        Pin::new(stream).poll_flush(cx)
+    }
+
     /// Tells a client that waits for it that its body is wanted.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What is said already in part comes to its end first.
+        if !self.interim.is_begun() {
+            ready!(self.poll_ahead(cx))?;
+        }
         let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(())) };
         loop {
             match self.interim {
@@ -271,12 +369,13 @@ impl Io {
         }
     }
 
-    /// The final answer begins: what has to be said before it. An interim answer that has not begun is never said.
-    pub(super) fn end_interim(&mut self) -> &'static [u8] {
-        match std::mem::replace(&mut self.interim, Interim::Silent) {
+    /// The final answer begins: what has to be said before it. A 100 that has not begun is never said.
+    pub(super) fn end_interim(&mut self) -> (&'static [u8], Vec<u8>) {
+        let rest = match std::mem::replace(&mut self.interim, Interim::Silent) {
             Interim::Saying(rest) if rest.len() < CONTINUE.len() => rest,
             Interim::Saying(_) | Interim::Silent => b"",
-        }
+        };
+        (rest, std::mem::take(&mut self.ahead))
     }
 
     /// Throws away what comes of a body that nobody wants.
@@ -341,5 +440,19 @@ impl AsyncWrite for Writes<'_> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.with(|stream| stream.poll_shutdown(cx).map_ok(|()| 0)).map_ok(|_| ())
+    }
+}
+
+impl Outlet for Writes<'_> {
+    fn takes_pipefuls(&self) -> bool {
+        self.0.io.borrow().stream.as_ref().is_some_and(Outlet::takes_pipefuls)
+    }
+
+    fn poll_drain(
+        &mut self,
+        pipeful: &mut Pipeful,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.with(|stream| stream.get_mut().poll_drain(pipeful, cx))
     }
 }

@@ -8,11 +8,13 @@ mod arriving;
 mod client;
 mod date;
 mod head;
+mod interims;
 mod target;
 mod turns;
 mod upgrading;
 
 pub use arriving::{Arriving, BrokenIn};
 pub(in crate::proxy) use date::Today;
+pub use interims::Interims;
 pub(in crate::proxy) use turns::{Ended, Served, Terms};
 pub use upgrading::Upgrading;

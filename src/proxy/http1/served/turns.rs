@@ -15,7 +15,7 @@ use super::super::outgoing::{Head, Outgoing, Unsent};
 use super::super::stock::{ROOM, Stock};
 use super::answer::{self, Asker, Then, Written};
 use super::arriving::Arriving;
-use super::client::{CONTINUE, Client, Reading, Writes};
+use super::client::{CONTINUE, Client, Hears, Reading, Writes};
 use super::date::Today;
 use super::head::{After, BadHead, Expects, FEW, Found, HeadBounds, HeadReader, Hop, Lines};
 use super::target;
@@ -68,6 +68,9 @@ pub(in crate::proxy) struct Served<H: Handler> {
     /// What follows the newest answer.
     then: Then,
     turn: Turn<H::End>,
+    /// The newest answer, for as long as its turn lasts. Beside the turn, which stays small to move: 500 instructions a
+    /// request.
+    out: Outgoing<Body<H::End>>,
 }
 
 /// What a turn leads to.
@@ -80,9 +83,9 @@ enum Turn<E: OnEnd> {
     /// The handler's.
     Handling(Coming<E>),
     /// The answer is on its way.
-    Answering(Outgoing<Body<E>>),
+    Answering,
     /// The answer breaks off; what was taken up of it before goes out.
-    Breaking(Outgoing<Body<E>>),
+    Breaking,
     /// The answer is out, and somebody still reads the body.
     Reading,
 }
@@ -104,6 +107,7 @@ impl<H: Handler> Served<H> {
             asker: Asker::NOBODY,
             then: Then::Asks,
             turn: Turn::Asking,
+            out: Outgoing::none(),
         }
     }
 
@@ -112,7 +116,7 @@ impl<H: Handler> Served<H> {
         let io = self.client.io.borrow();
         let (open, of_head) = match self.turn {
             Turn::Asking => (false, io.holds_bytes()),
-            Turn::Handling(_) | Turn::Answering(_) | Turn::Breaking(_) => (true, false),
+            Turn::Handling(_) | Turn::Answering | Turn::Breaking => (true, false),
             Turn::Reading => (false, false),
         };
         let awaits = match self.requests {
@@ -142,25 +146,28 @@ impl<H: Handler> Served<H> {
         loop {
             let next = match &mut self.turn {
                 Turn::Asking => self.poll_asking(cx),
-                Turn::Handling(coming) => match poll_handler(&self.serving, coming, cx) {
-                    Poll::Ready(answer) => Poll::Ready(Ok(self.answer(answer))),
-                    Poll::Pending => self.poll_leaving(cx),
-                },
-                Turn::Answering(out) => match out.poll(&mut Writes(&self.client), cx) {
+                Turn::Handling(coming) => {
+                    // Into its place from within: on the way out it would be moved twice.
+                    let mut answer = None;
+                    poll_handler(&self.serving, coming, &mut answer, cx);
+                    match answer {
+                        Some(answer) => Poll::Ready(Ok(self.answer(answer))),
+                        None => self.poll_ahead(cx),
+                    }
+                }
+                Turn::Answering => match self.out.poll(&mut Writes(&self.client), cx) {
                     Poll::Ready(Ok(())) => {
-                        let text = out.take_text();
-                        self.terms.stock.put_text(text);
+                        self.terms.stock.put_text(self.out.take_text());
                         Poll::Ready(self.answered())
                     }
                     Poll::Ready(Err(Unsent::Io)) => Poll::Ready(Err(Ended::Gone)),
                     Poll::Ready(Err(Unsent::Body)) => {
-                        let mut out = std::mem::replace(out, Outgoing::none());
-                        out.drop_body();
-                        Poll::Ready(Ok(Turn::Breaking(out)))
+                        self.out.drop_body();
+                        Poll::Ready(Ok(Turn::Breaking))
                     }
                     Poll::Pending => self.poll_leaving(cx),
                 },
-                Turn::Breaking(out) => out.poll_out(&mut Writes(&self.client), cx).map(|out| {
+                Turn::Breaking => self.out.poll_out(&mut Writes(&self.client), cx).map(|out| {
                     Err(match (out, self.asker.version) {
                         (Err(_), _) => Ended::Gone,
                         (Ok(()), Version::HTTP_10) => Ended::BrokenOpen,
@@ -248,14 +255,13 @@ impl<H: Handler> Served<H> {
         };
         let target = text(found.target.range());
         let target = target.and_then(|text| target::of(&found.method, text));
-        let fields: SmallVec<[Field<'_>; FEW]> = lines
-            .iter()
-            .map(|(name, value)| Field {
-                // A token is ASCII.
-                name: text(name.range()).unwrap_or(""),
-                value: &head[value.range()],
-            })
-            .collect();
+        // Filled where it stands: collected, a kilobyte would be moved.
+        let mut fields: SmallVec<[Field<'_>; FEW]> = SmallVec::new();
+        fields.extend(lines.iter().map(|(name, value)| Field {
+            // A token is ASCII.
+            name: text(name.range()).unwrap_or(""),
+            value: &head[value.range()],
+        }));
         let unchecked = Unchecked {
             method: &found.method,
             target: target.ok_or(BadHead::Malformed)?,
@@ -271,7 +277,9 @@ impl<H: Handler> Served<H> {
         };
         // A client whose body is here already waits for nothing.
         let waits = expects == Expects::Continue && behind.is_empty();
-        self.client.begin_body(length, if waits { CONTINUE } else { b"" });
+        let hears =
+            if found.version == Version::HTTP_10 { Hears::Nothing } else { Hears::Interims };
+        self.client.begin_body(length, if waits { CONTINUE } else { b"" }, hears);
         let body = ClientBody::http1(Arriving::new(&self.client));
         Ok(self.serving.handle(&unchecked, body))
     }
@@ -289,12 +297,15 @@ impl<H: Handler> Served<H> {
             self.asker.after = After::Close;
         }
         let mut text = self.terms.stock.text();
-        text.push(io.end_interim());
+        let (rest, ahead) = io.end_interim();
+        text.push(rest);
+        text.push(&ahead);
         drop(io);
         let Written { text, length, then, announced } =
             answer::write(text, head, &body.size_hint(), self.asker, &self.terms.today);
         self.then = then;
-        Turn::Answering(Outgoing::new(text, body, length, announced, Head::Leaves))
+        self.out.begin(text, body, length, announced, Head::Leaves);
+        Turn::Answering
     }
 
     /// An answer is out.
@@ -308,6 +319,15 @@ impl<H: Handler> Served<H> {
                 let small = self.client.io.borrow().rest_is_small();
                 if small { Ok(Turn::Asking) } else { Err(Ended::Done) }
             }
+        }
+    }
+
+    /// Passes on what comes before an answer, and waits for that.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Step<H::End>> {
+        let said = self.client.io.borrow_mut().poll_ahead(cx);
+        match said {
+            Poll::Ready(Err(_)) => Poll::Ready(Err(Ended::Gone)),
+            Poll::Ready(Ok(())) | Poll::Pending => self.poll_leaving(cx),
         }
     }
 
@@ -339,12 +359,19 @@ impl<H: Handler> Drop for Served<H> {
     }
 }
 
-/// Asks for an answer that comes later. A panic on its way becomes another answer.
+/// Asks for an answer that comes later, which goes into `answer`. A panic on its way becomes another answer.
 fn poll_handler<H: Handler>(
     serving: &Serving<H>,
     coming: &mut Coming<H::End>,
+    answer: &mut Option<Answer<Body<H::End>>>,
     cx: &mut Context<'_>,
-) -> Poll<Answer<Body<H::End>>> {
-    let polled = catch_unwind(AssertUnwindSafe(|| coming.as_mut().poll(cx)));
-    polled.unwrap_or_else(|_| Poll::Ready(serving.panicked()))
+) {
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        if let Poll::Ready(came) = coming.as_mut().poll(cx) {
+            *answer = Some(came);
+        }
+    }));
+    if polled.is_err() {
+        *answer = Some(serving.panicked());
+    }
 }

@@ -1,0 +1,208 @@
+//! What records say of limits, kept as it was last said: from one request to the next only numbers change, and those are
+//! written over. 700 instructions fewer a record of four limits than to put it together again.
+
+use crate::policy::decimal::Numeral;
+use crate::policy::limit::{LimitKind, Mode};
+use crate::policy::money::Money;
+use crate::telemetry::json::string;
+
+/// What a record says of one limit beside what a request finds used and left of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitPhrase {
+    before_used: Box<[u8]>,
+    before_remaining: Box<[u8]>,
+    unit: Unit,
+}
+
+/// What one limit said about one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitLine {
+    /// Units in use, this request's among them if it was admitted.
+    pub used: u64,
+    /// Units left after this request.
+    pub remaining: u64,
+    /// Whether it admits this request.
+    pub admits: bool,
+    /// Nanoseconds until it would; `None` where it does, or time does not help.
+    pub wait_nanos: Option<u64>,
+}
+
+/// The member `limits` of records of the same limits under the same ceilings.
+#[derive(Clone, Debug, Default)]
+pub struct LimitsMember {
+    phrases: Box<[LimitPhrase]>,
+    /// One a phrase, as soon as they were said.
+    said: Vec<Said>,
+    text: Vec<u8>,
+}
+
+/// What the latest record says of one limit.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    used: Numeral,
+    remaining: Numeral,
+    admits: bool,
+    wait: Option<Numeral>,
+}
+
+/// How units of a limit are told, as usage and costs are told everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    /// As a number.
+    Count,
+    /// Millionths, as decimal text.
+    Money,
+}
+
+impl LimitPhrase {
+    /// Of a limit of this name, kind and mode. `ceiling` is the caller's, in units; of a bucket its size.
+    pub fn new(name: &str, kind: LimitKind, mode: Mode, ceiling: u64) -> LimitPhrase {
+        let unit = if kind.is_money() { Unit::Money } else { Unit::Count };
+        let mut before_used = b"{\"name\":".to_vec();
+        string(&mut before_used, name.as_bytes());
+        before_used.extend_from_slice(match mode {
+            Mode::Enforce => b",\"mode\":\"enforce\",\"used\":".as_slice(),
+            Mode::Shadow => b",\"mode\":\"shadow\",\"used\":",
+        });
+        let mut before_remaining = b",\"ceiling\":".to_vec();
+        unit.write(&mut before_remaining, ceiling);
+        before_remaining.extend_from_slice(b",\"remaining\":");
+        LimitPhrase {
+            before_used: before_used.into(),
+            before_remaining: before_remaining.into(),
+            unit,
+        }
+    }
+
+    /// Appends the limit, with a comma behind it.
+    fn write(&self, out: &mut Vec<u8>, line: &LimitLine) -> Said {
+        out.extend_from_slice(&self.before_used);
+        let used = self.unit.write(out, line.used);
+        out.extend_from_slice(&self.before_remaining);
+        let remaining = self.unit.write(out, line.remaining);
+        let admits: &[u8] = if line.admits { b",\"admits\":true" } else { b",\"admits\":false" };
+        out.extend_from_slice(admits);
+        let wait = line.wait_micros().map(|micros| {
+            out.extend_from_slice(b",\"wait_us\":");
+            Numeral::append(out, micros)
+        });
+        out.extend_from_slice(b"},");
+        Said { used, remaining, admits: line.admits, wait }
+    }
+}
+
+impl LimitLine {
+    /// Rounded up: a wait that is written as 0 would say that time does not matter.
+    #[inline]
+    fn wait_micros(&self) -> Option<u64> {
+        self.wait_nanos.map(|nanos| nanos.div_ceil(1000))
+    }
+}
+
+impl LimitsMember {
+    /// The member for these limits, in their order.
+    pub fn new(phrases: impl IntoIterator<Item = LimitPhrase>) -> LimitsMember {
+        LimitsMember { phrases: phrases.into_iter().collect(), ..LimitsMember::default() }
+    }
+
+    /// What a record says of what the limits said, one line each, after a comma; nothing where there are none.
+    #[inline]
+    pub fn of(&mut self, lines: impl Iterator<Item = LimitLine> + Clone) -> &[u8] {
+        if self.phrases.is_empty() {
+            return b"";
+        }
+        let text = &mut self.text;
+        let mut known = !self.said.is_empty();
+        for (said, line) in self.said.iter_mut().zip(lines.clone()) {
+            known = known && said.now_is(text, &line);
+        }
+        if !known {
+            self.put_together(lines);
+        }
+        &self.text
+    }
+
+    #[cold]
+    fn put_together(&mut self, lines: impl Iterator<Item = LimitLine>) {
+        let out = &mut self.text;
+        out.clear();
+        out.extend_from_slice(b",\"limits\":[");
+        let each = self.phrases.iter().zip(lines);
+        self.said.clear();
+        self.said.extend(each.map(|(phrase, line)| phrase.write(out, &line)));
+        if let Some(comma) = out.last_mut() {
+            *comma = b']';
+        }
+    }
+}
+
+impl Said {
+    /// Whether the text says this of the limit now.
+    #[inline]
+    fn now_is(&mut self, text: &mut [u8], line: &LimitLine) -> bool {
+        let wait = match (&mut self.wait, line.wait_micros()) {
+            (Some(wait), Some(micros)) => wait.now_is(text, micros),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        wait && self.admits == line.admits
+            && self.used.now_is(text, line.used)
+            && self.remaining.now_is(text, line.remaining)
+    }
+}
+
+impl Unit {
+    fn write(self, out: &mut Vec<u8>, units: u64) -> Numeral {
+        match self {
+            Unit::Count => Numeral::append(out, units),
+            Unit::Money => {
+                out.push(b'"');
+                Money(units).write(out);
+                out.push(b'"');
+                Numeral::fixed(units)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn phrases() -> [LimitPhrase; 2] {
+        [
+            LimitPhrase::new("throttle", LimitKind::Rate, Mode::Enforce, 60),
+            LimitPhrase::new("wallet", LimitKind::Credit, Mode::Shadow, 50_000_000),
+        ]
+    }
+
+    #[test]
+    fn what_was_said_before_changes_nothing_of_what_is_said_now() {
+        let mut member = LimitsMember::new(phrases());
+        for (used, left, admits, wait_nanos) in [
+            (57, 3, true, None),
+            (57, 3, true, None),
+            (58, 2, true, None),
+            (58, 2, false, Some(1_000_000)),
+            (58, 2, false, Some(999_001)),
+            (58, 2, false, Some(1_001)),
+            (58, 2, false, Some(2_001)),
+            (58, 2, false, None),
+            (158, 0, true, None),
+            (9, 51_000_000_000, true, None),
+            (9, 51_999_999_999, true, None),
+        ] {
+            let first = LimitLine { used, remaining: left, admits, wait_nanos };
+            let lines = [first, LimitLine { used: left, remaining: used, ..first }];
+            let anew = LimitsMember::new(phrases()).of(lines.into_iter()).to_vec();
+            let said = String::from_utf8(member.of(lines.into_iter()).to_vec()).unwrap();
+            assert_eq!(said, String::from_utf8(anew).unwrap());
+            assert!(said.contains(&format!("\"used\":{used},")), "{said}");
+        }
+    }
+
+    #[test]
+    fn where_no_limit_was_asked_nothing_is_said() {
+        assert_eq!(LimitsMember::default().of([].into_iter()), b"");
+    }
+}
