@@ -106,7 +106,7 @@ fn what_comes_before_an_answer_goes_to_those_who_know_it() {
         // The client has it before there is an answer.
         let _ = is_seen.lock().unwrap().recv();
         let _ = stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n");
-        let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+        let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
     });
     let gate = Setup::before(address).start();
     for version in ["1.1", "1.0"] {

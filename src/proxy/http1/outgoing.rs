@@ -18,7 +18,7 @@ use crate::proxy::splice::{Carried, LARGE, Outlet, Pipeful};
 
 /// The most pieces that leave in one write beside their framing.
 const MOST_PIECES: usize = 16;
-/// While what is copied together is no more than that, in bytes, more of what is at hand is.
+/// The most that is copied together of what is at hand, in bytes; more of it goes out beside its framing.
 const MOST_TEXT: usize = 8 * 1024;
 
 /// A message, and how far it is sent.
@@ -193,7 +193,7 @@ impl<B> Outgoing<B> {
             // Said to have none: a byte more would be another message.
             BodyLength::Nothing => return Err(Unsent::Body),
         };
-        if data.len() <= COALESCED {
+        if data.len() <= COALESCED && self.text.len() + data.len() <= MOST_TEXT {
             self.text.push(&data);
         } else {
             self.pieces.push((self.text.len(), data));
@@ -310,7 +310,7 @@ impl<B: Carried + Unpin> Outgoing<B> {
                 Stage::Held | Stage::Open => return Poll::Pending,
                 // A connection may wait long for its next message: it holds nothing of the last one's body.
                 Stage::Last => {
-                    (self.stage, self.body) = (Stage::Sent, None);
+                    (self.stage, self.body, self.pieces) = (Stage::Sent, None, Vec::new());
                     return Poll::Ready(Ok(()));
                 }
                 Stage::Sent => return Poll::Ready(Ok(())),
@@ -508,7 +508,8 @@ mod tests {
         let turns = turns(chunked(&[&[5_000; 50]]), usize::MAX);
         assert_eq!(turns.concat().len(), 50_usize.div_ceil(MOST_PIECES));
         let small = self::turns(chunked(&[&[1_000; 100]]), usize::MAX);
-        assert!(small.concat().iter().all(|write| write.len() < 2 * MOST_TEXT));
+        let most = MOST_TEXT + (MOST_PIECES + 1) * COALESCED;
+        assert!(small.concat().iter().all(|write| write.len() < most));
     }
 
     #[test]
