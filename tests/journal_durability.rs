@@ -116,6 +116,13 @@ impl Trial {
         Ok(heard)
     }
 
+    /// Waits until the store has failed and that was said, which is after it is in force.
+    fn fails_and_says_so_once(&self) {
+        eventually("the store fails", || self.backing.health() == Health::Failed);
+        eventually("that is said", || self.failures.load(Ordering::SeqCst) > 0);
+        assert_eq!(self.failures.load(Ordering::SeqCst), 1, "said once");
+    }
+
     /// Ends the process.
     fn end(self) -> (TempDir, Disk, Promises) {
         self.backing.close();
@@ -159,8 +166,7 @@ fn trial(seed: u64, batches: usize, at: u64, fault: Fault) -> bool {
     let came = trial.disk.has_failed();
     if came {
         // The tables may be those who met it.
-        eventually("the store fails", || trial.backing.health() == Health::Failed);
-        assert_eq!(trial.failures.load(Ordering::SeqCst), 1, "said once");
+        trial.fails_and_says_so_once();
     }
     if trial.backing.health() == Health::Up {
         assert_eq!(trial.promises.acknowledged, batches);
@@ -354,10 +360,9 @@ fn tables_that_fail_fail_the_store_until_it_is_opened_again_and_lose_nothing() {
     let mut trial = Trial::new();
     trial.disk.break_file(Name::Tables);
     trial.run(4, 100);
-    eventually("the store fails", || trial.backing.health() == Health::Failed);
+    trial.fails_and_says_so_once();
     assert!(trial.submit(sighting(1)).is_err(), "nothing is promised any more");
     assert!(trial.promises.acknowledged > 0, "the log works");
-    assert_eq!(trial.failures.load(Ordering::SeqCst), 1, "said once");
     let image = trial.disk.after_kill();
     let (directory, _, promises) = trial.end();
     promises.are_kept_by(&found_on(directory.path(), image).unwrap()).unwrap();
