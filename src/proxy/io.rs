@@ -128,9 +128,7 @@ impl Stream {
             Stream::Tls(tls) => tls.get_ref().0.tcp(),
         }
     }
-}
 
-impl Stream {
     /// The TCP connection, where the next bytes on it are ours as they are: no TLS, and nothing was read too far.
     pub(crate) fn bare(&self) -> Option<&TcpStream> {
         match self {

@@ -1,11 +1,11 @@
 //! Step 7 as the shell takes it: the limits and the claim of one request, in one operation of the ledger.
 
+use std::sync::Arc;
+
 use super::context::WorkerContext;
 use super::idempotent::{self, Repeat};
 use super::peer::Peer;
 use super::serve::{Facts, Stop};
-use std::sync::Arc;
-
 use crate::clock::Now;
 use crate::policy::authorize::Permit;
 use crate::policy::head::Head;

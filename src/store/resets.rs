@@ -21,11 +21,9 @@ impl Resets {
         self.0.rcu(|before| {
             let mut resets = HashMap::clone(before);
             resets.insert(meter, now);
-            let oldest = resets.iter().min_by_key(|(_, at)| **at).map(|(meter, _)| *meter);
-            if resets.len() > MOST
-                && let Some(oldest) = oldest
-            {
-                resets.remove(&oldest);
+            if resets.len() > MOST {
+                let oldest = resets.iter().min_by_key(|(_, at)| **at).map(|(meter, _)| *meter);
+                oldest.and_then(|oldest| resets.remove(&oldest));
             }
             resets
         });

@@ -58,6 +58,20 @@ fn giving_back() -> (SocketAddr, Arc<AtomicUsize>) {
     (address, connections)
 }
 
+/// Takes a request, and begins an answer of so many bytes.
+fn begin_answer(stream: &mut TcpStream, bytes: usize) {
+    head(stream);
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n").unwrap();
+}
+
+/// A client that has asked, and was told how long its answer is.
+fn asking(gate: &Gate) -> TcpStream {
+    let mut client = gate.client();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    head(&mut client);
+    client
+}
+
 fn post(bytes: usize) -> String {
     format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {bytes}\r\n\r\n")
 }
@@ -141,15 +155,12 @@ fn a_client_that_reads_and_writes_slowly_gets_and_gives_every_byte() {
 #[test]
 fn an_answer_that_waits_for_its_client_goes_on_where_it_stopped() {
     let address = backend(|mut stream, _| {
-        head(&mut stream);
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {HUGE}\r\n\r\n").unwrap();
+        begin_answer(&mut stream, HUGE);
         stream.write_all(&body(HUGE)).unwrap();
         let _ = stream.read(&mut [0]);
     });
     let gate = Setup::before(address).start();
-    let mut client = gate.client();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    head(&mut client);
+    let mut client = asking(&gate);
     // Everything on the way is full by now.
     std::thread::sleep(Duration::from_millis(300));
     assert_same(&read_exactly(&mut client, HUGE), &body(HUGE));
@@ -161,14 +172,11 @@ fn an_answer_that_waits_for_its_client_goes_on_where_it_stopped() {
 fn a_large_answer_that_breaks_off_is_broken_for_the_client_too() {
     const CAME: usize = 2 * LARGE;
     let address = backend(|mut stream, _| {
-        head(&mut stream);
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 3 * LARGE).unwrap();
+        begin_answer(&mut stream, 3 * LARGE);
         stream.write_all(&body(CAME)).unwrap();
     });
     let gate = Setup::before(address).start();
-    let mut client = gate.client();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    head(&mut client);
+    let mut client = asking(&gate);
     let mut seen = Vec::new();
     client.read_to_end(&mut seen).unwrap();
     assert_same(&seen, &body(CAME));
@@ -183,17 +191,14 @@ fn an_upstream_that_falls_silent_in_a_large_answer_breaks_it() {
     const CAME: usize = LARGE + 100;
     let address = backend(|mut stream, _| {
         let part = body(CAME);
-        head(&mut stream);
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 3 * LARGE).unwrap();
+        begin_answer(&mut stream, 3 * LARGE);
         stream.write_all(&part).unwrap();
         let _ = stream.read(&mut [0]);
     });
     let mut silent = upstream(address);
     silent.idle_timeout = Duration::from_millis(500);
     let gate = Setup::of(silent).start();
-    let mut client = gate.client();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    head(&mut client);
+    let mut client = asking(&gate);
     let mut seen = Vec::new();
     client.read_to_end(&mut seen).unwrap();
     assert_same(&seen, &body(CAME));
@@ -205,14 +210,11 @@ fn an_upstream_that_falls_silent_in_a_large_answer_breaks_it() {
 fn a_client_that_leaves_in_a_large_answer_ends_it_and_the_upstreams_connection() {
     let (tell, told) = channel();
     let address = backend(move |mut stream, _| {
-        head(&mut stream);
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {HUGE}\r\n\r\n").unwrap();
+        begin_answer(&mut stream, HUGE);
         tell.send(stream.write_all(&body(HUGE)).is_err()).unwrap();
     });
     let gate = Setup::before(address).start();
-    let mut client = gate.client();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    head(&mut client);
+    let mut client = asking(&gate);
     read_exactly(&mut client, LARGE);
     drop(client);
     let Event::Ended(BodyEnd::Dropped, bytes) = gate.event() else { panic!("another end") };
@@ -226,16 +228,13 @@ fn a_client_that_leaves_in_a_large_answer_ends_it_and_the_upstreams_connection()
 #[test]
 fn a_client_that_does_not_read_a_large_answer_is_cut_off_in_time() {
     let address = backend(|mut stream, _| {
-        head(&mut stream);
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {HUGE}\r\n\r\n").unwrap();
+        begin_answer(&mut stream, HUGE);
         let _ = stream.write_all(&body(HUGE));
     });
     let mut setup = Setup::before(address);
     setup.bounds.body_idle = Duration::from_millis(200);
     let gate = setup.start();
-    let mut client = gate.client();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    head(&mut client);
+    let _client = asking(&gate);
     assert!(matches!(gate.event(), Event::Ended(BodyEnd::Dropped, _)));
     gate.stop();
 }
@@ -243,15 +242,12 @@ fn a_client_that_does_not_read_a_large_answer_is_cut_off_in_time() {
 #[test]
 fn a_large_answer_can_be_cut_from_outside() {
     let address = backend(|mut stream, _| {
-        head(&mut stream);
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {HUGE}\r\n\r\n").unwrap();
+        begin_answer(&mut stream, HUGE);
         stream.write_all(&body(LARGE)).unwrap();
         let _ = stream.read(&mut [0]);
     });
     let gate = Setup::before(address).start();
-    let mut client = gate.client();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    head(&mut client);
+    let mut client = asking(&gate);
     read_exactly(&mut client, LARGE);
     gate.ask("GET /cut HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let mut seen = Vec::new();
@@ -344,21 +340,14 @@ fn more_clients_than_there_are_pipes_wait_at_once_and_all_get_their_bytes() {
     let sent = Arc::new(body(EACH));
     let giving = Arc::clone(&sent);
     let address = backend(move |mut stream, _| {
-        head(&mut stream);
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {EACH}\r\n\r\n").unwrap();
+        begin_answer(&mut stream, EACH);
         stream.write_all(&giving).unwrap();
         let _ = stream.read(&mut [0]);
     });
     let mut setup = Setup::before(address);
     setup.bounds.body_idle = 6 * PATIENCE;
     let gate = setup.start();
-    let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| gate.client()).collect();
-    for client in &mut clients {
-        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    }
-    for client in &mut clients {
-        head(client);
-    }
+    let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| asking(&gate)).collect();
     for client in &mut clients {
         assert_same(&read_exactly(client, EACH), &sent);
     }

@@ -165,10 +165,14 @@ impl<B> Outgoing<B> {
     /// what the connection does not take.
     fn asks(&self) -> bool {
         matches!(self.stage, Stage::Held | Stage::Open)
-            && self.written == 0
-            && !self.unflushed
+            && self.is_unbegun()
             && !self.large_waits()
             && self.text.len() <= COALESCED
+    }
+
+    /// Whether nothing of what waits is written.
+    fn is_unbegun(&self) -> bool {
+        self.written == 0 && !self.unflushed
     }
 
     fn length(&self) -> usize {
@@ -322,8 +326,7 @@ impl<B: Carried + Unpin> Outgoing<B> {
     /// Memory that they lie in is not read into meanwhile.
     fn gathers(&self) -> bool {
         self.stage == Stage::Open
-            && self.written == 0
-            && !self.unflushed
+            && self.is_unbegun()
             && self.pipeful.is_none()
             && self.pieces.len() < MOST_PIECES
             && self.text.len() <= MOST_TEXT
@@ -335,9 +338,8 @@ impl<B: Carried + Unpin> Outgoing<B> {
         let Some(body) = &mut self.body else { return self.poll_more(cx) };
         match body.poll_pipeful(cx) {
             Poll::Ready(Ok(Some(pipeful))) => {
-                let over = body.is_end_stream();
                 self.add_pipeful(pipeful)?;
-                if over { self.end(None) } else { Ok(()) }.map(|()| true)
+                self.end_with_body().map(|()| true)
             }
             Poll::Ready(Ok(None)) => self.poll_more(cx),
             Poll::Ready(Err(_)) => Err(Unsent::Body),
@@ -365,6 +367,11 @@ impl<B: Carried + Unpin> Outgoing<B> {
         if !data.is_empty() {
             self.add_data(data)?;
         }
+        self.end_with_body()
+    }
+
+    /// Ends the message if its body is over.
+    fn end_with_body(&mut self) -> Result<(), Unsent> {
         if self.body.as_ref().is_none_or(http_body::Body::is_end_stream) {
             self.end(None)
         } else {

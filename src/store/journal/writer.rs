@@ -34,8 +34,8 @@ const MOST_WAITS: usize = 6;
 const CROWD_COMPANY: Duration = Duration::from_micros(150);
 /// Changes in one half of the log that are due in the tables: enough that most of what they reserve and claim is settled
 /// and answered within them, and that a transaction's own cost is shared by many; not more, because a worker that shares
-/// its core with the tables' thread waits for that. In the gates of the crash suite, which
-/// die after some hundred requests, the tables follow sooner.
+/// its core with the tables' thread waits for that. In the gates of the crash suite, which die after some hundred
+/// requests, the tables follow sooner.
 pub(super) const DUE: usize = if cfg!(feature = "kill-points") { 32 } else { 1024 };
 /// Stale rows that one idle moment removes.
 const STALE_ROWS: usize = 512;

@@ -371,8 +371,9 @@ impl Io {
 
     /// The final answer begins: what has to be said before it. A 100 that has not begun is never said.
     pub(super) fn end_interim(&mut self) -> (&'static [u8], Vec<u8>) {
-        let rest = match std::mem::replace(&mut self.interim, Interim::Silent) {
-            Interim::Saying(rest) if rest.len() < CONTINUE.len() => rest,
+        let interim = std::mem::replace(&mut self.interim, Interim::Silent);
+        let rest = match interim {
+            Interim::Saying(rest) if interim.is_begun() => rest,
             Interim::Saying(_) | Interim::Silent => b"",
         };
         (rest, std::mem::take(&mut self.ahead))
