@@ -390,7 +390,7 @@ impl Ledger {
             let meters = lines[holder].meters();
             let meter = meters.at_mut(place);
             if !agreed || !look.admits {
-                readings.push(meter.decline(ask, now));
+                readings.push(meter.decline(ask, now, look));
                 continue;
             }
             readings.push(meter.charge(ask, now, look));

@@ -77,7 +77,11 @@ impl Bucket {
     }
 
     pub(super) fn figures(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
-        let Look { admits, level } = self.look(ceiling, weight, now);
+        self.figures_of(self.look(ceiling, weight, now), ceiling, weight, now)
+    }
+
+    fn figures_of(&self, look: Look, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
+        let Look { admits, level } = look;
         let Standing { used, remaining, more_in } = self.standing_at(level, ceiling, now);
         let wait = || {
             (time_helps(ceiling) && weight <= ceiling.burst)
@@ -143,9 +147,25 @@ impl Bucket {
         self.keep(ceiling, self.at);
     }
 
+    /// Keeps the ceiling, and says how it stands, behind a look at this same instant.
+    pub(super) fn decline(
+        &mut self,
+        ceiling: &Ceiling,
+        weight: u64,
+        now: Steady,
+        look: Look,
+    ) -> Figures {
+        self.keep_at(look.level, ceiling, now);
+        self.figures_of(look, ceiling, weight, now)
+    }
+
     pub(super) fn keep(&mut self, ceiling: &Ceiling, now: Steady) {
+        self.keep_at(self.level_at(ceiling, now), ceiling, now);
+    }
+
+    fn keep_at(&mut self, level: u128, ceiling: &Ceiling, now: Steady) {
         if ceiling.units > 0 {
-            let to_drain = ceil(self.level_at(ceiling, now), ceiling.units);
+            let to_drain = ceil(level, ceiling.units);
             self.idle = Idle::From(self.at.max(now).plus(to_drain));
         }
     }

@@ -134,8 +134,8 @@ impl Meter {
         }
     }
 
-    /// The first half of a take, which changes nothing; the other is [`Meter::charge`]. `None` if it does not count as the
-    /// ask's window does.
+    /// The first half of a take, which changes nothing; the other is [`Meter::charge`] or [`Meter::decline`]. `None` if it
+    /// does not count as the ask's window does.
     pub fn look(&self, ask: &Ask, now: Now) -> Option<Look> {
         let (ceiling, weight, steady) = (&ask.ceiling, ask.weight, now.steady);
         let admits = match (self, ceiling.window) {
@@ -263,10 +263,16 @@ impl Meter {
     }
 
     /// Takes nothing, because the ask or another one of its request is refused, and says how the limit stands. Notes the
-    /// ceiling under which the meter was looked at, as [`Meter::keep`] does.
-    pub fn decline(&mut self, ask: &Ask, now: Now) -> Reading {
-        self.keep(&ask.ceiling, now);
-        self.read(ask, now)
+    /// ceiling under which the meter was looked at, as [`Meter::keep`] does. Only behind a `look` under the same lock, at the
+    /// same `now`.
+    pub fn decline(&mut self, ask: &Ask, now: Now, look: Look) -> Reading {
+        let figures = if let Meter::Bucket(bucket) = self {
+            bucket.decline(&ask.ceiling, ask.weight, now.steady, look)
+        } else {
+            self.keep(&ask.ceiling, now);
+            self.figures(ask, now)
+        };
+        self.reading(ask, figures)
     }
 
     /// Undoes a take of `weight` that was made at `taken` under this ceiling, as far as its units are still in use; what time has given back since,

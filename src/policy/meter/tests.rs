@@ -345,6 +345,20 @@ fn what_is_said_at_a_charge_is_what_is_read_after_it() {
 }
 
 #[test]
+fn what_is_said_of_a_refusal_is_what_is_read_after_it() {
+    for window in ALL {
+        let ask = weighing(ask(window, 10, MINUTE), 7);
+        let mut meter = used_up(window, &ask, at(MINUTE));
+        for nanos in [MINUTE, MINUTE - 1, MINUTE + 20 * SECOND, 3 * MINUTE] {
+            let look = meter.look(&ask, at(nanos)).expect("it counts as the ask's window does");
+            let said = meter.decline(&ask, at(nanos), look);
+            assert_eq!(said, meter.read(&ask, at(nanos)), "{window:?} at {nanos}");
+            assert_eq!(said.admits, look.admits, "{window:?} at {nanos}");
+        }
+    }
+}
+
+#[test]
 fn what_is_given_back_can_be_used_again_once() {
     for window in RATES {
         let ask = weighing(ask(window, 10, MINUTE), 4);
