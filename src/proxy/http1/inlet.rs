@@ -19,18 +19,14 @@ pub(super) struct Inlet {
     pub(super) unread: BytesMut,
     /// How much is read at once, in bytes: more when a body proves to be large.
     room: usize,
-    stock: Rc<Stock>,
+    /// Where its memory comes from.
+    pub(super) stock: Rc<Stock>,
 }
 
 impl Inlet {
     /// Nothing, and no memory.
     pub(super) fn new(stock: Rc<Stock>) -> Inlet {
         Inlet { unread: BytesMut::new(), room: ROOM, stock }
-    }
-
-    /// Where its memory comes from.
-    pub(super) fn stock(&self) -> &Stock {
-        &self.stock
     }
 
     /// Reads once behind what is unread, at most about `room` bytes; 0 is the end.
