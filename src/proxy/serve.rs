@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode};
+use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::body::Body;
@@ -106,7 +106,7 @@ fn forward(
     };
     let departure = match head {
         Written::Http1(head) => Departure::Http1(head.telling(interims), body),
-        Written::Http2(head) => Departure::Http2(Request::from_parts(*head, body)),
+        Written::Http2(head) => Departure::Http2(head, body),
     };
     if exchange.held().is_some_and(Reservation::holds_promise) {
         Box::pin(passage::pass_in_any_case(at, peer, departure, upgrade, admission, exchange))
