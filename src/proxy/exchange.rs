@@ -79,8 +79,10 @@ impl Exchange {
     pub(super) fn begin(at: &Rc<WorkerContext>, now: Now) -> Exchange {
         at.in_flight.set(at.in_flight.get() + 1);
         at.metrics.in_flight(1);
+        // Before all else: what is written into the new one by others is put together elsewhere, and moved.
+        let draft = at.records.borrow_mut().draft();
         Exchange(Box::new(Inner {
-            draft: at.records.borrow_mut().draft(),
+            draft,
             at: Rc::clone(at),
             started: now,
             request_id: RequestId::Nameless,
@@ -154,7 +156,7 @@ impl Exchange {
             caller,
             limits: if inner.draft.is_wanted() { limits.member.of(lines) } else { b"" },
             shadow: &facts.shadowed,
-            request_id: Some(inner.request_id.as_bytes()).filter(|id| id.is_ascii()).unwrap_or(b""),
+            request_id: inner.request_id.recorded(),
             headers: &headers,
         };
         at.records.borrow_mut().open(&mut inner.draft, &opening);

@@ -75,7 +75,7 @@ fn record<'a>() -> Record<'a> {
             caller: &CALLER,
             limits: b"",
             shadow: &[],
-            request_id: b"r-1",
+            request_id: ShownId::Given(b"r-1"),
             headers: &[],
         },
         refusal: None,
@@ -199,7 +199,7 @@ proptest! {
     ) {
         let headers = [(name.as_str(), header.as_slice())];
         let opening = Opening {
-            path: &path, host: Some(host.as_bytes()), method: &method, request_id: request_id.as_bytes(),
+            path: &path, host: Some(host.as_bytes()), method: &method, request_id: ShownId::Given(request_id.as_bytes()),
             headers: &headers, ..record().opening
         };
         let value = written(&Record { opening, ..record() });
