@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use http::{Method, Version};
 use http_body::Body as _;
 
-use super::super::framing::Asked;
+use super::super::framing::{Asked, BodyLength};
 use super::super::outgoing::{Head, Outgoing, Unsent};
 use super::super::stock::{ROOM, Stock};
 use super::answer::{self, Asker, Then, Written};
@@ -24,7 +24,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::body::{Body, OnEnd};
 use crate::proxy::client_body::ClientBody;
 use crate::proxy::drain::DrainPhase;
-use crate::proxy::io::Stream;
+use crate::proxy::io::{COALESCED, Stream};
 use crate::proxy::peer::{Coming, Handled, Handler};
 use crate::proxy::serving::Serving;
 use crate::proxy::watch::{Awaits, Sight};
@@ -273,7 +273,7 @@ impl<H: Handler> Served<H> {
 
     /// Begins an answer.
     fn answer(&mut self, answer: Answer<Body<H::End>>) -> Turn<H::End> {
-        let Answer { head, body } = answer;
+        let Answer { head, mut body } = answer;
         let mut io = self.client.io.borrow_mut();
         let ends = match self.client.reading.get() {
             Reading::Over | Reading::Unasked | Reading::Asked => false,
@@ -285,12 +285,20 @@ impl<H: Handler> Served<H> {
         }
         let mut text = self.terms.stock.text();
         let (rest, ahead) = io.end_interim();
-        text.push(rest);
-        text.push(&ahead);
+        if !rest.is_empty() || !ahead.is_empty() {
+            text.push(rest);
+            text.push(&ahead);
+        }
         drop(io);
-        let Written { text, length, then, announced } =
+        let Written { mut text, mut length, then, announced } =
             answer::write(text, head, &body.size_hint(), self.asker, &self.terms.today);
         self.then = then;
+        if let BodyLength::Exactly(1..) = length
+            && let Some(whole) = body.hand_on(COALESCED)
+        {
+            text.push(&whole);
+            length = BodyLength::Exactly(0);
+        }
         self.out.begin(text, body, length, announced, Head::Leaves);
         Turn::Answering
     }
