@@ -18,7 +18,7 @@ use remembered::{Because, Beginning, CameOut};
 
 pub use buffer::RecordBuffer;
 pub use limits::{LimitLine, LimitPhrase, LimitsMember};
-pub use phrase::{Caller, Origin};
+pub use phrase::{Caller, Origin, write_host, write_method};
 pub use writer::RecordWriter;
 
 /// The version of the record's form. Fields may be added under one version; none changes its meaning.
@@ -32,15 +32,11 @@ pub struct Opening<'a> {
     pub time: Wall,
     /// Its name.
     pub id: DecisionId,
-    /// Where it came from: an [`Origin`], rendered.
+    /// Where it came from: an [`Origin`] with the method behind it, rendered.
     pub origin: &'a [u8],
-    /// The method.
-    pub method: &'a str,
     /// The path without its query.
     pub path: &'a str,
-    /// The host the client asked for.
-    pub host: Option<&'a [u8]>,
-    /// What asked for what: a [`Caller`], rendered.
+    /// Who asked for what: the host with a [`Caller`] behind it, rendered.
     pub caller: &'a [u8],
     /// What each limit that was asked said: a [`LimitsMember`], rendered.
     pub limits: &'a [u8],
@@ -169,13 +165,7 @@ impl Draft {
         // Every request writes these: whole pieces, each with the quotes of its neighbours.
         beginning.write(out, opening.time, opening.id);
         out.extend_from_slice(opening.origin);
-        inside(out, opening.method.as_bytes());
-        out.extend_from_slice(b"\",\"path\":\"");
         inside(out, without_query(opening.path).as_bytes());
-        if let Some(host) = opening.host {
-            out.extend_from_slice(b"\",\"host\":\"");
-            inside(out, host);
-        }
         out.extend_from_slice(opening.caller);
         out.extend_from_slice(opening.limits);
         opening.finish(out);
