@@ -229,12 +229,9 @@ impl<H: Handler> Served<H> {
     /// Has a request handled that was read.
     fn ask(&mut self, found: &Found, lines: &Lines) -> Result<Turn<H::End>, BadHead> {
         let unread = self.client.io.borrow_mut().lend();
-        let asked = self.ask_of(&unread, found, lines);
+        let turn = self.ask_of(&unread, found, lines);
         self.client.io.borrow_mut().give_back(unread, found.bytes);
-        Ok(match asked? {
-            Handled::Now(answer) => self.answer(answer),
-            Handled::Later(coming) => Turn::Handling(coming),
-        })
+        turn
     }
 
     fn ask_of(
@@ -242,33 +239,40 @@ impl<H: Handler> Served<H> {
         unread: &[u8],
         found: &Found,
         lines: &Lines,
-    ) -> Result<Handled<H::End>, BadHead> {
+    ) -> Result<Turn<H::End>, BadHead> {
         let (head, behind) = unread.split_at(found.bytes);
         let (line, Hop { length, after, expects, trailers }) = (&found.line, found.hop);
         let target = str::from_utf8(&head[line.target.range()]).ok();
         let target = target.and_then(|text| target::of(&line.method, text));
-        // Filled where it stands: collected, a kilobyte would be moved.
-        let mut fields = FieldLines::new();
-        self.heads.fields(found, head, lines, &mut fields);
-        let unchecked = Unchecked {
-            method: &line.method,
-            target: target.ok_or(BadHead::Malformed)?,
-            version: line.version,
-            fields: Fields(&fields),
+        let handled = {
+            // Filled where it stands: collected, a kilobyte would be moved.
+            let mut fields = FieldLines::new();
+            self.heads.fields(found, head, lines, &mut fields);
+            let unchecked = Unchecked {
+                method: &line.method,
+                target: target.ok_or(BadHead::Malformed)?,
+                version: line.version,
+                fields: Fields(&fields),
+            };
+            self.requests += 1;
+            self.asker = Asker {
+                version: line.version,
+                asked: if line.method == Method::HEAD { Asked::FieldsAlone } else { Asked::Whole },
+                after,
+                trailers,
+            };
+            // A client whose body is here already waits for nothing.
+            let waits = expects == Expects::Continue && behind.is_empty();
+            let hears =
+                if line.version == Version::HTTP_10 { Hears::Nothing } else { Hears::Interims };
+            self.client.begin_body(length, if waits { CONTINUE } else { b"" }, hears);
+            let body = ClientBody::http1(Arriving::new(&self.client));
+            self.serving.handle(&unchecked, body)
         };
-        self.requests += 1;
-        self.asker = Asker {
-            version: line.version,
-            asked: if line.method == Method::HEAD { Asked::FieldsAlone } else { Asked::Whole },
-            after,
-            trailers,
-        };
-        // A client whose body is here already waits for nothing.
-        let waits = expects == Expects::Continue && behind.is_empty();
-        let hears = if line.version == Version::HTTP_10 { Hears::Nothing } else { Hears::Interims };
-        self.client.begin_body(length, if waits { CONTINUE } else { b"" }, hears);
-        let body = ClientBody::http1(Arriving::new(&self.client));
-        Ok(self.serving.handle(&unchecked, body))
+        Ok(match handled {
+            Handled::Now(answer) => self.answer(answer),
+            Handled::Later(coming) => Turn::Handling(coming),
+        })
     }
 
     /// Begins an answer.
