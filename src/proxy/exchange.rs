@@ -147,13 +147,10 @@ impl Exchange {
         inner.cost = route
             .map(|route| route.charge.reserve)
             .filter(|cost| *cost > Money::ZERO && facts.readings.iter().any(money));
-        let headers: SmallVec<[(&str, &[u8]); 4]> = policy
-            .record
-            .headers
-            .iter()
-            .map(HeaderName::as_str)
-            .filter_map(|name| Some((name, head.fields.first(name)?)))
-            .collect();
+        let mut headers: SmallVec<[(&str, &[u8]); 4]> = SmallVec::new();
+        for name in policy.record.headers.iter().map(HeaderName::as_str) {
+            headers.extend(head.fields.first(name).map(|value| (name, value)));
+        }
         let mut refrain = peer.refrain.borrow_mut();
         let host = head.target.authority.map_or(seen.host.first(), |host| Some(host.as_bytes()));
         let (origin, caller) =
@@ -306,20 +303,21 @@ impl Exchange {
     }
 
     /// The gate's own answer goes out: a refusal that was noted, or one that it gives by itself.
-    pub(super) fn answered(mut self, answer: Answer) -> Answer {
+    pub(super) fn answered(mut self, answer: &mut Answer) {
         self.0.status = answer.status().as_u16();
-        self.hang_on(answer)
+        self.hang_on(answer);
     }
 
     /// The upstream failed, or the request's body did: a late refusal.
-    pub(super) fn failed(mut self, refused: &Refused, answer: Answer) -> Answer {
+    pub(super) fn failed(mut self, refused: &Refused, mut answer: Answer) -> Answer {
         self.note(refused, None);
         self.renote_idempotency(refused.why);
         if refused.why.blame() == Blame::Upstream {
             self.0.at.metrics.upstream_error(refused.why);
         }
         self.0.status = answer.status().as_u16();
-        self.hang_on(answer)
+        self.hang_on(&mut answer);
+        answer
     }
 
     /// An answer that was given before goes out once more.
@@ -328,13 +326,15 @@ impl Exchange {
         (inner.status, inner.outcome) = (answer.status().as_u16(), Outcome::Replayed);
         inner.answered.get_or_insert(inner.started.steady);
         inner.sign(&mut answer.head);
-        self.hang_on(answer)
+        self.hang_on(&mut answer);
+        answer
     }
 
     /// The upstream's answer goes out.
     pub(super) fn delivering(mut self, mut answer: Answer) -> Answer {
         self.admitted(&mut answer.head);
-        self.hang_on(answer)
+        self.hang_on(&mut answer);
+        answer
     }
 
     /// The upstream's 101 goes out; what follows is [`Exchange::tunnelled`].
@@ -393,10 +393,9 @@ impl Exchange {
         );
     }
 
-    fn hang_on(self, mut answer: Answer) -> Answer {
+    fn hang_on(self, answer: &mut Answer) {
         self.0.spell(&mut answer.head);
         answer.body.hang(self);
-        answer
     }
 }
 
