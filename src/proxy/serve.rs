@@ -54,7 +54,10 @@ pub(super) fn serve(
     let now = at.clock.now();
     let mut exchange = Exchange::begin(&at, now);
     match decide(&at, &peer, unchecked, now, &mut exchange) {
-        Decision::Here(answer) => Handled::Now(exchange.answered(answer)),
+        Decision::Here(mut answer) => {
+            exchange.answered(&mut answer);
+            Handled::Now(answer)
+        }
         Decision::Replay(repeat, idle) => {
             Handled::Later(Box::pin(replay(at, exchange, repeat, idle, body)))
         }
