@@ -130,8 +130,8 @@ impl<'a> About<'a> {
     fn ask(&self, ix: LimitIx) -> Option<Ask> {
         let limit = self.snapshot.limit(ix);
         let ceiling = match self.terms {
-            Some(terms) => terms.ceilings[usize::from(ix.0)]?,
-            None => limit.ceiling?,
+            Some(terms) => terms.ceilings[usize::from(ix.0)].as_ref()?,
+            None => limit.ceiling.as_ref()?,
         };
         let weight = match limit.kind {
             LimitKind::Rate | LimitKind::Quota => self.route.map_or(1, |route| route.weight),
@@ -160,7 +160,7 @@ impl<'a> About<'a> {
             id: limit.id,
             subject,
             crowded,
-            ceiling,
+            ceiling: *ceiling,
             period,
             weight,
             mode: limit.mode,

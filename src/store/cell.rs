@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 
 use crate::clock::Now;
 use crate::policy::limit::{Ceiling, LimitId, LimitKind, SubjectKey, Window};
-use crate::policy::meter::Meter;
+use crate::policy::meter::{Look, Meter};
+use crate::policy::order::Ask;
 
 use super::table::Seat;
 
@@ -259,18 +260,22 @@ impl Meters {
     /// The meter that counts this kind of use for a limit. From here on, and as long as the lock is held, a concurrent one
     /// counts no fewer places than are open.
     pub(super) fn place(&mut self, limit: LimitId, kind: LimitKind) -> Option<usize> {
-        self.recounted(|entry| entry.limit == limit && entry.meter.kind() == kind)
-    }
-
-    /// The same, if it counts as the window does.
-    pub(super) fn counting(&mut self, limit: LimitId, window: Window) -> Option<usize> {
-        self.recounted(|entry| entry.limit == limit && entry.meter.counts(window))
-    }
-
-    fn recounted(&mut self, is_it: impl Fn(&Entry) -> bool) -> Option<usize> {
-        let (at, entry) = self.entries.iter_mut().enumerate().find(|(_, entry)| is_it(entry))?;
-        entry.recount();
+        let is_it = |entry: &Entry| entry.limit == limit && entry.meter.kind() == kind;
+        let at = self.entries.iter().position(is_it)?;
+        self.entries[at].recount();
         Some(at)
+    }
+
+    /// The meter that counts as the ask's window does, recounted alike, and what it says to the ask.
+    pub(super) fn look(&mut self, ask: &Ask, now: Now) -> Option<(usize, Look)> {
+        let mut entries = self.entries.iter_mut().enumerate();
+        entries.find_map(|(at, entry)| {
+            if entry.limit != ask.id {
+                return None;
+            }
+            entry.recount();
+            Some((at, entry.meter.look(ask, now)?))
+        })
     }
 
     /// One more open place of a concurrent limit; `None` of any other.

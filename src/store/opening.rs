@@ -11,7 +11,7 @@ use crate::killpoint::{self, KillPoint};
 use crate::policy::authenticate::Caller;
 use crate::policy::idempotency::{BodyPrint, HeadPrint, OnUnknown, RecordBounds, RecordId};
 use crate::policy::limit::{LimitKind, Mode, OnStoreFailure, SubjectKey, Window};
-use crate::policy::meter::{Block, Meter};
+use crate::policy::meter::{Block, Look, Meter};
 use crate::policy::order::{Ask, Asks, Reading, Readings};
 
 use super::backing::Health;
@@ -21,6 +21,7 @@ use super::op::KeptAnswer;
 use super::promise::{Hold, Keeping};
 use super::records::Claimed;
 use super::reservation::{Reservation, Slots};
+use super::slab::CellIx;
 use super::table::{Seat, Way};
 
 /// The answer to [`Ledger::open_into`].
@@ -106,26 +107,30 @@ impl<'a> Order<'a> {
     }
 }
 
-/// What is known of an ask on its way: where it is counted, at which place its cell is among the locked ones and its
-/// meter in the cell, and what that says.
-#[derive(Clone, Copy)]
+/// What is known of an ask on its way: where it is counted, at which place its meter is in the cell, and what that says.
 struct Line<'g> {
     seat: Seat<'g>,
-    /// How many lines come before it in the order of locking.
-    rank: usize,
-    /// Not of this line: the place of the one whose rank is this one's place.
-    turn: usize,
-    cell: usize,
+    /// The lock of its cell, which the first of a cell's lines holds for all of them.
+    lock: Option<MutexGuard<'g, Meters>>,
+    /// The place of that line.
+    holder: usize,
     meter: usize,
-    admits: bool,
+    look: Look,
 }
 
 /// One an ask, in their order.
 type Lines<'g> = SmallVec<[Line<'g>; 6]>;
 
-/// The cells of one request, each once, ascending by number: everybody locks in this order, so nobody waits in a ring. By
+/// The number of a line's cell, and the line's place.
+#[derive(Clone, Copy)]
+struct Turn {
+    cell: CellIx,
+    at: usize,
+}
+
+/// The order in which lines are locked, ascending by cell: everybody locks in this order, so nobody waits in a ring. By
 /// number and not by subject, because a cell keeps its number when it becomes another's.
-type Locked<'g> = SmallVec<[MutexGuard<'g, Meters>; 6]>;
+type Turns = SmallVec<[Turn; 6]>;
 
 /// Blocks that must be durable, each with the place of its ask.
 type Blocks = SmallVec<[(usize, Block); 6]>;
@@ -319,77 +324,87 @@ impl Ledger {
         readings: &mut Readings,
         taken: &mut Option<Reservation>,
     ) -> Option<Told> {
-        let mut lines = Lines::new();
-        let concurrent = self.seat(order, way, &mut lines);
-        let (asks, lines) = (order.asks.as_slice(), lines.as_mut_slice());
-        for at in 0..lines.len() {
-            lines[lines[at].rank].turn = at;
+        let asks = order.asks.as_slice();
+        // Lists are made where they stay: to hand one on moves all that it may hold.
+        let (mut lines, mut turns) = (Lines::new(), Turns::new());
+        lines.reserve(asks.len());
+        turns.reserve(asks.len());
+        let mut concurrent = 0;
+        for (at, ask) in asks.iter().enumerate() {
+            let seat = self.table.seat(ask, order.caller, way);
+            seat.cell.approach();
+            turns.push(Turn { cell: seat.ix, at });
+            lines.push(Line { seat, lock: None, holder: at, meter: 0, look: Look::default() });
+            concurrent += usize::from(ask.ceiling.window == Window::Concurrent);
         }
+        turns.sort_by_key(|turn| turn.cell);
+        let lines = lines.as_mut_slice();
         // Room for everything is made before a lock is held.
+        let (mut blocks, mut slots) = (Blocks::new(), Slots::new());
         readings.reserve(asks.len());
-        let mut blocks = Blocks::with_capacity(asks.len());
-        let mut locked = Locked::with_capacity(asks.len());
-        let mut slots = Slots::with_capacity(concurrent);
-        let mut latest: Option<Seat<'_>> = None;
+        blocks.reserve(asks.len());
+        slots.reserve(concurrent);
+        let mut latest: Option<Turn> = None;
         let mut crowded = 0;
         let mut are_there = true;
         let mut agreed = true;
         // Nothing is written before everything is known.
-        for rank in 0..lines.len() {
-            let at = lines[rank].turn;
-            let (ask, line) = (&asks[at], &mut lines[at]);
+        for turn in &turns {
+            let (ask, line) = (&asks[turn.at], &mut lines[turn.at]);
             match latest {
-                Some(other) if other.ix == line.seat.ix => {
+                Some(holder) if holder.cell == turn.cell => {
                     // It became another's since it was found.
-                    if other.subject != line.seat.subject {
+                    if !line.seat.is_still_its() {
                         return None;
                     }
+                    line.holder = holder.at;
                 }
-                _ => locked.push(line.seat.lock()?),
+                _ => {
+                    line.lock = Some(line.seat.lock()?);
+                    latest = Some(*turn);
+                }
             }
-            latest = Some(line.seat);
-            line.cell = locked.len() - 1;
             if ask.subject != line.seat.subject {
                 crowded += 1;
                 if self.table.has_nearer(ask, line.seat.subject) {
                     return None;
                 }
             }
-            let meters = &mut *locked[line.cell];
-            let Some(place) = meters.counting(ask.id, ask.ceiling.window) else {
+            let holder = line.holder;
+            let Some((meter, look)) = lines[holder].meters().look(ask, now) else {
                 are_there = false;
                 continue;
             };
-            line.meter = place;
-            line.admits = meters.at(place).admits(ask, now);
-            agreed &= line.admits || ask.mode == Mode::Shadow;
+            let line = &mut lines[turn.at];
+            (line.meter, line.look) = (meter, look);
+            agreed &= look.admits || ask.mode == Mode::Shadow;
         }
         if !are_there {
-            drop(locked);
+            unlock(lines);
             self.furnish(now, asks, lines);
             return None;
         }
         self.table.count_crowded(crowded);
-        let cells = locked.as_mut_slice();
-        for (at, (ask, line)) in asks.iter().zip(lines.iter()).enumerate() {
-            let meters = &mut *cells[line.cell];
-            let meter = meters.at_mut(line.meter);
-            if !agreed || !line.admits {
-                meter.keep(&ask.ceiling, now);
-                readings.push(meter.read(ask, now));
+        for (at, ask) in asks.iter().enumerate() {
+            let Line { holder, meter: place, look, .. } = lines[at];
+            let meters = lines[holder].meters();
+            let meter = meters.at_mut(place);
+            if !agreed || !look.admits {
+                readings.push(meter.decline(ask, now));
                 continue;
             }
-            readings.push(meter.charge(ask, now));
-            if keeping == Keeping::Durable
-                && let Meter::Quota(tally) = meter
-                && let Some(block) = tally.block(&ask.ceiling)
-            {
-                blocks.push((at, block));
-            }
-            if let Meter::Concurrent(_) = meter
-                && let Some(slot) = meters.slot(line.meter)
-            {
-                slots.push(slot);
+            readings.push(meter.charge(ask, now, look));
+            match meter {
+                Meter::Quota(tally) if keeping == Keeping::Durable => {
+                    blocks.extend(tally.block(&ask.ceiling).map(|block| (at, block)));
+                }
+                Meter::Concurrent(_) => slots.extend(meters.slot(place)),
+                Meter::Bucket(_)
+                | Meter::Sliding(_)
+                | Meter::Fixed(_)
+                | Meter::Quota(_)
+                | Meter::Spend(_)
+                | Meter::Credit(_) => {}
             }
         }
         if !agreed {
@@ -401,9 +416,9 @@ impl Ledger {
                 line.seat.cell.note_change();
             }
         }
-        drop(locked);
+        unlock(lines);
         let reservation = taken.insert(Reservation::new(now, slots));
-        for (ask, line) in asks.iter().zip(lines.iter()).filter(|(_, line)| line.admits) {
+        for (ask, line) in asks.iter().zip(lines.iter()).filter(|(_, line)| line.look.admits) {
             reservation.hold(self, keeping, ask, &line.seat);
         }
         // By reference: to take the list apart would move its 300 bytes, which are nearly always empty.
@@ -413,28 +428,6 @@ impl Ledger {
         Some(Told::Admitted)
     }
 
-    /// Finds or makes the cells, and their ranks in the order in which they are locked.
-    /// Says how many of the asks take a slot.
-    fn seat<'t>(&'t self, order: &Order<'_>, way: Way, lines: &mut Lines<'t>) -> usize {
-        let mut concurrent = 0;
-        lines.reserve(order.asks.len());
-        for ask in order.asks {
-            let seat = self.table.seat(ask, order.caller, way);
-            seat.cell.approach();
-            // Ranked as they come, each against those before it: they are few, a general sort of four takes 300
-            // instructions more, and entries that are swapped wait for one another in memory.
-            let mut rank = 0;
-            for other in lines.iter_mut() {
-                let is_before = usize::from(other.seat.ix <= seat.ix);
-                rank += is_before;
-                other.rank += 1 - is_before;
-            }
-            lines.push(Line { seat, rank, turn: 0, cell: 0, meter: 0, admits: false });
-            concurrent += usize::from(ask.ceiling.window == Window::Concurrent);
-        }
-        concurrent
-    }
-
     /// Makes the meters that are missing.
     fn furnish(&self, now: Now, asks: &[Ask], lines: &[Line<'_>]) {
         for (ask, line) in asks.iter().zip(lines) {
@@ -442,6 +435,22 @@ impl Ledger {
             let crowd = self.table.crowd_of(ask, subject);
             cell.furnish(subject, ask.id, &ask.ceiling, now, crowd);
         }
+    }
+}
+
+impl Line<'_> {
+    /// The meters of its cell, if it is the holder of the lock.
+    fn meters(&mut self) -> &mut Meters {
+        self.lock
+            .as_mut()
+            .expect("the first line of a cell locks it before any of them is looked at")
+    }
+}
+
+/// Gives all locks back.
+fn unlock(lines: &mut [Line<'_>]) {
+    for line in lines {
+        line.lock = None;
     }
 }
 

@@ -1,5 +1,6 @@
 //! A list that grows and never moves what is in it, so that it is read without a lock and by anybody who has a number.
 
+use std::array;
 use std::sync::OnceLock;
 
 /// Rows of chunks, each twice as long as the one before: enough for 2³² things in chunks of two.
@@ -9,10 +10,10 @@ const ROWS: usize = 32;
 /// waits for more than that, and are dropped with the list.
 #[derive(Debug)]
 pub(super) struct Shelves<T, const CHUNK: usize> {
-    rows: [OnceLock<Row<T>>; ROWS],
+    rows: [OnceLock<Row<T, CHUNK>>; ROWS],
 }
 
-type Row<T> = Box<[OnceLock<Box<[T]>>]>;
+type Row<T, const CHUNK: usize> = Box<[OnceLock<Box<[T; CHUNK]>>]>;
 
 /// Where a thing stands.
 struct Place {
@@ -31,7 +32,7 @@ impl<T, const CHUNK: usize> Shelves<T, CHUNK> {
     /// The thing at a number, if its chunk was made.
     pub(super) fn get(&self, at: u32) -> Option<&T> {
         let Place { row, chunk, within } = Self::place(at);
-        self.rows.get(row)?.get()?.get(chunk)?.get()?.get(within)
+        Some(&self.rows.get(row)?.get()?.get(chunk)?.get()?[within])
     }
 
     fn place(at: u32) -> Place {
@@ -53,7 +54,7 @@ impl<T: Default, const CHUNK: usize> Shelves<T, CHUNK> {
         let Place { row, chunk, within } = Self::place(at);
         let chunks =
             self.rows[row].get_or_init(|| (0..1usize << row).map(|_| OnceLock::new()).collect());
-        let things = chunks[chunk].get_or_init(|| (0..CHUNK).map(|_| T::default()).collect());
+        let things = chunks[chunk].get_or_init(|| Box::new(array::from_fn(|_| T::default())));
         &things[within]
     }
 }

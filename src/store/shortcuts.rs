@@ -1,6 +1,7 @@
 //! Where a subject's cell was the last time, so that it need not be looked up by name. Hints only: whoever follows one
 //! looks at the cell whose it is, and under its lock again.
 
+use std::array;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::policy::keys::SecretIx;
@@ -20,12 +21,12 @@ pub(super) struct Shortcuts {
     /// with ten thousand keys, and a seventh with a million.
     keys: Shelves<AtomicU32, 1024>,
     /// Those of all others, by bits of the subject.
-    others: Box<[[AtomicU32; 2]]>,
+    others: Box<[[AtomicU32; 2]; SETS]>,
 }
 
 impl Shortcuts {
     pub(super) fn new() -> Shortcuts {
-        let others = (0..SETS).map(|_| Default::default()).collect();
+        let others = Box::new(array::from_fn(|_| Default::default()));
         Shortcuts { keys: Shelves::default(), others }
     }
 

@@ -94,6 +94,11 @@ impl<'t> Seat<'t> {
     pub(super) fn lock(&self) -> Option<MutexGuard<'t, Meters>> {
         self.cell.lock(self.subject)
     }
+
+    /// Whether the cell, which is locked, did not become another subject's since it was found.
+    pub(super) fn is_still_its(&self) -> bool {
+        self.cell.seems_to_be_of(self.subject)
+    }
 }
 
 impl Table {

@@ -7,7 +7,7 @@ use crate::clock::Steady;
 use crate::policy::limit::Ceiling;
 
 use super::wide::Wide;
-use super::{Carried, Figures, Standing};
+use super::{Carried, Figures, Look, Standing};
 
 /// A level at an instant.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,26 +70,20 @@ impl Bucket {
         bucket
     }
 
-    pub(super) fn admits(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> bool {
-        ceiling.units > 0
-            && ceiling.burst > 0
-            && scaled(weight, ceiling)
-                <= scaled(ceiling.burst, ceiling).saturating_sub(self.level_at(ceiling, now))
+    pub(super) fn look(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Look {
+        let level = self.level_at(ceiling, now);
+        let free = scaled(ceiling.burst, ceiling).saturating_sub(level);
+        Look { admits: time_helps(ceiling) && scaled(weight, ceiling) <= free, level }
     }
 
     pub(super) fn figures(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
-        let Standing { used, remaining, more_in } = self.standing(ceiling, now);
-        let admits = self.admits(ceiling, weight, now);
+        let Look { admits, level } = self.look(ceiling, weight, now);
+        let Standing { used, remaining, more_in } = self.standing_at(level, ceiling, now);
         let wait = || {
-            let level = self.level_at(ceiling, now);
             (time_helps(ceiling) && weight <= ceiling.burst)
                 .then(|| self.until_fits(weight, level, ceiling, now))
         };
         Figures { used, remaining, admits, wait: if admits { Some(0) } else { wait() }, more_in }
-    }
-
-    pub(super) fn standing(&self, ceiling: &Ceiling, now: Steady) -> Standing {
-        self.standing_at(self.level_at(ceiling, now), ceiling, now)
     }
 
     fn standing_at(&self, level: u128, ceiling: &Ceiling, now: Steady) -> Standing {
@@ -108,14 +102,25 @@ impl Bucket {
             .saturating_add(self.at.since(now))
     }
 
-    /// Takes, and says how it stands then: nothing has drained since, so the level is not worked out again.
-    pub(super) fn charge(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) -> Standing {
-        self.take(ceiling, weight, now);
-        self.standing_at(self.level.get(), ceiling, now)
+    /// Takes, from the `level` of this same instant, and says how it stands then: nothing has drained since.
+    pub(super) fn charge(
+        &mut self,
+        ceiling: &Ceiling,
+        weight: u64,
+        now: Steady,
+        level: u128,
+    ) -> Standing {
+        let level = level.saturating_add(scaled(weight, ceiling));
+        self.rise_to(level, ceiling, now);
+        self.standing_at(level, ceiling, now)
     }
 
     pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {
         let level = self.level_at(ceiling, now).saturating_add(scaled(weight, ceiling));
+        self.rise_to(level, ceiling, now);
+    }
+
+    fn rise_to(&mut self, level: u128, ceiling: &Ceiling, now: Steady) {
         // A ceiling of 0 drains nothing; the ceiling before it decides how long the use is remembered.
         self.idle = match ceiling.units {
             0 => Idle::From(self.idle_from()),

@@ -44,6 +44,15 @@ pub enum Meter {
     Credit(Purse),
 }
 
+/// What a meter says to an ask before it is taken: [`Meter::look`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Look {
+    /// Whether the ask is admitted.
+    pub admits: bool,
+    /// The level of a bucket at this instant, so that the take need not work it out again; 0 of every other meter.
+    level: u128,
+}
+
 /// The figures of a [`Reading`], as each kind of meter works them out.
 #[derive(Clone, Copy, Debug)]
 struct Figures {
@@ -119,9 +128,20 @@ impl Meter {
 
     /// Whether the ask is admitted: the same answer as [`Meter::read`], for less work.
     pub fn admits(&self, ask: &Ask, now: Now) -> bool {
+        match self.look(ask, now) {
+            Some(look) => look.admits,
+            None => self.figures(ask, now).admits,
+        }
+    }
+
+    /// The first half of a take, which changes nothing; the other is [`Meter::charge`]. `None` if it does not count as the
+    /// ask's window does.
+    pub fn look(&self, ask: &Ask, now: Now) -> Option<Look> {
         let (ceiling, weight, steady) = (&ask.ceiling, ask.weight, now.steady);
-        match (self, ceiling.window) {
-            (Meter::Bucket(bucket), Window::Bucket) => bucket.admits(ceiling, weight, steady),
+        let admits = match (self, ceiling.window) {
+            (Meter::Bucket(bucket), Window::Bucket) => {
+                return Some(bucket.look(ceiling, weight, steady));
+            }
             (Meter::Sliding(sliding), Window::Sliding) => sliding.admits(ceiling, weight, steady),
             (Meter::Fixed(fixed), Window::Fixed) => fixed.admits(ceiling, weight, steady),
             (Meter::Concurrent(concurrent), Window::Concurrent) => concurrent.admits(ceiling),
@@ -129,13 +149,21 @@ impl Meter {
                 tally.admits(ceiling, weight, ask.period)
             }
             (Meter::Credit(purse), Window::Prepaid) => purse.admits(weight),
-            _ => self.figures(ask, now).admits,
-        }
+            _ => return None,
+        };
+        Some(Look { admits, level: 0 })
     }
 
     /// What the limit says to the ask. Changes nothing. A meter of another window answers with its use carried over.
     pub fn read(&self, ask: &Ask, now: Now) -> Reading {
-        let mut reading = reading(ask, self.figures(ask, now));
+        self.reading(ask, self.figures(ask, now))
+    }
+
+    fn reading(&self, ask: &Ask, figures: Figures) -> Reading {
+        let Figures { used, remaining, admits, wait, more_in } = figures;
+        let Ask { limit, mode, ceiling, period, .. } = *ask;
+        let mut reading =
+            Reading { limit, mode, ceiling, period, used, remaining, admits, wait, more_in };
         if let Meter::Credit(purse) = self {
             reading.ceiling.units = purse.granted;
         }
@@ -202,12 +230,13 @@ impl Meter {
     }
 
     /// Takes what was asked for, as [`Meter::take`] does, and says how the limit stands after that. As reading it again
-    /// would, but that the ask is known to be admitted: the half of a reading that says so is not worked out.
-    pub fn charge(&mut self, ask: &Ask, now: Now) -> Reading {
-        self.turn_into(ask, now);
+    /// would, but that the ask is known to be admitted: the half of a reading that says so is not worked out. Only behind a
+    /// `look` under the same lock, at the same `now`, that admits.
+    pub fn charge(&mut self, ask: &Ask, now: Now, look: Look) -> Reading {
+        debug_assert!(look.admits && self.counts(ask.ceiling.window), "it was looked at");
         let (ceiling, weight, steady) = (&ask.ceiling, ask.weight, now.steady);
         let standing = match self {
-            Meter::Bucket(bucket) => bucket.charge(ceiling, weight, steady),
+            Meter::Bucket(bucket) => bucket.charge(ceiling, weight, steady, look.level),
             Meter::Sliding(sliding) => {
                 sliding.take(ceiling, weight, steady);
                 sliding.standing(ceiling, steady)
@@ -230,12 +259,14 @@ impl Meter {
             }
         };
         let Standing { used, remaining, more_in } = standing;
-        let figures = Figures { used, remaining, admits: true, wait: Some(0), more_in };
-        let mut reading = reading(ask, figures);
-        if let Meter::Credit(purse) = self {
-            reading.ceiling.units = purse.granted;
-        }
-        reading
+        self.reading(ask, Figures { used, remaining, admits: true, wait: Some(0), more_in })
+    }
+
+    /// Takes nothing, because the ask or another one of its request is refused, and says how the limit stands. Notes the
+    /// ceiling under which the meter was looked at, as [`Meter::keep`] does.
+    pub fn decline(&mut self, ask: &Ask, now: Now) -> Reading {
+        self.keep(&ask.ceiling, now);
+        self.read(ask, now)
     }
 
     /// Undoes a take of `weight` that was made at `taken` under this ceiling, as far as its units are still in use; what time has given back since,
@@ -385,12 +416,6 @@ impl Meter {
             }
         }
     }
-}
-
-fn reading(ask: &Ask, figures: Figures) -> Reading {
-    let Figures { used, remaining, admits, wait, more_in } = figures;
-    let Ask { limit, mode, ceiling, period, .. } = *ask;
-    Reading { limit, mode, ceiling, period, used, remaining, admits, wait, more_in }
 }
 
 #[cfg(test)]
