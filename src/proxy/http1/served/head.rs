@@ -213,8 +213,8 @@ impl HeadReader {
         Ok(Some(Found { bytes, line, hop, said }))
     }
 
-    /// A head whose lines are those of the one before: only its first line is looked at. 1 700 instructions fewer; 150 more
-    /// where it has other lines after all.
+    /// A head whose lines are those of the one before: only its first line is looked at. 2 000 instructions fewer for six lines,
+    /// and 500 more, to keep them, where they are others after all.
     fn again(&mut self, unread: &[u8]) -> Option<Found> {
         self.latest.kept()?;
         let (first, rest) = unread.split_at(line_end(unread)?);
