@@ -5,9 +5,12 @@
 
 Every request carries a key of its own and costs credit, so that each is reserved and claimed durably before it is forwarded. The
 gate runs one worker and its journal on core 1; wrk and the backend (an nginx that answers 201) share core 0. The candidates take
-turns in one run; with --against also gates from other binaries, each with a directory. Beside requests per second and latency it
-prints the CPU time of a request, what the journal's threads have of it, syncs per request (from the gate's own counter), and what one sync of a small write takes on this disk right now, to which the
-latency is to be held: two syncs and 5 ms at the 99th percentile.
+turns in one run, and so does the backend without a gate: its latency is what the generator and the backend make of one core by
+themselves. With --against there are also gates from other binaries, each with a directory.
+
+Beside requests per second and latency it prints the CPU time of a request, what the journal's threads have of it, syncs per
+request (from the gate's own counter), and what one sync of a small write takes on this disk right now, to which the latency is to
+be held: two syncs and 5 ms at the 99th percentile.
 Traffic stays on loopback. Needs wrk, nginx, util-linux (Debian's packages) and two cores.
 """
 import argparse
@@ -95,6 +98,13 @@ def journal_us(pid):
     return nanos / 1000
 
 
+def spent(gate):
+    """Syncs, and microseconds of CPU of the gate and of its journal, so far; nothing where there is no gate."""
+    if not gate:
+        return 0, 0, 0
+    return metric(gate.admin, "tollgate_store_syncs_total"), cpu_us(gate.process.pid), journal_us(gate.process.pid)
+
+
 def load(work, port, connections, seconds, seed):
     write(f"{work}/wrk.lua", WRK % {"seed": seed})
     command = ["taskset", "-c", "0", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", f"{work}/wrk.lua", f"http://127.0.0.1:{port}/"]
@@ -127,7 +137,7 @@ def main():
             running.append(Running("backend", 0, ["nginx", "-c", f"{work}/backend.conf"], upstream, work))
             digest = hashlib.sha256(b"bench-secret").hexdigest()
             write(f"{work}/bench.keys.yaml", f"- {{ id: bench, tenant: acme, digest: {{ sha256: {digest} }} }}\n")
-            candidates = {}
+            candidates = {"no gate": None}
             gates = [("memory", TOLLGATE), ("directory", TOLLGATE)] + [other.split("=", 1) for other in options.against]
             for name, binary in gates:
                 port, admin = free_port(), free_port()
@@ -142,13 +152,12 @@ def main():
             failed = 0
             for at in range(options.rounds + 1):
                 for name, gate in candidates.items():
-                    syncs, cpu, journal = metric(gate.admin, "tollgate_store_syncs_total"), cpu_us(gate.process.pid), journal_us(gate.process.pid)
-                    requests, rate, p50, p99, errors = load(work, gate.port, options.connections, options.seconds, f"{name}{at}")
+                    syncs, cpu, journal = spent(gate)
+                    requests, rate, p50, p99, errors = load(work, gate.port if gate else upstream, options.connections, options.seconds, f"{name}{at}")
                     failed += errors
                     # The first round warms up.
                     if at:
-                        syncs = metric(gate.admin, "tollgate_store_syncs_total") - syncs
-                        cpu, journal = cpu_us(gate.process.pid) - cpu, journal_us(gate.process.pid) - journal
+                        syncs, cpu, journal = (after - before for after, before in zip(spent(gate), (syncs, cpu, journal)))
                         rows[name].append((rate, cpu / requests, journal / requests, p50, p99, syncs / requests, one_sync(work)))
             print(f"{options.connections} connections, medians of {options.rounds} rounds of {options.seconds} s")
             print(f"{'state':12}{'requests/s':>12}{'CPU us':>9}{'journal us':>12}{'p50 ms':>9}{'p99 ms':>9}{'syncs/request':>15}{'one sync ms':>13}{'2 syncs + 5 ms':>16}")

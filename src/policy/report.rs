@@ -90,6 +90,15 @@ impl Report {
         Some(XFields { shown, remaining: reading.remaining, reset })
     }
 
+    /// Whether an answer may show what this limit says.
+    pub fn shows(&self, limit: LimitIx, mode: Mode, kind: LimitKind) -> bool {
+        let of_all = match self.of {
+            Some(of) => limit == of,
+            None => mode == Mode::Enforce && kind == LimitKind::Rate,
+        };
+        self.sends_ratelimit() || (of_all && self.x_ratelimit != XRateLimit::None)
+    }
+
     /// Whether the IETF fields are sent.
     pub fn sends_ratelimit(&self) -> bool {
         match self.ratelimit {

@@ -248,6 +248,20 @@ impl<E: OnEnd> Body<E> {
         }
     }
 
+    /// The whole body, handed on at once, if it is at hand and short enough; then it is over.
+    pub(super) fn hand_on(&mut self, most: usize) -> Option<Bytes> {
+        match &mut self.source {
+            Source::Full(bytes) if bytes.len() <= most && self.cut.is_none() => {
+                let bytes = std::mem::take(bytes);
+                self.source = Source::Empty;
+                self.bytes += bytes.len() as u64;
+                self.end(BodyEnd::Clean);
+                Some(bytes)
+            }
+            Source::Empty | Source::Full(_) | Source::Upstream(_) | Source::Piped(_) => None,
+        }
+    }
+
     /// Lets `cut` break the body off while it streams.
     #[must_use]
     pub fn cut_by(mut self, cut: Cut) -> Body<E> {

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -83,13 +83,25 @@ impl Client {
     }
 }
 
-/// An answer's body as the client sees it while somebody else reads it.
+/// An answer's body as the client sees it while somebody else reads it, or has read it.
 #[derive(Debug)]
 pub(super) struct Piped {
-    pieces: mpsc::Receiver<Piece>,
+    pieces: Pieces,
     then: Then,
     left: SizeHint,
 }
+
+/// Where the pieces of an answer come from.
+#[derive(Debug)]
+enum Pieces {
+    /// From who reads it.
+    Coming(mpsc::Receiver<Piece>),
+    /// There is one, and it is here.
+    Here(Option<Frame<Bytes>>),
+}
+
+/// What a look at an answer's body has found.
+type Found = Poll<Option<Result<Frame<Bytes>, AnswerError>>>;
 
 /// Who reads a claimed request's answer.
 pub(super) struct Capture {
@@ -136,15 +148,35 @@ impl Capture {
         }
     }
 
-    /// Starts to read, in a task of its own. What it returns is the client's body.
-    pub(super) fn read(self, body: UpstreamBody) -> Piped {
-        let (to_client, pieces) = mpsc::channel(WAITING);
+    /// Reads: at once what is at hand, and the rest in a task of its own. What it returns is the client's body. Most answers
+    /// that are kept are at hand whole, and need no task, channel and timer of their own.
+    pub(super) fn read(mut self, mut body: UpstreamBody) -> Piped {
         let left = body.size_hint();
-        tokio::task::spawn_local(self.read_to_the_end(body, to_client));
+        // It wakes nobody: whoever reads on looks again.
+        let mut nobody = Context::from_waker(Waker::noop());
+        let pieces = match Pin::new(&mut body).poll_frame(&mut nobody) {
+            Poll::Ready(Some(Ok(frame))) if body.is_end_stream() => {
+                self.keep(&frame);
+                self.ended();
+                Pieces::Here(Some(frame))
+            }
+            first => {
+                let (to_client, pieces) = mpsc::channel(WAITING);
+                // Boxed: a task is moved several times before it runs.
+                let rest = Box::pin(self.read_to_the_end(first, body, to_client));
+                tokio::task::spawn_local(rest);
+                Pieces::Coming(pieces)
+            }
+        };
         Piped { pieces, then: Then::More, left }
     }
 
-    async fn read_to_the_end(mut self, mut body: UpstreamBody, to_client: mpsc::Sender<Piece>) {
+    async fn read_to_the_end(
+        mut self,
+        mut first: Found,
+        mut body: UpstreamBody,
+        to_client: mpsc::Sender<Piece>,
+    ) {
         let mut client = Client { open: Some(to_client), waiting: VecDeque::new() };
         let mut too_long = Box::pin(sleep(LONGEST));
         let mut then = Then::More;
@@ -153,7 +185,10 @@ impl Capture {
             // A client that does not read must not keep the record in flight.
             let room = if self.kept.is_some() { BEHIND } else { 1 };
             let reads = then == Then::More && client.waiting.len() < room;
-            let next = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            let next = poll_fn(|cx| match std::mem::replace(&mut first, Poll::Pending) {
+                Poll::Ready(first) => Poll::Ready(first),
+                Poll::Pending => Pin::new(&mut body).poll_frame(cx),
+            });
             let frame = tokio::select! {
                 frame = next, if reads => frame,
                 () = client.catch_up(), if !client.waiting.is_empty() => continue,
@@ -239,22 +274,26 @@ impl http_body::Body for Piped {
         if self.then == Then::End {
             return Poll::Ready(None);
         }
-        self.pieces.poll_recv(cx).map(|piece| {
-            let Some(Piece { frame, then }) = piece else {
-                self.then = Then::End;
-                return Some(Err(AnswerError::Broke));
-            };
-            self.then = then;
-            if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref) {
-                if data.is_empty() && then == Then::End {
-                    return None;
-                }
-                if let Some(exact) = self.left.exact() {
-                    self.left = SizeHint::with_exact(exact.saturating_sub(data.len() as u64));
-                }
+        let piece = match &mut self.pieces {
+            Pieces::Coming(pieces) => ready!(pieces.poll_recv(cx)),
+            Pieces::Here(only) => {
+                only.take().map(|frame| Piece { frame: Ok(frame), then: Then::End })
             }
-            Some(frame)
-        })
+        };
+        let Some(Piece { frame, then }) = piece else {
+            self.then = Then::End;
+            return Poll::Ready(Some(Err(AnswerError::Broke)));
+        };
+        self.then = then;
+        if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref) {
+            if data.is_empty() && then == Then::End {
+                return Poll::Ready(None);
+            }
+            if let Some(exact) = self.left.exact() {
+                self.left = SizeHint::with_exact(exact.saturating_sub(data.len() as u64));
+            }
+        }
+        Poll::Ready(Some(frame))
     }
 
     fn is_end_stream(&self) -> bool {

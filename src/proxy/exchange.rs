@@ -21,7 +21,6 @@ use super::serve::{Answer, Asked, Facts};
 use super::tunnel::{TunnelEnd, Tunnelled};
 use crate::clock::{Now, Steady};
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
-use crate::policy::fields::is_printable;
 use crate::policy::head::{Seen, Unchecked};
 use crate::policy::limit::{LimitIx, Mode};
 use crate::policy::money::Money;
@@ -79,30 +78,36 @@ impl Exchange {
     pub(super) fn begin(at: &Rc<WorkerContext>, now: Now) -> Exchange {
         at.in_flight.set(at.in_flight.get() + 1);
         at.metrics.in_flight(1);
-        Exchange(Box::new(Inner {
-            draft: at.records.borrow_mut().draft(),
-            at: Rc::clone(at),
-            started: now,
-            request_id: RequestId::Nameless,
-            route: None,
-            fields: LimitFields::default(),
-            reads: Reads::Http,
-            reservation: None,
-            membership: None,
-            watch: BodyWatch::default(),
-            idempotency: None,
-            cost: None,
-            charged: None,
-            // Until an answer says otherwise: admitted, and the client left before there was one.
-            outcome: Outcome::Admitted,
-            status: CLIENT_LEFT,
-            upstream_status: None,
-            sent: None,
-            answered: None,
-            request_bytes: None,
-            response_bytes: 0,
-            end: End::ClientLeft,
-        }))
+        let (draft, at) = (at.records.borrow_mut().draft(), Rc::clone(at));
+        // Its memory first: then it is put together there, and not moved.
+        let memory = Box::new_uninit();
+        Exchange(Box::write(
+            memory,
+            Inner {
+                draft,
+                at,
+                started: now,
+                request_id: RequestId::Nameless,
+                route: None,
+                fields: LimitFields::default(),
+                reads: Reads::Http,
+                reservation: None,
+                membership: None,
+                watch: BodyWatch::default(),
+                idempotency: None,
+                cost: None,
+                charged: None,
+                // Until an answer says otherwise: admitted, and the client left before there was one.
+                outcome: Outcome::Admitted,
+                status: CLIENT_LEFT,
+                upstream_status: None,
+                sent: None,
+                answered: None,
+                request_bytes: None,
+                response_bytes: 0,
+                end: End::ClientLeft,
+            },
+        ))
     }
 
     /// Writes down what the decision was made of.
@@ -117,9 +122,22 @@ impl Exchange {
         let inner = &mut *self.0;
         let at = &*inner.at;
         let mut refrains = at.limit_refrains.borrow_mut();
-        let limits = refrains.of(policy, &facts.readings);
-        let started = inner.started.wall;
-        inner.fields = LimitFields::new(&policy.report, &limits.fields, &facts.readings, started);
+        let mut limits: &[u8] = b"";
+        inner.fields.spelling = policy.report.spelling;
+        if !facts.readings.is_empty() {
+            let said = refrains.of(policy, &facts.readings);
+            let started = inner.started.wall;
+            inner.fields = LimitFields::new(&policy.report, &said.fields, &facts.readings, started);
+            if inner.draft.is_wanted() {
+                let line = |reading: &Reading| LimitLine {
+                    used: reading.used,
+                    remaining: reading.remaining,
+                    admits: reading.admits,
+                    wait_nanos: reading.wait.filter(|_| !reading.admits),
+                };
+                limits = said.member.of(facts.readings.iter().map(line));
+            }
+        }
         inner.request_id = said.request_id;
         inner.reads = said.reads;
         let route = facts.route.map(|ix| policy.route(ix));
@@ -129,32 +147,23 @@ impl Exchange {
         inner.cost = route
             .map(|route| route.charge.reserve)
             .filter(|cost| *cost > Money::ZERO && facts.readings.iter().any(money));
-        let headers: SmallVec<[(&str, &[u8]); 4]> = policy
-            .record
-            .headers
-            .iter()
-            .map(HeaderName::as_str)
-            .filter_map(|name| Some((name, head.fields.first(name)?)))
-            .collect();
+        let mut headers: SmallVec<[(&str, &[u8]); 4]> = SmallVec::new();
+        for name in policy.record.headers.iter().map(HeaderName::as_str) {
+            headers.extend(head.fields.first(name).map(|value| (name, value)));
+        }
         let mut refrain = peer.refrain.borrow_mut();
-        let (origin, caller) = refrain.of(policy, peer, facts);
-        let lines = facts.readings.iter().map(|reading| LimitLine {
-            used: reading.used,
-            remaining: reading.remaining,
-            admits: reading.admits,
-            wait_nanos: reading.wait.filter(|_| !reading.admits),
-        });
+        let host = head.target.authority.map_or(seen.host.first(), |host| Some(host.as_bytes()));
+        let (origin, caller) =
+            refrain.of(policy, peer, facts, head.method, host.unwrap_or_default());
         let opening = Opening {
             time: inner.started.wall,
             id: said.id,
             origin,
-            method: head.method.as_str(),
             path: head.target.path,
-            host: asked_host(head, seen),
             caller,
-            limits: if inner.draft.is_wanted() { limits.member.of(lines) } else { b"" },
+            limits,
             shadow: &facts.shadowed,
-            request_id: Some(inner.request_id.as_bytes()).filter(|id| id.is_ascii()).unwrap_or(b""),
+            request_id: inner.request_id.recorded(),
             headers: &headers,
         };
         at.records.borrow_mut().open(&mut inner.draft, &opening);
@@ -294,20 +303,21 @@ impl Exchange {
     }
 
     /// The gate's own answer goes out: a refusal that was noted, or one that it gives by itself.
-    pub(super) fn answered(mut self, answer: Answer) -> Answer {
+    pub(super) fn answered(mut self, answer: &mut Answer) {
         self.0.status = answer.status().as_u16();
-        self.hang_on(answer)
+        self.hang_on(answer);
     }
 
     /// The upstream failed, or the request's body did: a late refusal.
-    pub(super) fn failed(mut self, refused: &Refused, answer: Answer) -> Answer {
+    pub(super) fn failed(mut self, refused: &Refused, mut answer: Answer) -> Answer {
         self.note(refused, None);
         self.renote_idempotency(refused.why);
         if refused.why.blame() == Blame::Upstream {
             self.0.at.metrics.upstream_error(refused.why);
         }
         self.0.status = answer.status().as_u16();
-        self.hang_on(answer)
+        self.hang_on(&mut answer);
+        answer
     }
 
     /// An answer that was given before goes out once more.
@@ -316,13 +326,15 @@ impl Exchange {
         (inner.status, inner.outcome) = (answer.status().as_u16(), Outcome::Replayed);
         inner.answered.get_or_insert(inner.started.steady);
         inner.sign(&mut answer.head);
-        self.hang_on(answer)
+        self.hang_on(&mut answer);
+        answer
     }
 
     /// The upstream's answer goes out.
     pub(super) fn delivering(mut self, mut answer: Answer) -> Answer {
         self.admitted(&mut answer.head);
-        self.hang_on(answer)
+        self.hang_on(&mut answer);
+        answer
     }
 
     /// The upstream's 101 goes out; what follows is [`Exchange::tunnelled`].
@@ -381,10 +393,9 @@ impl Exchange {
         );
     }
 
-    fn hang_on(self, mut answer: Answer) -> Answer {
+    fn hang_on(self, answer: &mut Answer) {
         self.0.spell(&mut answer.head);
         answer.body.hang(self);
-        answer
     }
 }
 
@@ -396,16 +407,6 @@ pub(super) struct Decided {
     pub(super) request_id: RequestId,
     /// What the caller reads of a refusal.
     pub(super) reads: Reads,
-}
-
-/// Without user information: the request is refused for it, and its password must not be written down.
-fn asked_host<'a>(head: &Unchecked<'a>, seen: &Seen<'a>) -> Option<&'a [u8]> {
-    let host = match head.target.authority {
-        Some(authority) => authority.as_bytes(),
-        None => seen.host.first().filter(|host| is_printable(host))?,
-    };
-    let user = host.iter().rposition(|byte| *byte == b'@');
-    user.map_or(Some(host), |at| host.get(at + 1..))
 }
 
 impl OnEnd for Exchange {

@@ -106,6 +106,26 @@ impl Line {
     }
 }
 
+/// Some lengths of names, each below 64 bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lengths(u64);
+
+impl Lengths {
+    /// These.
+    pub(super) const fn of<const N: usize>(lengths: [usize; N]) -> Lengths {
+        let (mut bits, mut at) = (0, 0);
+        while at < N {
+            bits |= 1 << lengths[at];
+            at += 1;
+        }
+        Lengths(bits)
+    }
+
+    fn has(self, length: usize) -> bool {
+        length < 64 && (self.0 >> length) & 1 == 1
+    }
+}
+
 /// Field lines, each `name: value` with its line end, one behind the other. Names are in lower case until [`FieldText::print`].
 #[derive(Debug)]
 pub struct FieldText {
@@ -280,10 +300,12 @@ impl FieldText {
         })
     }
 
-    /// All names and values in their order, as they stand there.
-    pub(super) fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+    /// The names and values of the lines whose names are of these lengths, as they stand there. The others are passed over
+    /// without a look at their text: 50 instructions each.
+    pub(super) fn of_lengths(&self, lengths: Lengths) -> impl Iterator<Item = (&[u8], &[u8])> {
         let text = self.text.as_bytes();
-        self.index.iter().map(|line| (&text[line.name()], &text[line.value()]))
+        let those = self.index.iter().filter(move |line| lengths.has(line.name));
+        those.map(|line| (&text[line.name()], &text[line.value()]))
     }
 
     /// All names and values, whose memory is one piece.

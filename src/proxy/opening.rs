@@ -9,7 +9,7 @@ use super::serve::{Facts, Stop};
 use crate::clock::Now;
 use crate::policy::authorize::Permit;
 use crate::policy::head::Head;
-use crate::policy::order::{Readings, longest_wait, refusing};
+use crate::policy::order::{Ask, Readings, longest_wait, refusing};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::Snapshot;
 use crate::store::{Found, Order, Reservation, Told};
@@ -73,8 +73,8 @@ fn because(why: Refusal, detail: &'static str) -> Stop {
     Stop::Refused(Refused::because(why, detail))
 }
 
-/// What the limits say to a caller who was refused before they were asked, into `facts`: every answer to an
-/// authenticated request shows them, and a refused request spends nothing.
+/// What the limits say to a caller who was refused before they were asked, into `facts`, as far as the answer may show it:
+/// every answer to an authenticated request does, and a refused request spends nothing.
 pub(super) fn look_at(
     at: &WorkerContext,
     policy: &Arc<Snapshot>,
@@ -85,7 +85,10 @@ pub(super) fn look_at(
     if let (Some(route), Some(caller)) = (facts.route, facts.caller) {
         let mut refrain = peer.refrain.borrow_mut();
         let asks = refrain.asks(policy, route, Some(caller), facts.client, now.wall);
-        at.ledger.peek_all(now, asks, &mut facts.readings);
+        let shown =
+            |ask: &&Ask| policy.report.shows(ask.limit, ask.mode, ask.ceiling.window.kind());
+        let peeked = asks.iter().filter(shown).map(|ask| at.ledger.peek(now, ask));
+        facts.readings.extend(peeked);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Step 9: through to the upstream and back, or into a tunnel.
 
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use http::StatusCode;
 
@@ -12,10 +14,9 @@ use super::cut::Cut;
 use super::exchange::Exchange;
 use super::http1::Upgrading;
 use super::idempotent;
-use super::peer::Peer;
+use super::peer::{Coming, Peer};
 use super::pool::{Departure, Processed, SendFailure, Why};
 use super::request_body::BodyFate;
-use super::respond::unasked;
 use super::serve::{Admission, Answer, late_refusal};
 use super::tunnel;
 use crate::killpoint::{self, KillPoint};
@@ -64,25 +65,42 @@ pub(super) fn pass(
     }
 }
 
-/// As [`pass`], in a task of its own: what became of money or a claim must be learned when the client has left too.
-pub(super) async fn pass_in_any_case(
+/// As [`pass`], but it goes on in a task of its own when it is dropped unfinished: what became of money or a claim must be
+/// learned when the client has left too.
+pub(super) fn pass_in_any_case(
     at: Rc<WorkerContext>,
     peer: Rc<Peer>,
     departure: Departure,
     client: Option<Upgrading>,
     admission: Box<Admission>,
     exchange: Exchange,
-) -> Answer {
-    let (tell, told) = tokio::sync::oneshot::channel();
-    let passing = Rc::clone(&at);
-    tokio::task::spawn_local(async move {
-        // A client that has left takes no answer: dropped, it closes its record.
-        drop(tell.send(pass(passing, peer, departure, client, admission, exchange).await));
-    });
-    match told.await {
-        Ok(answer) => answer,
-        // The task panicked, or its worker ends.
-        Err(_) => unasked(&at, &Refused::because(Refusal::Internal, "a panic")),
+) -> InAnyCase {
+    InAnyCase(Some(Box::pin(pass(at, peer, departure, client, admission, exchange))))
+}
+
+/// See [`pass_in_any_case`].
+pub(super) struct InAnyCase(Option<Coming<Exchange>>);
+
+impl Future for InAnyCase {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        // Not there while it runs: what has panicked does not go on.
+        let Some(mut passing) = self.0.take() else { return Poll::Pending };
+        let answer = passing.as_mut().poll(cx);
+        if answer.is_pending() {
+            self.0 = Some(passing);
+        }
+        answer
+    }
+}
+
+impl Drop for InAnyCase {
+    fn drop(&mut self) {
+        if let Some(passing) = self.0.take() {
+            // A client that has left takes no answer: dropped, it closes its record.
+            tokio::task::spawn_local(async move { drop(passing.await) });
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, request};
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
@@ -45,16 +45,15 @@ const ANSWER_LOOKS: u32 = 16;
 pub enum Departure {
     /// In HTTP/1: as it is written.
     Http1(RequestHead, RequestBody),
-    /// In HTTP/2: its target is absolute.
-    Http2(Request<RequestBody>),
+    /// In HTTP/2: its target is absolute. Boxed, because it is rarer and larger.
+    Http2(Box<request::Parts>, RequestBody),
 }
 
 impl Departure {
     /// The body on its way.
     pub(super) fn body(&self) -> &RequestBody {
         match self {
-            Departure::Http1(_, body) => body,
-            Departure::Http2(request) => request.body(),
+            Departure::Http1(_, body) | Departure::Http2(_, body) => body,
         }
     }
 }
@@ -161,7 +160,8 @@ impl Pool {
                     Sending::fresh(pool, errand, active)
                 }
             }
-            Departure::Http2(request) => Sending(Way::Else(Box::pin(async move {
+            Departure::Http2(head, body) => Sending(Way::Else(Box::pin(async move {
+                let request = Request::from_parts(*head, body);
                 pool.send_http2(request, active, response_timeout).await
             }))),
         }

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::Method;
+
 use super::asking::Asking;
 use super::limit_fields::FieldWords;
 use super::made_of::MadeOf;
@@ -15,12 +17,18 @@ use super::said::Said;
 use super::serve::Facts;
 use crate::clock::Wall;
 use crate::policy::authenticate::Caller as Asker;
+use crate::policy::fields::is_printable;
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::{Ceiling, LimitIx};
 use crate::policy::order::{Asks, Reading};
 use crate::policy::recall::Recall;
 use crate::policy::snapshot::{RouteIx, Snapshot};
-use crate::telemetry::record::{Caller, LimitPhrase, LimitsMember, Origin};
+use crate::telemetry::record::{
+    Caller, LimitPhrase, LimitsMember, Origin, write_host, write_method,
+};
+
+/// The longest host that is remembered, in bytes: longer ones are no names (RFC 1035 §2.3.4).
+const LONGEST_HOST: usize = 300;
 
 /// What the requests of a connection and their records have in common: nearly always all its requests are of one client,
 /// and often of one key on one route. 700 instructions a record where they are.
@@ -28,9 +36,15 @@ use crate::telemetry::record::{Caller, LimitPhrase, LimitsMember, Origin};
 pub(crate) struct Refrain {
     policy: MadeOf,
     client: Option<IpAddr>,
+    method: Option<Method>,
+    /// The client, and the method from this byte on.
     origin: Vec<u8>,
+    method_at: usize,
+    host: Option<Vec<u8>>,
     asked: Option<(Option<RouteIx>, Option<KeyIx>)>,
+    /// The host, and the caller from this byte on.
     caller: Vec<u8>,
+    caller_at: usize,
     /// The credential that came last.
     recall: Recall,
     /// Boxed, and only where limits are asked: a connection may never come that far.
@@ -41,7 +55,7 @@ pub(crate) struct Refrain {
 impl Refrain {
     fn belong_to(&mut self, policy: &Arc<Snapshot>) {
         if self.policy.was_another(policy) {
-            (self.client, self.asked) = (None, None);
+            (self.client, self.host, self.asked) = (None, None, None);
             self.recall.forget();
             if let Some(asking) = &mut self.asking {
                 asking.forget();
@@ -75,12 +89,14 @@ impl Refrain {
         &mut self.said
     }
 
-    /// Where a request of `peer` comes from, and who asks for what.
+    /// Where a request of `peer` comes from and with what method, and who asks which host for what.
     pub(super) fn of(
         &mut self,
         policy: &Arc<Snapshot>,
         peer: &Peer,
         facts: &Facts,
+        method: &Method,
+        host: &[u8],
     ) -> (&[u8], &[u8]) {
         self.belong_to(policy);
         if self.client != Some(facts.client) {
@@ -98,10 +114,22 @@ impl Refrain {
                 protocol,
             };
             origin.write(&mut self.origin);
+            (self.method, self.method_at) = (None, self.origin.len());
+        }
+        if self.method.as_ref() != Some(method) {
+            self.method = Some(method.clone());
+            self.origin.truncate(self.method_at);
+            write_method(&mut self.origin, method.as_str());
+        }
+        if self.host.as_deref() != Some(host) {
+            self.host = Some(host.to_vec()).filter(|host| host.len() <= LONGEST_HOST);
+            self.caller.clear();
+            write_host(&mut self.caller, asked_host(host));
+            (self.asked, self.caller_at) = (None, self.caller.len());
         }
         if self.asked != Some((facts.route, facts.key)) {
             self.asked = Some((facts.route, facts.key));
-            self.caller.clear();
+            self.caller.truncate(self.caller_at);
             let key = facts.key.map(|ix| policy.keys.at(ix));
             let caller = Caller {
                 route: facts.route.map(|ix| &*policy.route(ix).name),
@@ -114,6 +142,14 @@ impl Refrain {
         }
         (&self.origin, &self.caller)
     }
+}
+
+/// The host of a request as it is written down: without user information, for which the request is refused, and whose password
+/// must not be written down; nothing of one that is not printable.
+fn asked_host(host: &[u8]) -> Option<&[u8]> {
+    let host = Some(host).filter(|host| !host.is_empty() && is_printable(host))?;
+    let user = host.iter().rposition(|byte| *byte == b'@');
+    user.map_or(Some(host), |at| host.get(at + 1..))
 }
 
 /// Sets of ceilings that a worker remembers: routes and plans make few, and what finds no place is rendered anew.

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::field_text::Legal;
 use crate::policy::fields::printable;
 use crate::telemetry::decision_id;
+use crate::telemetry::record::ShownId;
 
 /// The id of one request. One that the gate made stands in its place: as a field's value of its own it would be
 /// allocated, checked and freed with every request, for 400 instructions.
@@ -38,6 +39,15 @@ impl RequestId {
         match self {
             RequestId::Nameless | RequestId::Made(_) => self.as_bytes(),
             RequestId::Given(id) => printable(id).map_or(b"", str::as_bytes),
+        }
+    }
+
+    /// The id as records have it: nothing of one that is not ASCII.
+    pub(super) fn recorded(&self) -> ShownId<'_> {
+        match self {
+            RequestId::Made(id) => ShownId::Made(id),
+            RequestId::Nameless => ShownId::Given(self.as_bytes()),
+            RequestId::Given(id) => ShownId::Given(if id.is_ascii() { id } else { b"" }),
         }
     }
 

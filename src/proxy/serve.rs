@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode};
+use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::body::Body;
@@ -54,7 +54,10 @@ pub(super) fn serve(
     let now = at.clock.now();
     let mut exchange = Exchange::begin(&at, now);
     match decide(&at, &peer, unchecked, now, &mut exchange) {
-        Decision::Here(answer) => Handled::Now(exchange.answered(answer)),
+        Decision::Here(mut answer) => {
+            exchange.answered(&mut answer);
+            Handled::Now(answer)
+        }
         Decision::Replay(repeat, idle) => {
             Handled::Later(Box::pin(replay(at, exchange, repeat, idle, body)))
         }
@@ -106,7 +109,7 @@ fn forward(
     };
     let departure = match head {
         Written::Http1(head) => Departure::Http1(head.telling(interims), body),
-        Written::Http2(head) => Departure::Http2(Request::from_parts(*head, body)),
+        Written::Http2(head) => Departure::Http2(head, body),
     };
     if exchange.held().is_some_and(Reservation::holds_promise) {
         Box::pin(passage::pass_in_any_case(at, peer, departure, upgrade, admission, exchange))

@@ -58,8 +58,6 @@ pub(super) struct Case {
     pub(super) retry_after: Option<u64>,
     /// Unix seconds at which the limit admits again.
     pub(super) reset: Option<i64>,
-    /// What limits say on the answer.
-    pub(super) fields: LimitFields,
 }
 
 /// The latest case, and the answer to it as soon as it comes a second time: floods are of one case, but callers that are refused
@@ -67,6 +65,8 @@ pub(super) struct Case {
 #[derive(Debug)]
 struct Latest {
     case: Case,
+    /// What limits say on the answer.
+    fields: LimitFields,
     answer: Option<Said>,
 }
 
@@ -147,9 +147,15 @@ impl Wording {
     }
 
     /// The answer to the latest case once more, for a request with this id: 1 200 instructions fewer than to put it together.
-    pub(super) fn again(&self, case: &Case, id: &RequestId) -> Option<Answer> {
-        let Latest { case: latest, answer } = self.latest.as_ref()?;
-        let said = answer.as_ref().filter(|_| latest == case)?;
+    pub(super) fn again(
+        &self,
+        case: &Case,
+        fields: &LimitFields,
+        id: &RequestId,
+    ) -> Option<Answer> {
+        let latest = self.latest.as_ref()?;
+        let same = latest.case == *case && latest.fields == *fields;
+        let said = latest.answer.as_ref().filter(|_| same)?;
         let mut head = said.head.copied();
         head.fields_mut().write_over(said.id, id.as_bytes());
         if said.ids.is_empty() {
@@ -166,13 +172,20 @@ impl Wording {
 
     /// Remembers the answer to a case, if it is the second time that this one comes. `ids` says where in the body the id of
     /// its request begins.
-    pub(super) fn remember(&mut self, case: Case, head: &Head, body: &Bytes, ids: Places) {
+    pub(super) fn remember(
+        &mut self,
+        case: Case,
+        fields: LimitFields,
+        head: &Head,
+        body: &Bytes,
+        ids: Places,
+    ) {
         // Where the policy words a field of the gate's, the id may be anywhere.
         if self.overrides == Overrides::Some {
             return;
         }
         match &mut self.latest {
-            Some(latest) if latest.case == case => {
+            Some(latest) if latest.case == case && latest.fields == fields => {
                 let id = head.fields().place_of(X_REQUEST_ID.as_str());
                 latest.answer = id.map(|id| Said {
                     head: head.copied(),
@@ -181,7 +194,7 @@ impl Wording {
                     ids,
                 });
             }
-            _ => self.latest = Some(Latest { case, answer: None }),
+            _ => self.latest = Some(Latest { case, fields, answer: None }),
         }
     }
 }
@@ -241,15 +254,11 @@ pub(super) mod tests {
     }
 
     fn case(retry_after: Option<u64>) -> Case {
-        Case {
-            route: None,
-            limit: None,
-            ceiling: None,
-            remaining: None,
-            retry_after,
-            reset: None,
-            fields: LimitFields::default(),
-        }
+        Case { route: None, limit: None, ceiling: None, remaining: None, retry_after, reset: None }
+    }
+
+    fn none() -> LimitFields {
+        LimitFields::default()
     }
 
     #[test]
@@ -299,15 +308,15 @@ pub(super) mod tests {
         let body = Bytes::from(format!("{{\"id\":\"{}\"}}", first.as_str()));
         let places = Places::from_slice(&[7]);
         for times in 0..3 {
-            let again = wording.again(&case(Some(1)), &second);
+            let again = wording.again(&case(Some(1)), &none(), &second);
             assert_eq!(again.is_some(), times == 2, "remembered the second time");
-            wording.remember(case(Some(1)), &head, &body, places.clone());
+            wording.remember(case(Some(1)), none(), &head, &body, places.clone());
         }
-        let mut again = wording.again(&case(Some(1)), &second).unwrap();
+        let mut again = wording.again(&case(Some(1)), &none(), &second).unwrap();
         assert_eq!(again.head.fields().first("x-request-id"), Some(second.as_bytes()));
         assert_eq!(again.body.take_full(), format!("{{\"id\":\"{}\"}}", second.as_str()));
-        assert!(wording.again(&case(Some(2)), &second).is_none());
-        assert!(wording.again(&case(None), &second).is_none());
+        assert!(wording.again(&case(Some(2)), &none(), &second).is_none());
+        assert!(wording.again(&case(None), &none(), &second).is_none());
     }
 
     #[test]
@@ -316,7 +325,7 @@ pub(super) mod tests {
         let mut wording = Wording::new(&policy, Refusal::Rate, Reads::Http);
         let head = wording.head.copied();
         for _ in 0..2 {
-            wording.remember(case(None), &head, &Bytes::new(), Places::new());
+            wording.remember(case(None), none(), &head, &Bytes::new(), Places::new());
         }
         assert!(wording.latest.is_none());
     }

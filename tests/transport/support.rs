@@ -293,7 +293,7 @@ impl PassOn {
         let upstream = setup.other.as_ref().filter(|_| to_other).unwrap_or(&setup.upstream);
         let pool = pools.of(upstream).unwrap();
         let departure = if h2 {
-            Departure::Http2(Request::from_parts(head, body))
+            Departure::Http2(Box::new(head), body)
         } else {
             Departure::Http1(RequestHead::of(&head).unwrap().telling(interims), body)
         };

@@ -177,11 +177,14 @@ impl Connection {
                 Poll::Ready(Ok(_)) if self.errand.upload.accepted() == Accepted::Nothing => {
                     return self.fails(Wrong::Broke);
                 }
-                Poll::Ready(Ok(_)) => match self.errand.reader.read(&mut self.inlet.unread) {
-                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                    Ok(None) => {}
-                    Err(BadHead) => return self.fails(Wrong::NoAnswer),
-                },
+                Poll::Ready(Ok(_)) => {
+                    let Inlet { unread, stock, .. } = &mut self.inlet;
+                    match self.errand.reader.read(unread, stock.recent()) {
+                        Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                        Ok(None) => {}
+                        Err(BadHead) => return self.fails(Wrong::NoAnswer),
+                    }
+                }
                 Poll::Pending => break,
             }
         }
@@ -200,7 +203,7 @@ impl Connection {
         let sent = upload.poll(&mut self.stream, cx);
         if upload.is_over() {
             // While its memory is warm: who waits for an answer holds none of it.
-            self.inlet.stock().put_text(upload.take_text());
+            self.inlet.stock.put_text(upload.take_text());
         }
         sent
     }

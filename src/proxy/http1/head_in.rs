@@ -9,6 +9,7 @@ use http::header::HeaderName;
 use smallvec::SmallVec;
 
 use super::framing::{Asked, BodyLength, Codings, content_length};
+use super::recent::Recent;
 use super::served::Interims;
 use crate::policy::fields::members;
 use crate::proxy::answer::Head;
@@ -30,6 +31,13 @@ pub(crate) struct AnswerHead {
     pub(super) length: BodyLength,
     /// What becomes of the connection.
     pub(super) after: After,
+}
+
+impl AnswerHead {
+    /// The same head in memory of its own.
+    pub(super) fn copied(&self) -> AnswerHead {
+        AnswerHead { head: self.head.copied(), length: self.length, after: self.after }
+    }
 }
 
 /// What becomes of a connection when its answer has been read.
@@ -64,7 +72,19 @@ impl HeadReader {
 
     /// The head at the start of `unread`, which it takes away, and passes the interim ones before it on; `None` without
     /// more bytes.
-    pub(super) fn read(&mut self, unread: &mut BytesMut) -> Result<Option<AnswerHead>, BadHead> {
+    pub(super) fn read(
+        &mut self,
+        unread: &mut BytesMut,
+        recent: &Recent,
+    ) -> Result<Option<AnswerHead>, BadHead> {
+        // 1 400 instructions less, and some 150 more where it is another one.
+        if self.seen == 0
+            && let Some((head, bytes)) = recent.again(self.asked, unread)
+        {
+            unread.advance(bytes);
+            self.interims = None;
+            return Ok(Some(head));
+        }
         // Without the end of a line there is no end of a head.
         while unread[self.seen..].contains(&b'\n') {
             let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
@@ -82,7 +102,11 @@ impl HeadReader {
                     }
                     None
                 }
-                _ => Some(found.answer(self.asked)?),
+                _ => {
+                    let head = found.answer(self.asked)?;
+                    recent.keep(self.asked, unread, bytes, &head);
+                    Some(head)
+                }
             };
             unread.advance(bytes);
             self.seen = 0;
@@ -250,19 +274,26 @@ enum Says {
 
 impl Says {
     fn of(name: &[u8]) -> Says {
-        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         // By length first, so that most names are compared with none of these.
         match name.len() {
-            14 if is(b"content-length") => Says::Length,
-            17 if is(b"transfer-encoding") => Says::Codings,
-            10 if is(b"connection") => Says::Connection,
-            7 if is(b"upgrade") => Says::Upgrade,
-            2 if is(b"te") => Says::OfTheHop,
-            10 if is(b"keep-alive") => Says::OfTheHop,
-            16 if is(b"proxy-connection") => Says::OfTheHop,
+            14 if is(name, b"content-length") => Says::Length,
+            17 if is(name, b"transfer-encoding") => Says::Codings,
+            10 if is(name, b"connection") => Says::Connection,
+            7 if is(name, b"upgrade") => Says::Upgrade,
+            2 if is(name, b"te") => Says::OfTheHop,
+            10 if is(name, b"keep-alive") => Says::OfTheHop,
+            16 if is(name, b"proxy-connection") => Says::OfTheHop,
             _ => Says::Anything,
         }
     }
+}
+
+/// Whether a name is this one, in any case. Of a token the bit that tells cases apart tells nothing else but letters. All
+/// bytes at a time: 130 instructions less than one by one.
+fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+    let Ok(name) = <&[u8; N]>::try_from(name) else { return false };
+    let differs = |all: u8, (name, known): (&u8, &u8)| all | ((name | 0x20) ^ known);
+    name.iter().zip(known).fold(0, differs) == 0
 }
 
 /// Whether a field is about one connection alone (RFC 9110 §7.6.1).
@@ -282,7 +313,7 @@ mod tests {
         let mut unread = BytesMut::new();
         for piece in pieces {
             unread.extend_from_slice(piece);
-            if let Some(head) = reader.read(&mut unread)? {
+            if let Some(head) = reader.read(&mut unread, &Recent::default())? {
                 return Ok(Some(head));
             }
         }

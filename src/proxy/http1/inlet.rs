@@ -2,12 +2,10 @@
 //! back when nothing is unread: who only waits holds none, and a worker's connections read into the same few pieces.
 
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt as _;
 
 use super::stock::{ROOM, Stock};
 use crate::proxy::io::Stream;
@@ -21,18 +19,14 @@ pub(super) struct Inlet {
     pub(super) unread: BytesMut,
     /// How much is read at once, in bytes: more when a body proves to be large.
     room: usize,
-    stock: Rc<Stock>,
+    /// Where its memory comes from.
+    pub(super) stock: Rc<Stock>,
 }
 
 impl Inlet {
     /// Nothing, and no memory.
     pub(super) fn new(stock: Rc<Stock>) -> Inlet {
         Inlet { unread: BytesMut::new(), room: ROOM, stock }
-    }
-
-    /// Where its memory comes from.
-    pub(super) fn stock(&self) -> &Stock {
-        &self.stock
     }
 
     /// Reads once behind what is unread, at most about `room` bytes; 0 is the end.
@@ -42,10 +36,17 @@ impl Inlet {
         cx: &mut Context<'_>,
         room: usize,
     ) -> Poll<io::Result<usize>> {
+        match stream.poll_readable(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            // Nearly every second look is in vain, and takes no memory: 350 instructions a request.
+            Poll::Pending => {
+                self.wait();
+                return Poll::Pending;
+            }
+        }
         // A large body reads into its own memory once more, as soon as its last piece is gone.
         if self.unread.capacity() == 0 && self.room <= ROOM {
-            // Nearly every second look is in vain, and takes no memory: 350 instructions a request.
-            ready!(stream.poll_readable(cx))?;
             self.unread = self.stock.room();
         }
         if self.unread.capacity() - self.unread.len() < room / 2 {
@@ -53,14 +54,20 @@ impl Inlet {
             self.room = self.room.max(room);
         }
         let spare = self.unread.capacity() - self.unread.len();
-        let read = pin!(stream.read_buf(&mut self.unread)).poll(cx);
+        let read = stream.poll_read_behind(&mut self.unread, cx);
         match &read {
             Poll::Ready(Ok(read)) if *read == spare => self.room = BUFFER,
-            // A large body has its own memory until its end.
-            Poll::Pending if self.room <= ROOM => self.rest(),
-            Poll::Ready(_) | Poll::Pending => {}
+            Poll::Ready(_) => {}
+            Poll::Pending => self.wait(),
         }
         read
+    }
+
+    /// Gives the memory back while nothing comes. A large body has its own until its end.
+    fn wait(&mut self) {
+        if self.room <= ROOM && self.unread.capacity() > 0 {
+            self.rest();
+        }
     }
 
     /// The next bytes of a body of which `left` bytes are to come, in a pipe, without a byte at the stream's end; `None` where

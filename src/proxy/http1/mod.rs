@@ -14,6 +14,7 @@ mod inlet;
 mod left;
 mod outgoing;
 mod patience;
+mod recent;
 mod served;
 mod stock;
 mod text;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
+use super::recent::Recent;
 use super::text::Text;
 use crate::proxy::splice::Pipes;
 
@@ -22,6 +23,7 @@ pub struct Stock {
     texts: RefCell<Vec<Text>>,
     rooms: RefCell<Vec<BytesMut>>,
     pipes: Rc<Pipes>,
+    recent: Recent,
 }
 
 impl Stock {
@@ -37,6 +39,11 @@ impl Stock {
             text.clear();
             texts.push(text);
         }
+    }
+
+    /// The latest heads of answers.
+    pub(super) fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// For large bodies.

@@ -25,6 +25,14 @@ impl Text {
         self.place(piece.len()).copy_from_slice(piece);
     }
 
+    /// Ends a line, or the head where a line has ended.
+    pub(super) fn end_line(&mut self) {
+        // Byte by byte: a copy of two bytes is a call.
+        let place = self.place(2);
+        place[0] = b'\r';
+        place[1] = b'\n';
+    }
+
     /// Adds these pieces, one behind the other.
     pub(super) fn push_all<const N: usize>(&mut self, pieces: [&str; N]) {
         let mut place = self.place(pieces.iter().map(|piece| piece.len()).sum());

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::policy::address::write_address;
-use crate::telemetry::json::{count, string};
+use crate::telemetry::json::{count, inside, string};
 
 /// Where a request comes from, and the policy that decides it: the same from request to request of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,21 @@ pub struct Origin<'a> {
     pub client: IpAddr,
     /// `http/1.1` or `http/2`.
     pub protocol: &'a str,
+}
+
+/// Appends the method of a request as a record has it between an [`Origin`] and the text of the path.
+pub fn write_method(out: &mut Vec<u8>, method: &str) {
+    inside(out, method.as_bytes());
+    out.extend_from_slice(b"\",\"path\":\"");
+}
+
+/// Appends the host that a request asked for, if that is known, as a record has it between the text of the path and a
+/// [`Caller`].
+pub fn write_host(out: &mut Vec<u8>, host: Option<&[u8]>) {
+    if let Some(host) = host {
+        out.extend_from_slice(b"\",\"host\":\"");
+        inside(out, host);
+    }
 }
 
 impl Origin<'_> {
@@ -58,7 +73,7 @@ pub struct Caller<'a> {
 }
 
 impl Caller<'_> {
-    /// Appends it as a record has it between the text of its host and its limits.
+    /// Appends it as a record has it between the text of its host, or of its path, and its limits.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.push(b'"');
         let members: [(&[u8], Option<&str>); 5] = [

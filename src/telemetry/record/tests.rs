@@ -35,9 +35,11 @@ impl Record<'_> {
 }
 
 static ORIGIN: LazyLock<Vec<u8>> =
-    LazyLock::new(|| origin_of(SocketAddr::from((Ipv4Addr::LOCALHOST, 4711))));
+    LazyLock::new(|| origin_of(SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)), "POST"));
 
-static CALLER: LazyLock<Vec<u8>> = LazyLock::new(|| {
+static CALLER: LazyLock<Vec<u8>> = LazyLock::new(|| caller_of(Some(b"api.example")));
+
+fn caller_of(host: Option<&[u8]>) -> Vec<u8> {
     let caller = Caller {
         route: Some("sms-send"),
         key: Some("k1"),
@@ -46,11 +48,12 @@ static CALLER: LazyLock<Vec<u8>> = LazyLock::new(|| {
         scope: Some("sms:send"),
     };
     let mut out = Vec::new();
+    write_host(&mut out, host);
     caller.write(&mut out);
     out
-});
+}
 
-fn origin_of(peer: SocketAddr) -> Vec<u8> {
+fn origin_of(peer: SocketAddr, method: &str) -> Vec<u8> {
     let origin = Origin {
         policy: "0123456789abcdef0123456789abcdef",
         listener: 0,
@@ -60,6 +63,7 @@ fn origin_of(peer: SocketAddr) -> Vec<u8> {
     };
     let mut out = Vec::new();
     origin.write(&mut out);
+    write_method(&mut out, method);
     out
 }
 
@@ -69,13 +73,11 @@ fn record<'a>() -> Record<'a> {
             time: Wall(1_709_209_845_007),
             id: DecisionIds::new(BootId::from_bytes([1; 24]), 0).next_id(),
             origin: &ORIGIN,
-            method: "POST",
             path: "/sms/send",
-            host: Some(b"api.example"),
             caller: &CALLER,
             limits: b"",
             shadow: &[],
-            request_id: b"r-1",
+            request_id: ShownId::Given(b"r-1"),
             headers: &[],
         },
         refusal: None,
@@ -174,7 +176,7 @@ fn an_opening_is_written_in_the_order_that_readers_know() {
 
 #[test]
 fn a_peer_of_ipv6_is_written_with_its_brackets() {
-    let text = String::from_utf8(origin_of("[2001:db8::1]:443".parse().unwrap())).unwrap();
+    let text = String::from_utf8(origin_of("[2001:db8::1]:443".parse().unwrap(), "GET")).unwrap();
     assert!(text.contains("\"peer\":\"[2001:db8::1]:443\""), "{text}");
 }
 
@@ -198,8 +200,10 @@ proptest! {
         name in any::<String>(), header in any::<Vec<u8>>(), request_id in any::<String>(),
     ) {
         let headers = [(name.as_str(), header.as_slice())];
+        let origin = origin_of("127.0.0.1:1".parse().unwrap(), &method);
+        let caller = caller_of(Some(host.as_bytes()));
         let opening = Opening {
-            path: &path, host: Some(host.as_bytes()), method: &method, request_id: request_id.as_bytes(),
+            path: &path, origin: &origin, caller: &caller, request_id: ShownId::Given(request_id.as_bytes()),
             headers: &headers, ..record().opening
         };
         let value = written(&Record { opening, ..record() });

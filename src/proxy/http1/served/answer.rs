@@ -13,6 +13,7 @@ use super::head::{After, Trailers};
 use crate::policy::decimal::Digits;
 use crate::policy::fields::{lists, members};
 use crate::proxy::answer::Head;
+use crate::proxy::field_text::Lengths;
 
 /// What an answer to a client of HTTP/1.0 begins with: no version is said that it may not know.
 const VERSION_10: &[u8] = b"HTTP/1.0";
@@ -106,7 +107,7 @@ pub(super) fn write(
         (Then::Asks, Version::HTTP_10) => text.push(b"connection: keep-alive\r\n"),
         (Then::Asks | Then::Switches, _) => {}
     }
-    text.push(b"\r\n");
+    text.end_line();
     let announced = match (said.trailer, asker.trailers) {
         (Trailer::Announced, Trailers::Taken) => Some(Box::new(announced(&head))),
         (Trailer::Announced | Trailer::Silent, _) => None,
@@ -181,6 +182,9 @@ enum Trailer {
     Announced,
 }
 
+/// The lengths of the names that [`Said`] is made of.
+const NAMES: Lengths = Lengths::of([4, 7, 10, 14, 17]);
+
 impl Said {
     fn by(head: &Head) -> Said {
         let mut said = Said {
@@ -191,7 +195,7 @@ impl Said {
             date: Date::Missing,
             trailer: Trailer::Silent,
         };
-        for (name, value) in head.fields().pairs() {
+        for (name, value) in head.fields().of_lengths(NAMES) {
             match name {
                 b"content-length" => {
                     said.length = content_length(value);

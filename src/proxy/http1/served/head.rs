@@ -8,7 +8,8 @@ use http::{Method, Version};
 use smallvec::SmallVec;
 
 use super::super::framing::{BodyLength, Codings, content_length};
-use crate::policy::fields::{lists, members};
+use super::section::Latest;
+use crate::policy::fields::{Field, lists, members};
 
 /// Lines for which no memory is asked for.
 pub(super) const FEW: usize = 32;
@@ -54,23 +55,74 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Where `part` lies in `whole`.
+    fn of(part: &[u8], whole: &[u8]) -> Place {
+        let start = part.as_ptr().addr() - whole.as_ptr().addr();
+        // A head of more than 4 GiB is over every bound.
+        let place = |at: usize| u32::try_from(at).unwrap_or(0);
+        Place { start: place(start), end: place(start + part.len()) }
+    }
+
     /// The same as a range of the head's bytes.
     pub(super) fn range(self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
 }
 
+/// Where the name and the value of a line lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Line {
+    name: Place,
+    value: Place,
+}
+
+impl Line {
+    /// The same in bytes that begin so much later.
+    pub(super) fn ahead(self, bytes: usize) -> Line {
+        // No line begins before its section, and a head of more than 4 GiB is over every bound.
+        let bytes = u32::try_from(bytes).unwrap_or(0);
+        let ahead = |place: Place| Place {
+            start: place.start.saturating_sub(bytes),
+            end: place.end.saturating_sub(bytes),
+        };
+        Line { name: ahead(self.name), value: ahead(self.value) }
+    }
+}
+
 /// Where the parts of a head's lines lie.
-pub(super) type Lines = SmallVec<[(Place, Place); FEW]>;
+pub(super) type Lines = SmallVec<[Line; FEW]>;
+
+/// The lines of a head, to be looked at.
+pub(super) type FieldLines<'a> = SmallVec<[Field<'a>; FEW]>;
+
+/// The first line of a head (RFC 9112 §3).
+#[derive(Debug)]
+pub(super) struct RequestLine {
+    pub(super) method: Method,
+    pub(super) target: Place,
+    pub(super) version: Version,
+}
 
 /// A head that was found, but for its lines.
 #[derive(Debug)]
 pub(super) struct Found {
     /// Its length in bytes, with the empty line.
     pub(super) bytes: usize,
-    pub(super) method: Method,
-    pub(super) target: Place,
-    pub(super) version: Version,
+    /// Its first line.
+    pub(super) line: RequestLine,
+    /// What its lines say of the hop.
+    pub(super) hop: Hop,
+    /// Where its lines are.
+    said: Said,
+}
+
+/// Whether the lines of a head are those of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    /// They are in what was read.
+    Anew,
+    /// They are in the section that is kept.
+    Again,
 }
 
 /// What a head says of its connection and its framing.
@@ -113,16 +165,17 @@ pub(super) struct HeadReader {
     bounds: HeadBounds,
     /// How many of the unread bytes were looked at in vain.
     seen: usize,
+    latest: Latest,
 }
 
 impl HeadReader {
     /// At the start of a connection.
     pub(super) fn new(bounds: HeadBounds) -> HeadReader {
-        HeadReader { bounds, seen: 0 }
+        HeadReader { bounds, seen: 0, latest: Latest::default() }
     }
 
-    /// The head at the start of `unread`, whose lines go into `lines`; `None` without more bytes. Names are in lower case
-    /// from then on.
+    /// The head at the start of `unread`; `None` without more bytes. Its lines are what [`HeadReader::fields`] makes of the
+    /// head and of `lines`. An error also where it cannot be said for certain where the request ends (RFC 9112 §6.1, §6.3).
     pub(super) fn read(
         &mut self,
         unread: &mut [u8],
@@ -131,23 +184,82 @@ impl HeadReader {
         if unread.len() == self.seen {
             return Ok(None);
         }
+        if self.seen == 0
+            && let Some(found) = self.again(unread)
+        {
+            return self.bounded(found.bytes).map(|()| Some(found));
+        }
         // A head that arrives byte by byte is parsed twice, not once a byte.
         if self.seen > 0 && !ends_in(unread, self.seen) {
             self.seen = unread.len();
             return self.waits(unread);
         }
-        let Some(found) = parse(unread, self.bounds.fields, lines)? else {
+        let Some((bytes, line)) = parse(unread, self.bounds.fields, lines)? else {
             self.seen = unread.len();
             return self.waits(unread);
         };
         self.seen = 0;
-        if found.bytes > self.bounds.bytes {
-            return Err(BadHead::TooLarge);
+        self.bounded(bytes)?;
+        let head = &mut unread[..bytes];
+        let behind_target = line.target.range().end;
+        let start = line_end(&head[behind_target..]).map_or(bytes, |end| behind_target + end);
+        let kept = self.latest.keep(&head[start..], start, lines, line.version)?;
+        let (said, hop) = if let Some(hop) = kept {
+            (Said::Again, hop)
+        } else {
+            lower(head, lines);
+            (Said::Anew, Hop::of(head, lines, line.version)?)
+        };
+        Ok(Some(Found { bytes, line, hop, said }))
+    }
+
+    /// A head whose lines are those of the one before: only its first line is looked at. 2 000 instructions fewer for six lines,
+    /// and 500 more, to keep them, where they are others after all.
+    fn again(&mut self, unread: &[u8]) -> Option<Found> {
+        self.latest.kept()?;
+        let (first, rest) = unread.split_at(line_end(unread)?);
+        let section = self.latest.again(rest)?;
+        let mut request = httparse::Request::new(&mut []);
+        // A head that breaks off behind its first line.
+        if request.parse(first) != Ok(httparse::Status::Partial) {
+            return None;
         }
-        for (name, _) in lines {
-            unread[name.range()].make_ascii_lowercase();
-        }
-        Ok(Some(found))
+        let line =
+            RequestLine::of(&request, first).filter(|line| line.version == section.version)?;
+        let (bytes, hop) = (first.len() + section.bytes(), section.hop);
+        Some(Found { bytes, line, hop, said: Said::Again })
+    }
+
+    /// The lines of a head that was just found, in lower case as far as they are names. `lines` is what [`HeadReader::read`]
+    /// left there.
+    pub(super) fn fields<'a>(
+        &'a self,
+        found: &Found,
+        head: &'a [u8],
+        lines: &[Line],
+        into: &mut FieldLines<'a>,
+    ) {
+        let kept = self.latest.kept().filter(|_| found.said == Said::Again);
+        let (bytes, whole, lines) = match kept {
+            Some(section) => (section.text.as_bytes(), Some(&*section.text), &*section.lines),
+            // Asked once for the head, not once a name: 400 instructions less for five lines.
+            None => (head, str::from_utf8(head).ok(), lines),
+        };
+        into.extend(lines.iter().map(|line| {
+            Field {
+                name: match whole {
+                    Some(whole) => whole.get(line.name.range()),
+                    None => str::from_utf8(&bytes[line.name.range()]).ok(),
+                }
+                // A token is ASCII.
+                .unwrap_or(""),
+                value: &bytes[line.value.range()],
+            }
+        }));
+    }
+
+    fn bounded(&self, bytes: usize) -> Result<(), BadHead> {
+        if bytes > self.bounds.bytes { Err(BadHead::TooLarge) } else { Ok(()) }
     }
 
     fn waits(&self, unread: &[u8]) -> Result<Option<Found>, BadHead> {
@@ -165,7 +277,36 @@ fn ends_in(unread: &[u8], from: usize) -> bool {
     tail.windows(2).any(|two| two == b"\n\n") || tail.windows(3).any(|three| three == b"\n\r\n")
 }
 
-fn parse(unread: &[u8], most: usize, lines: &mut Lines) -> Result<Option<Found>, BadHead> {
+/// How many bytes there are up to the first line feed, with it; `None` where there is none. Eight bytes at a look.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const FEEDS: u64 = u64::from_le_bytes([b'\n'; 8]);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        // The lowest byte that is 0 here is a line feed: only those above it may be taken for one by the borrow.
+        let word = u64::from_le_bytes(*word) ^ FEEDS;
+        let feeds = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if feeds != 0 {
+            return Some(8 * at + feeds.trailing_zeros() as usize / 8 + 1);
+        }
+    }
+    let at = rest.iter().position(|byte| *byte == b'\n')?;
+    Some(8 * words.len() + at + 1)
+}
+
+/// Brings the names of these lines into lower case.
+pub(super) fn lower(bytes: &mut [u8], lines: &[Line]) {
+    for line in lines {
+        bytes[line.name.range()].make_ascii_lowercase();
+    }
+}
+
+/// The length of the head at the start of `unread`, and its first line; its others go into `lines`.
+fn parse(
+    unread: &[u8],
+    most: usize,
+    lines: &mut Lines,
+) -> Result<Option<(usize, RequestLine)>, BadHead> {
     let mut few = [const { MaybeUninit::uninit() }; MANY];
     let mut many: Vec<MaybeUninit<httparse::Header<'_>>>;
     let places = if let Some(few) = few.get_mut(..most) {
@@ -181,33 +322,29 @@ fn parse(unread: &[u8], most: usize, lines: &mut Lines) -> Result<Option<Found>,
         Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLarge),
         Err(_) => return Err(BadHead::Malformed),
     };
-    let start = unread.as_ptr().addr();
-    let place = |part: &[u8]| {
-        let from = part.as_ptr().addr() - start;
-        // A head of more than 4 GiB is over every bound.
-        let place = |at: usize| u32::try_from(at).unwrap_or(0);
-        Place { start: place(from), end: place(from + part.len()) }
-    };
-    lines.extend(
-        request.headers.iter().map(|field| (place(field.name.as_bytes()), place(field.value))),
-    );
-    let (Some(method), Some(target), Some(version)) =
-        (request.method, request.path, request.version)
-    else {
-        return Err(BadHead::Malformed);
-    };
-    Ok(Some(Found {
-        bytes,
-        method: Method::from_bytes(method.as_bytes()).map_err(|_| BadHead::Malformed)?,
-        target: place(target.as_bytes()),
-        version: if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 },
-    }))
+    lines.extend(request.headers.iter().map(|field| Line {
+        name: Place::of(field.name.as_bytes(), unread),
+        value: Place::of(field.value, unread),
+    }));
+    let line = RequestLine::of(&request, unread).ok_or(BadHead::Malformed)?;
+    Ok(Some((bytes, line)))
+}
+
+impl RequestLine {
+    /// What was found at the start of `unread`; `None` if that is not the whole line.
+    fn of(request: &httparse::Request<'_, '_>, unread: &[u8]) -> Option<RequestLine> {
+        Some(RequestLine {
+            method: Method::from_bytes(request.method?.as_bytes()).ok()?,
+            target: Place::of(request.path?.as_bytes(), unread),
+            version: if request.version? == 0 { Version::HTTP_10 } else { Version::HTTP_11 },
+        })
+    }
 }
 
 impl Hop {
     /// What the lines say of the hop; their names are in lower case. An error where it cannot be said for certain where
     /// the request ends (RFC 9112 §6.1, §6.3).
-    pub(super) fn of(head: &[u8], lines: &Lines, version: Version) -> Result<Hop, BadHead> {
+    pub(super) fn of(head: &[u8], lines: &[Line], version: Version) -> Result<Hop, BadHead> {
         let mut hop = Hop {
             length: BodyLength::Nothing,
             after: if version == Version::HTTP_10 { After::Close } else { After::Keep },
@@ -215,9 +352,9 @@ impl Hop {
             trailers: Trailers::Ignored,
         };
         let (mut length, mut codings, mut closes) = (None, Codings::Absent, false);
-        for (name, value) in lines {
-            let value = &head[value.range()];
-            match &head[name.range()] {
+        for line in lines {
+            let value = &head[line.value.range()];
+            match &head[line.name.range()] {
                 b"content-length" => {
                     let said = content_length(value).filter(|_| !value.contains(&b','));
                     let said = said.ok_or(BadHead::Malformed)?;
@@ -284,20 +421,30 @@ mod tests {
         for piece in pieces {
             unread.extend_from_slice(piece);
             if let Some(found) = reader.read(&mut unread, &mut lines)? {
-                let text = |place: Place| String::from_utf8_lossy(&unread[place.range()]).into();
-                let fields = lines.iter().map(|(name, value)| (text(*name), text(*value)));
-                return Ok(Some((found, fields.collect())));
+                let fields = said(&reader, &found, &unread, &lines);
+                return Ok(Some((found, fields)));
             }
         }
         Ok(None)
     }
 
+    fn said(
+        reader: &HeadReader,
+        found: &Found,
+        head: &[u8],
+        lines: &Lines,
+    ) -> Vec<(String, String)> {
+        let mut fields = FieldLines::new();
+        reader.fields(found, head, lines, &mut fields);
+        let text = |value| String::from_utf8_lossy(value).into_owned();
+        fields.iter().map(|field| (field.name.to_owned(), text(field.value))).collect()
+    }
+
     fn hop(fields: &str) -> Result<Hop, BadHead> {
-        let version = if fields.contains("(1.0)") { Version::HTTP_10 } else { Version::HTTP_11 };
-        let mut head = format!("POST / HTTP/1.1\r\n{fields}\r\n").into_bytes();
-        let mut lines = Lines::new();
-        HeadReader::new(BOUNDS).read(&mut head, &mut lines)?.expect("a whole head");
-        Hop::of(&head, &lines, version)
+        let version = if fields.contains("(1.0)") { "1.0" } else { "1.1" };
+        let mut head = format!("POST / HTTP/{version}\r\n{fields}\r\n").into_bytes();
+        let found = HeadReader::new(BOUNDS).read(&mut head, &mut Lines::new())?;
+        Ok(found.expect("a whole head").hop)
     }
 
     #[test]
@@ -305,8 +452,8 @@ mod tests {
         let bytes = b"\r\nGET /a?b HTTP/1.0\r\nHoSt: a\r\nX-Empty:\r\nX-Y:  z \t\r\n\r\nrest";
         let same = |pieces: &[&[u8]]| {
             let (found, fields) = read(pieces).unwrap().expect("a whole head");
-            assert_eq!((found.bytes, found.version), (bytes.len() - 4, Version::HTTP_10));
-            assert_eq!(&bytes[found.target.range()], b"/a?b");
+            assert_eq!((found.bytes, found.line.version), (bytes.len() - 4, Version::HTTP_10));
+            assert_eq!(&bytes[found.line.target.range()], b"/a?b");
             let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (&**n, &**v)).collect();
             assert_eq!(fields, [("host", "a"), ("x-empty", ""), ("x-y", "z")]);
         };
@@ -407,5 +554,91 @@ mod tests {
         assert_eq!(of("Expect: 100-Continue\r\n"), (Expects::Continue, Trailers::Ignored));
         assert_eq!(of("Expect: 100-continue\r\nX: (1.0)\r\n").0, Expects::Nothing);
         assert_eq!(of("TE: gzip, Trailers\r\n"), (Expects::Nothing, Trailers::Taken));
+    }
+
+    /// Each of these heads, as a reader finds it behind the ones before it and as one does that has seen none.
+    fn in_turn(heads: &[&[u8]]) {
+        let mut reader = HeadReader::new(BOUNDS);
+        for (at, head) in heads.iter().enumerate() {
+            let mut told = [Vec::new(), Vec::new()];
+            for (reader, told) in
+                [&mut reader, &mut HeadReader::new(BOUNDS)].into_iter().zip(&mut told)
+            {
+                let (mut unread, mut lines) = (head.to_vec(), Lines::new());
+                let found = reader.read(&mut unread, &mut lines);
+                told.push(match &found {
+                    Ok(Some(found)) => {
+                        let target = &unread[found.line.target.range()];
+                        let fields = said(reader, found, &unread[..found.bytes], &lines);
+                        format!(
+                            "{} {} {target:?} {:?} {fields:?}",
+                            found.bytes, found.line.method, found.hop
+                        )
+                    }
+                    other => format!("{other:?}"),
+                });
+            }
+            assert_eq!(told[0], told[1], "{at}: {head:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_says_the_same_whatever_the_heads_before_it_said() {
+        let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(600));
+        let one: &[u8] = b"GET /a HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n";
+        in_turn(&[
+            one,
+            one,
+            b"POST /b?c HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\nbody\n",
+            b"GET /a HTTP/1.1\nHost: a\r\nTE: trailers\r\n\r\n",
+            b"\r\nGET /a HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n",
+            b"GET /a HTTP/1.0\r\nHost: a\r\nTE: trailers\r\n\r\n",
+            one,
+            b"GET /a HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nX: b\r\n\r\n",
+            b"GET /a HTTP/1.1\r\nhost: a\r\nTE: trailers\r\nX: b\r\n\r\n",
+            b"GET /a HTTP/1.1\r\nHost: \xff\r\n\r\n",
+            b"GET /a HTTP/1.1\r\nHost: \xff\r\n\r\n",
+            long.as_bytes(),
+            long.as_bytes(),
+            b"GET /a HTTP/1.1\r\n\r\n",
+            b"G(T /a HTTP/1.1\r\n\r\n",
+            b"GET /a HTTP/1.1\r\n\r\n",
+            b"GET /a HTTP/1.2\r\n\r\n",
+            b"GET /a\nHTTP/1.1\r\n\r\n",
+            b"GET /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
+            b"GET /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
+            b"GET /a HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+        ]);
+        let target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(1000));
+        in_turn(&[b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", target.as_bytes()]);
+    }
+
+    #[test]
+    fn a_connection_that_says_something_new_in_every_head_keeps_none() {
+        let mut reader = HeadReader::new(BOUNDS);
+        let mut kept = Vec::new();
+        for request in 0..12 {
+            let mut head = format!("GET / HTTP/1.1\r\nTrace: {request}\r\n\r\n").into_bytes();
+            assert!(reader.read(&mut head, &mut Lines::new()).unwrap().is_some());
+            kept.push(reader.latest.kept().is_some());
+        }
+        assert_eq!(kept.iter().filter(|kept| **kept).count(), 8);
+        assert!(!kept[11]);
+    }
+
+    #[test]
+    fn a_first_line_ends_where_a_look_at_each_byte_finds_its_end() {
+        for length in 0..40 {
+            for at in 0..length {
+                for other in [b'a', 0x0b, 0x8a, 0xff, 0] {
+                    let mut bytes = vec![other; length];
+                    assert_eq!(line_end(&bytes), None);
+                    bytes[at] = b'\n';
+                    assert_eq!(line_end(&bytes), Some(at + 1));
+                    bytes[length - 1] = b'\n';
+                    assert_eq!(line_end(&bytes), Some(at + 1));
+                }
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! HTTP/1 from clients (RFC 9112), spoken by ourselves: a connection is one future, a request is looked at where it was
-//! read, and its answer is written where it is decided. Between two requests a connection holds a socket and a timer.
+//! read, and its answer is written where it is decided. Between two requests a connection holds a socket, a timer, and
+//! the lines of its last head where they are few.
 //! Strict in what it takes: what two readers could read two ways is refused, and ends the connection. Never decides about
 //! a request.
 
@@ -9,6 +10,7 @@ mod client;
 mod date;
 mod head;
 mod interims;
+mod section;
 mod target;
 mod turns;
 mod upgrading;
