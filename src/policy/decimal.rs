@@ -94,9 +94,21 @@ impl Numeral {
         if self.value == value {
             return true;
         }
-        self.value = value;
+        let before = std::mem::replace(&mut self.value, value);
+        // What is counted up and down request by request mostly changes in no other digit: 300 instructions less for four
+        // limits.
+        if self.digits > 2 && value / 100 == before / 100 {
+            return put_pair(text, self.end, pair(value % 100));
+        }
         self.digits > 0 && write_over(text, self.end, self.digits, value)
     }
+}
+
+/// Writes two digits, so that they end at `end`.
+#[inline]
+fn put_pair(text: &mut [u8], end: usize, digits: [u8; 2]) -> bool {
+    let before = text.get_mut(..end).and_then(<[u8]>::last_chunk_mut);
+    before.map(|place| *place = digits).is_some()
 }
 
 /// Writes `value` over the number that ends at `end` in `text` and has `digits` digits, if it has as many itself; else nothing
@@ -221,6 +233,11 @@ mod tests {
             (1_234_567_890_123_456, 6_543_210_987_654_321),
             (10_000_000_000_000_000, 99_999_999_900_000_000),
             (u64::MAX, u64::MAX - 1),
+            (10, 12),
+            (199, 100),
+            (1_200, 1_199),
+            (100_000_099, 100_000_000),
+            (u64::MAX, 10_000_000_000_000_000_015),
         ] {
             let mut text = b"\"used\":".to_vec();
             let mut numeral = Numeral::append(&mut text, old);
@@ -246,6 +263,22 @@ mod tests {
         #[test]
         fn any_count_is_written_as_it_is_printed(value in any::<u64>()) {
             prop_assert_eq!(written(value), format!("x{value}"));
+        }
+
+        #[test]
+        fn a_number_that_moves_in_small_steps_is_written_over_as_it_is_printed(
+            from in prop_oneof![0..2_000_u64, any::<u64>()], steps in proptest::collection::vec(-120_i64..120, 1..40)
+        ) {
+            let (mut value, mut text) = (from, b"\"remaining\":".to_vec());
+            let mut numeral = Numeral::append(&mut text, value);
+            for step in steps {
+                value = value.saturating_add_signed(step);
+                if !numeral.now_is(&mut text, value) {
+                    text.truncate(12);
+                    numeral = Numeral::append(&mut text, value);
+                }
+                prop_assert_eq!(str::from_utf8(&text[12..]).unwrap(), value.to_string());
+            }
         }
     }
 }
