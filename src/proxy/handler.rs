@@ -113,6 +113,7 @@ impl Handler for Gatekeeper {
 fn written(answer: Answer) -> Vec<u8> {
     let Answer { mut head, mut body } = answer;
     let body = body.take_full();
+    // A refusal with words has said how long they are, one without has not.
     head.fields_mut().remove("content-length");
     head.fields_mut().add_number("content-length", body.len() as u64);
     head.fields_mut().add("connection", Legal::known(b"close"));

@@ -188,7 +188,7 @@ impl Ledger {
     }
 
     /// As [`Ledger::peek`], what each of them would say, in their order.
-    pub fn peek_all(&self, now: Now, asks: &Asks, readings: &mut Readings) {
+    fn peek_all(&self, now: Now, asks: &Asks, readings: &mut Readings) {
         readings.extend(asks.iter().map(|ask| self.peek(now, ask)));
     }
 
