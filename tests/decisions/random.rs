@@ -67,3 +67,20 @@ fn records_that_a_slow_clock_kept_alive_make_room_a_second_after_it_is_put_right
     assert_eq!(world.ground.ledger.records().records, 1);
     world.end_all();
 }
+
+/// What the list has is forgiven by the order of events: no clock need move between a doubt, its reset and what others take.
+#[test]
+fn a_doubt_that_a_reset_forgave_gives_nothing_back_even_at_the_same_instant() {
+    let open = Event::Open { tenant: 1, key: None, cost: 1, weight: 0, waiver: false };
+    let go = Event::Go { which: 0, verdict: 5, stated: 0, ending: 0 };
+    let mut world = World::new(in_memory());
+    for event in [Event::TopUp(1, 5), open, go, go, Event::Reset { limit: 3, tenant: 1 }, open] {
+        world.apply(event);
+    }
+    assert_eq!(world.listed.len(), 1);
+    world.apply(Event::Resolve { which: 0, release: true });
+    assert_eq!(world.listed.len(), 0);
+    let (_, ask) = world.meter(3, 1);
+    assert_eq!(world.ground.ledger.peek(world.now(), &ask).used, 1, "the later take stays");
+    world.end_all();
+}

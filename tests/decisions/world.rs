@@ -385,7 +385,12 @@ impl World {
             Event::Reset { limit, tenant } => {
                 let (meter, ask) = self.meter(limit, tenant);
                 assert_eq!(self.act(Act::Reset { meter }), Ok(()));
-                self.model.reset((ask.limit.0, ask.subject.0), self.steady);
+                let reset = (ask.limit.0, ask.subject.0);
+                self.model.reset(reset, self.steady);
+                // The list knows what came before the reset, also where the clock does not.
+                for listed in &mut self.listed {
+                    listed.taken.retain(|taken| taken.meter != reset);
+                }
             }
             Event::Resolve { which, release } => self.resolve(which, how(release)),
             Event::ResolveRecord { tenant, key, release } => {
