@@ -379,7 +379,7 @@ fn snapshot(shape: Shape) -> Snapshot {
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     };
     let list = |_: &Path| Ok(Vec::<PathBuf>::new());
-    let sources = Sources { read: &read, open: None, list: &list, env: &|_| None };
+    let sources = Sources { read: &read, open: None, list: &list, env: &|_| None, breathe: &|| () };
     let loaded =
         config::load(Path::new("policy.yaml"), &Overrides::default(), &sources, Wall(0), None);
     loaded.unwrap_or_else(|problems| panic!("{problems}")).snapshot

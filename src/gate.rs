@@ -21,6 +21,7 @@ use crate::proxy::listen::Listeners;
 use crate::proxy::served_tls::ServedTls;
 use crate::proxy::tls::TlsProblem;
 use crate::proxy::worker::Workers;
+use crate::reload::breath::Breath;
 use crate::reload::{self, ReloadHandle};
 use crate::store::{Backing, Ledger, OpenedBacking, Restored};
 use crate::telemetry::decision_id::BootId;
@@ -96,7 +97,8 @@ impl Gate {
     pub fn start(options: Options) -> Result<Gate, StartProblem> {
         let Options { config, overrides, clock, env, log, records, handed } = options;
         let since = clock.now().wall;
-        let loaded = load(&config, &overrides, env, &clock, None).map_err(StartProblem::Policy)?;
+        let loaded =
+            load(&config, &overrides, env, &clock, None, &|| ()).map_err(StartProblem::Policy)?;
         let Loaded { snapshot, warnings, files, .. } = loaded;
         let server = snapshot.server.clone();
         let workers = server.workers.unwrap_or_else(cores);
@@ -312,7 +314,8 @@ fn start_reload(
     };
     let clock = common.clock.clone();
     let load_again = move |current: Option<&Snapshot>| {
-        let loaded = load(&config, &overrides, env, &clock, current)?;
+        let breath = Breath::new(&clock);
+        let loaded = load(&config, &overrides, env, &clock, current, &|| breath.draw())?;
         Ok((loaded.snapshot, loaded.files, loaded.warnings.to_string()))
     };
     let (wakes, in_force) = (Arc::clone(workers), common.clone());
@@ -376,12 +379,14 @@ pub fn load(
     env: fn(&str) -> Option<String>,
     clock: &Clock,
     previous: Option<&Snapshot>,
+    breathe: &dyn Fn(),
 ) -> Result<Loaded, String> {
     let sources = Sources {
         read: &|path| std::fs::read(path),
         open: Some(&open_file),
         list: &list_directory,
         env: &env,
+        breathe,
     };
     let loaded = config::load(config, overrides, &sources, clock.now().wall, previous)
         .map_err(|problems| problems.to_string())?;

@@ -18,7 +18,7 @@ fn load_disk(path: &Path) -> Result<Loaded, Problems> {
         std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect()
     };
     let env = |name: &str| name.starts_with("KANNEL_").then(|| "secret".to_owned());
-    let sources = Sources { read: &read, open: None, list: &list, env: &env };
+    let sources = Sources { read: &read, open: None, list: &list, env: &env, breathe: &|| () };
     load(path, &Overrides::default(), &sources, NOW, None)
 }
 
@@ -30,7 +30,7 @@ fn load_texts(files: &[(&str, &str)]) -> Result<Loaded, Problems> {
     let read = |file: &Path| files.get(file).cloned().ok_or_else(missing);
     let list = |_: &Path| Ok(files.keys().cloned().collect());
     let env = |_: &str| None;
-    let sources = Sources { read: &read, open: None, list: &list, env: &env };
+    let sources = Sources { read: &read, open: None, list: &list, env: &env, breathe: &|| () };
     load(Path::new("policy.yaml"), &Overrides::default(), &sources, NOW, None)
 }
 

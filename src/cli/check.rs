@@ -73,8 +73,13 @@ fn tls_problem(file: &Path, policy: &Snapshot, secrets: Secrets) -> Option<Probl
 }
 
 fn examine(file: &Path, secrets: Secrets, now: Wall) -> Report {
-    let sources =
-        Sources { read: &read_file, open: None, list: &list_directory, env: &environment };
+    let sources = Sources {
+        read: &read_file,
+        open: None,
+        list: &list_directory,
+        env: &environment,
+        breathe: &|| (),
+    };
     let overrides = Overrides { secrets, ..Overrides::default() };
     let loaded = config::load(file, &overrides, &sources, now, None);
     let (problems, notes) = match loaded {

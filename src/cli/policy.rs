@@ -48,7 +48,8 @@ pub(super) fn load_for_keys(
         }
         Ok(files)
     };
-    let sources = Sources { read: &read, open: None, list: &list, env: &super::environment };
+    let sources =
+        Sources { read: &read, open: None, list: &list, env: &super::environment, breathe: &|| () };
     let overrides = Overrides { secrets: Secrets::Optional, ..Overrides::default() };
     config::load(path, &overrides, &sources, now, None)
 }

@@ -20,9 +20,7 @@ use super::yaml_keys::{NO_PEPPER, NO_PEPPER_REMEDY};
 use crate::policy::keys::KeyStatus;
 use crate::policy::limit::LimitKind;
 
-/// Bytes that are read at a time, and more where a line is longer: some fifty lines, after which the thread offers its core to
-/// others. A worker that became runnable would otherwise wait for the end of a time slice, however low the priority of a reload
-/// is. With four times as many lines a worker's longest waits (one of a thousand) for a reload are three times as long.
+/// Bytes that are read at a time, and more where a line is longer: some fifty lines, between which the loader may breathe.
 const PART: usize = 8 * 1024;
 
 /// Reads a file of so many bytes into the collector, some lines at a time.
@@ -39,7 +37,7 @@ pub(super) fn read(
     let mut lines = Lines { file, first: 1, expired: 0 };
     let mut rest = Vec::new();
     loop {
-        std::thread::yield_now();
+        (collector.desk.sources.breathe)();
         let mut part = rest;
         let whole = fill(&mut source, &mut part)?;
         rest = part.split_off(if whole.is_end { part.len() } else { whole.lines });
@@ -477,11 +475,15 @@ routes:
     }
 
     fn loaded(keys: &[u8]) -> Result<Loaded, Problems> {
+        loaded_breathing(keys, &|| ())
+    }
+
+    fn loaded_breathing(keys: &[u8], breathe: &dyn Fn()) -> Result<Loaded, Problems> {
         let read = |path: &Path| {
             Ok(if path.ends_with("many.jsonl") { keys.to_vec() } else { POLICY.into() })
         };
         let list = |_: &Path| Ok(Vec::new());
-        let sources = Sources { read: &read, open: None, list: &list, env: &|_| None };
+        let sources = Sources { read: &read, open: None, list: &list, env: &|_| None, breathe };
         load(Path::new("policy.yaml"), &Overrides::default(), &sources, Wall(0), None)
     }
 
@@ -502,6 +504,16 @@ routes:
         assert_eq!(id_of(9000).as_deref(), Some("key-9000"));
         assert_eq!((id_of(7), id_of(100_007).as_deref()), (None, Some("key-7")));
         assert_eq!([7, 8, 9000].map(|row: usize| origins.keys[row].1), [9001, 9, 9003]);
+    }
+
+    #[test]
+    fn a_load_breathes_in_each_part_of_a_file_and_while_it_builds_the_table() {
+        let text = many(9000);
+        let breaths = std::cell::Cell::new(0);
+        loaded_breathing(text.as_bytes(), &|| breaths.set(breaths.get() + 1)).unwrap();
+        let parts = text.len() / PART;
+        // Counted, sorted, compared and listed, each by a thousand or so.
+        assert!(breaths.get() > parts + 4 * 8, "{} in {parts} parts", breaths.get());
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub struct Sources<'a> {
     pub list: &'a dyn Fn(&Path) -> io::Result<Vec<PathBuf>>,
     /// A variable of the environment.
     pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// Called at least every half millisecond of work that grows with the number of keys. A loader that shares its cores with
+    /// requests may rest there.
+    pub breathe: &'a dyn Fn(),
 }
 
 impl Sources<'_> {

@@ -247,7 +247,7 @@ impl KeysBuilder {
     }
 
     /// The table. `between` is called between pieces of the work, of which each takes some tenth of a millisecond.
-    pub fn build(self, between: fn()) -> Result<Keys, SharedSecret> {
+    pub fn build(self, between: &dyn Fn()) -> Result<Keys, SharedSecret> {
         let KeysBuilder { mut keys, interned, renewed } = self;
         drop(interned);
         if !renewed.is_empty() {
@@ -279,7 +279,7 @@ const PIECE: usize = 1024;
 
 /// Sorts by digest, of which all have the same first `parted` bytes, then by key. Digests are uniform, so that a byte parts
 /// them evenly: a million take a fifth of the instructions that comparing each with twenty others takes.
-fn sort(secrets: &mut [Secret], parted: usize, between: fn()) {
+fn sort(secrets: &mut [Secret], parted: usize, between: &dyn Fn()) {
     if secrets.len() <= FEW || parted == PARTED {
         return secrets.sort_unstable_by(|a, b| a.digest.cmp(&b.digest).then(a.key.cmp(&b.key)));
     }
@@ -322,7 +322,7 @@ fn sort(secrets: &mut [Secret], parted: usize, between: fn()) {
 }
 
 /// The first secret of two keys, of secrets in their order.
-fn shared(secrets: &[Secret], between: fn()) -> Option<SharedSecret> {
+fn shared(secrets: &[Secret], between: &dyn Fn()) -> Option<SharedSecret> {
     let mut rest = secrets;
     while rest.len() > 1 {
         let piece = &rest[..rest.len().min(PIECE)];
@@ -392,7 +392,7 @@ impl Keys {
 
 impl Directory {
     /// The directory of secrets, of which there are fewer than 2³², ascending by digest.
-    fn of(secrets: &[Secret], between: fn()) -> Directory {
+    fn of(secrets: &[Secret], between: &dyn Fn()) -> Directory {
         let bits = secrets.len().next_power_of_two().trailing_zeros() + ROOMY;
         let mut directory = Directory { shift: u64::BITS - bits, ..Directory::default() };
         let (mut begins, mut behind) = (Vec::new(), Vec::with_capacity(1 << bits));
@@ -464,7 +464,7 @@ mod tests {
             for (n, id) in (0..).zip(&ids) {
                 builder.push(&key(id), [(digest(n), None)]);
             }
-            let keys = builder.build(|| ()).unwrap();
+            let keys = builder.build(&|| ()).unwrap();
             for n in 0..many {
                 let found = keys.find(&digest(n)).unwrap();
                 assert_eq!((found.ix, keys.at(found.ix).id), (KeyIx(n), &*ids[n as usize]));
@@ -488,7 +488,7 @@ mod tests {
         for n in 0..1_000 {
             builder.push(&key("k"), [(crowded(2 * n + 1), None), (digest(n), None)]);
         }
-        let keys = builder.build(|| ()).unwrap();
+        let keys = builder.build(&|| ()).unwrap();
         for n in 0..1_000 {
             let found = |digest| keys.find(&digest).map(|found| found.ix);
             assert_eq!(found(crowded(2 * n + 1)), Some(KeyIx(n)));
@@ -520,7 +520,7 @@ mod tests {
             let place = |secret: &Secret| (secret.digest, secret.key);
             let mut expected: Vec<_> = secrets.iter().map(place).collect();
             expected.sort_unstable();
-            sort(&mut secrets, 0, || ());
+            sort(&mut secrets, 0, &|| ());
             assert!(secrets.iter().map(place).eq(expected));
         }
     }
@@ -542,10 +542,10 @@ mod tests {
         for at in [0, PIECE - 2, PIECE - 1, PIECE, 2 * PIECE - 2, 3 * PIECE - 2] {
             let key = |n: usize| KeyIx(u32::try_from(n).unwrap());
             let told = SharedSecret { first: key(at), second: key(at + 1) };
-            assert_eq!(shared(&secrets(Some(at)), || ()), Some(told));
+            assert_eq!(shared(&secrets(Some(at)), &|| ()), Some(told));
         }
-        assert_eq!(shared(&secrets(None), || ()), None);
-        assert_eq!(shared(&[], || ()), None);
+        assert_eq!(shared(&secrets(None), &|| ()), None);
+        assert_eq!(shared(&[], &|| ()), None);
     }
 
     #[test]
@@ -553,7 +553,7 @@ mod tests {
         let mut builder = KeysBuilder::default();
         builder.push(&key("a"), [(digest(1), None)]);
         builder.push(&key("b"), [(digest(2), None), (digest(1), None)]);
-        let told = builder.build(|| ()).unwrap_err();
+        let told = builder.build(&&|| ()).unwrap_err();
         assert_eq!(told, SharedSecret { first: KeyIx(0), second: KeyIx(1) });
     }
 
@@ -565,7 +565,7 @@ mod tests {
         let over = Entitlement { status: KeyStatus::Revoked, ..LIVE };
         let revoked = Key { entitlement: &over, ..key("a") };
         builder.replace(a, &revoked, [(digest(2), Some(Wall(5)))]);
-        let keys = builder.build(|| ()).unwrap();
+        let keys = builder.build(&|| ()).unwrap();
         assert!(keys.find(&digest(1)).is_none());
         let found = keys.find(&digest(2)).unwrap();
         assert_eq!((found.ix, found.until), (a, Wall(5)));

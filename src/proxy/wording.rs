@@ -242,8 +242,13 @@ pub(super) mod tests {
         let read = move |path: &Path| {
             Ok(if path.ends_with("k.yaml") { b"[]".to_vec() } else { text.clone().into_bytes() })
         };
-        let sources =
-            Sources { read: &read, open: None, list: &|_| Ok(Vec::new()), env: &|_| None };
+        let sources = Sources {
+            read: &read,
+            open: None,
+            list: &|_| Ok(Vec::new()),
+            env: &|_| None,
+            breathe: &|| (),
+        };
         let loaded = config::load(Path::new("p.yaml"), &Flags::default(), &sources, Wall(0), None);
         Arc::new(loaded.unwrap_or_else(|problems| panic!("{problems}")).snapshot)
     }

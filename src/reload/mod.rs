@@ -3,6 +3,7 @@
 //!
 //! [`Reloader`] works with any kind of policy; [`policy`] puts it to work on the gate's own.
 
+pub mod breath;
 mod files;
 pub mod policy;
 mod watch;

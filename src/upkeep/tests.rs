@@ -43,7 +43,13 @@ fn policy(rules: &str, now: Wall) -> Snapshot {
     let read = move |path: &Path| {
         Ok(if path.ends_with("k.yaml") { KEYS.into() } else { text.clone().into_bytes() })
     };
-    let sources = Sources { read: &read, open: None, list: &|_| Ok(Vec::new()), env: &|_| None };
+    let sources = Sources {
+        read: &read,
+        open: None,
+        list: &|_| Ok(Vec::new()),
+        env: &|_| None,
+        breathe: &|| (),
+    };
     config::load(Path::new("p.yaml"), &Overrides::default(), &sources, now, None).unwrap().snapshot
 }
 

@@ -343,7 +343,7 @@ impl Collector<'_, '_> {
         for tenant in &callers.tenants {
             plan_used[tenant.plan.0 as usize] = true;
         }
-        let built = rows.build(std::thread::yield_now);
+        let built = rows.build(desk.sources.breathe);
         let keys = built.unwrap_or_else(|SharedSecret { first, second }| {
             let place = |ix: KeyIx| places.get(ix.0 as usize).copied().unwrap_or_default();
             let ((file, line), (first_file, first_line)) = (place(second), place(first));
