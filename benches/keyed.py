@@ -159,11 +159,13 @@ def main():
                     if at:
                         syncs, cpu, journal = (after - before for after, before in zip(spent(gate), (syncs, cpu, journal)))
                         rows[name].append((rate, cpu / requests, journal / requests, p50, p99, syncs / requests, one_sync(work)))
-            print(f"{options.connections} connections, medians of {options.rounds} rounds of {options.seconds} s")
-            print(f"{'state':12}{'requests/s':>12}{'CPU us':>9}{'journal us':>12}{'p50 ms':>9}{'p99 ms':>9}{'syncs/request':>15}{'one sync ms':>13}{'2 syncs + 5 ms':>16}")
+            print(f"{options.connections} connections, medians of {options.rounds} rounds of {options.seconds} s; of p99 the least and the most beside it")
+            print(f"{'state':12}{'requests/s':>12}{'CPU us':>9}{'journal us':>12}{'p50 ms':>9}{'p99 ms':>9}{'least-most':>14}{'syncs/request':>15}{'one sync ms':>13}{'2 syncs + 5 ms':>16}")
             for name, row in rows.items():
-                rate, cpu, journal, p50, p99, syncs, sync = (statistics.median(column) for column in zip(*row))
-                print(f"{name:12}{rate:12.0f}{cpu:9.1f}{journal:12.1f}{p50:9.2f}{p99:9.2f}{syncs:15.4f}{sync:13.2f}{2 * sync + 5:16.2f}")
+                columns = list(zip(*row))
+                rate, cpu, journal, p50, p99, syncs, sync = (statistics.median(column) for column in columns)
+                span = f"{min(columns[4]):.2f}-{max(columns[4]):.2f}"
+                print(f"{name:12}{rate:12.0f}{cpu:9.1f}{journal:12.1f}{p50:9.2f}{p99:9.2f}{span:>14}{syncs:15.4f}{sync:13.2f}{2 * sync + 5:16.2f}")
             if failed:
                 raise SystemExit(f"{failed} requests failed: the figures say nothing")
         finally:

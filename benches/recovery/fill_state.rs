@@ -10,7 +10,9 @@ use bytes::Bytes;
 use tollgate::clock::{Clock, Now, Wall};
 use tollgate::policy::idempotency::{BodyPrint, HeadPrint, RecordId};
 use tollgate::policy::limit::SubjectKey;
-use tollgate::store::{Backing, Batch, KeptAnswer, Op, Party, Progress, Record, StoreFailed};
+use tollgate::store::{
+    Backing, Batch, KeptAnswer, Op, Party, PartyNames, Progress, Record, StoreFailed,
+};
 
 const USAGE: &str = "usage: fill_state DIRECTORY MIB BODY";
 const TOGETHER: u64 = 512;
@@ -77,12 +79,12 @@ fn record(nth: u64, now: Now, body: &Bytes) -> Op {
         head: HeadPrint([9; 32]),
         at: now.wall,
         until: Wall(now.wall.0 + DAY),
-        party: Party {
-            tenant: "acme".into(),
-            key: "bench".into(),
-            route: "sms-send".into(),
-            request: "0192f0c1-7d3b-7cc3-98c4-dc0c0c07398f".into(),
-        },
+        party: Party::of(PartyNames {
+            tenant: "acme",
+            key: "bench",
+            route: "sms-send",
+            request: "0192f0c1-7d3b-7cc3-98c4-dc0c0c07398f",
+        }),
         progress: Progress::Answered(Arc::new(answer), BodyPrint { bytes: 35, digest: [4; 32] }),
     };
     Op::Record(RecordId(name), Box::new(record))

@@ -12,7 +12,7 @@ use crate::clock::Wall;
 use crate::policy::idempotency::RecordId;
 use crate::policy::snapshot::Snapshot;
 use crate::store::{
-    Act, Charges, Doubt, Party, Pending, Progress, Record, ReservationId, Resolution,
+    Act, Charges, Doubt, Party, PartyNames, Pending, Progress, Record, ReservationId, Resolution,
 };
 use crate::telemetry::rfc3339;
 
@@ -88,11 +88,11 @@ fn record(id: RecordId, record: &Record, now: Wall) -> Value {
 }
 
 fn name_party(told: &mut Value, party: &Party) {
-    let Party { tenant, key, route, request } = party;
+    let PartyNames { tenant, key, route, request } = party.names();
     for (name, text) in
         [("tenant", tenant), ("key", key), ("route", route), ("request_id", request)]
     {
-        told[name] = text.as_ref().into();
+        told[name] = text.into();
     }
 }
 
@@ -146,7 +146,7 @@ pub(super) fn settle_reservation(
             Verb::Confirm => "confirm_reservation",
             Verb::Release => "release_reservation",
         },
-        to: format!("reservation {id} of tenant {}", pending.party.tenant),
+        to: format!("reservation {id} of tenant {}", pending.party.names().tenant),
         before: "unresolved".to_owned(),
         after: verb.done().to_owned(),
         note,
@@ -181,7 +181,7 @@ pub(super) fn settle_record(
             Verb::Confirm => "confirm_record",
             Verb::Release => "release_record",
         },
-        to: format!("record {id} of tenant {}", record.party.tenant),
+        to: format!("record {id} of tenant {}", record.party.names().tenant),
         before: "unknown".to_owned(),
         after: verb.done().to_owned(),
         note,

@@ -15,7 +15,7 @@ use crate::policy::authorize::Permit;
 use crate::policy::head::{Seen, Unchecked};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::{Snapshot, Target, UpstreamProtocol};
-use crate::store::{Party, Reservation};
+use crate::store::{Party, PartyNames, Reservation};
 
 /// A head as the backend will read it.
 pub(super) enum Written {
@@ -117,10 +117,10 @@ fn party(policy: &Snapshot, permit: &Permit, request_id: &RequestId) -> Party {
     let caller = permit.caller;
     // All of it is ASCII.
     let id = request_id.as_str();
-    Party {
-        tenant: caller.map_or("", |caller| &policy.tenant(caller.tenant).name).into(),
-        key: caller.map_or("", |caller| policy.keys.at(caller.key).id).into(),
-        route: (&*policy.route(permit.route).name).into(),
-        request: id.get(..LONGEST_ID).unwrap_or(id).into(),
-    }
+    Party::of(PartyNames {
+        tenant: caller.map_or("", |caller| &policy.tenant(caller.tenant).name),
+        key: caller.map_or("", |caller| policy.keys.at(caller.key).id),
+        route: &policy.route(permit.route).name,
+        request: id.get(..LONGEST_ID).unwrap_or(id),
+    })
 }

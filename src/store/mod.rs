@@ -24,6 +24,7 @@ mod ledger;
 mod office;
 mod op;
 mod opening;
+mod party;
 mod promise;
 mod records;
 mod reservation;
@@ -40,10 +41,11 @@ pub use backing::{Backing, Health, OpenedBacking, Reply, StoreFailed};
 pub use journal::{Journal, JournalFigures, OnFailure, OpenProblem};
 pub use ledger::{Ledger, Overlaid};
 pub use op::{
-    Batch, Charge, Charges, Doubt, KeptAnswer, MeterId, Op, Party, Pending, Progress, Record,
+    Batch, Charge, Charges, Doubt, KeptAnswer, MeterId, Op, Pending, Progress, Record,
     ReservationId,
 };
 pub use opening::{Claim, Found, Opening, Order, Told};
+pub use party::{Party, PartyNames};
 pub use records::RecordOccupancy;
 pub use reservation::{Completion, Reservation};
 pub use restored::Restored;

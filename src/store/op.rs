@@ -13,6 +13,7 @@ use crate::policy::meter::{Block, Meter};
 use crate::policy::overlay::Revoked;
 
 use super::acts::Adjustment;
+use super::party::Party;
 
 /// A meter's name on disk. The kind is part of it: a quota that becomes a rate starts anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,21 +44,9 @@ pub struct Charge {
     pub amount: u64,
 }
 
-/// The charges of one request.
-pub type Charges = SmallVec<[Charge; 2]>;
-
-/// Who asked for what, for people who settle what the gate cannot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Party {
-    /// The tenant's name.
-    pub tenant: Box<str>,
-    /// The key's public id.
-    pub key: Box<str>,
-    /// The route's name.
-    pub route: Box<str>,
-    /// The id that client and backend saw (`X-Request-Id`).
-    pub request: Box<str>,
-}
+/// The charges of one request. There is room for one in place, which is what most have: a [`Batch`] is as large as if each of
+/// its changes were the largest, and is moved several times.
+pub type Charges = SmallVec<[Charge; 1]>;
 
 /// Money of a request whose outcome is not decided yet, or never will be by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

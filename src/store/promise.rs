@@ -14,7 +14,8 @@ use crate::policy::outcome::{Money, Outcome, Record as Fate, Settlement};
 
 use super::backing::{Reply, StoreFailed};
 use super::ledger::Ledger;
-use super::op::{Batch, Charge, Charges, Doubt, MeterId, Op, Party, Pending, ReservationId};
+use super::op::{Batch, Charge, Charges, Doubt, MeterId, Op, Pending, ReservationId};
+use super::party::Party;
 use super::records::{Ended, Kept};
 
 /// What hangs on one request.

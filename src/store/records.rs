@@ -16,8 +16,9 @@ use crate::policy::limit::SubjectKey;
 
 use super::acts::{ActProblem, Resolution};
 use super::backing::StoreFailed;
-use super::op::{Batch, Doubt, KeptAnswer, Op, Party, Progress, Record};
+use super::op::{Batch, Doubt, KeptAnswer, Op, Progress, Record};
 use super::opening::{Claim, Found};
+use super::party::Party;
 
 /// How many shards: enough that two requests seldom meet.
 const SHARDS: usize = 64;
@@ -256,8 +257,8 @@ impl Records {
 
     /// The holder of a record is done with it. Tells what it says now.
     pub(super) fn end(&self, id: RecordId, ended: Ended, tell: impl FnOnce(Op)) {
-        let mut drawer = self.drawer(id);
-        let Some(Kept { record, ends, .. }) = drawer.records.get(&id) else { return };
+        let drawer = &mut *self.drawer(id);
+        let Some(kept) = drawer.records.get_mut(&id) else { return };
         let progress = match ended {
             Ended::Answered(answer, body, bound) => {
                 if add_below(&self.bytes, size_of_answer(&answer), bound) {
@@ -269,9 +270,15 @@ impl Records {
             Ended::NotReplayable => Progress::NotReplayable,
             Ended::Unknown(doubt) => Progress::Unknown(doubt),
         };
-        let kept = Kept::new(Record { progress, ..record.clone() }, *ends);
+        self.enter(&progress);
+        self.leave(&std::mem::replace(&mut kept.record.progress, progress));
+        // Where its end was put off while it was in flight, it stands there again.
+        if kept.listed != kept.ends {
+            drawer.by_end.remove(&(kept.listed, id));
+            drawer.by_end.insert((kept.ends, id));
+            kept.listed = kept.ends;
+        }
         tell(Op::Record(id, Box::new(kept.record.clone())));
-        self.put(&mut drawer, id, kept);
     }
 
     /// The holder of a record proved that its request was never processed: what was there before is there again.
@@ -377,14 +384,12 @@ impl Records {
 
     /// Puts a record in the place of the one that was there. The bytes of its answer are counted already.
     fn put(&self, drawer: &mut Drawer, id: RecordId, kept: Kept) -> Option<Kept> {
-        if let Some(gauge) = self.gauge(&kept.record.progress) {
-            gauge.fetch_add(1, Ordering::Relaxed);
-        }
+        self.enter(&kept.record.progress);
         let listed = kept.listed;
         let before = drawer.records.insert(id, kept);
         if let Some(before) = &before {
             drawer.by_end.remove(&(before.listed, id));
-            self.leave(&before.record);
+            self.leave(&before.record.progress);
         }
         drawer.by_end.insert((listed, id));
         before
@@ -393,7 +398,7 @@ impl Records {
     fn remove(&self, drawer: &mut Drawer, id: RecordId) {
         let Some(Kept { record, listed, .. }) = drawer.records.remove(&id) else { return };
         drawer.by_end.remove(&(listed, id));
-        self.leave(&record);
+        self.leave(&record.progress);
         self.total.fetch_sub(1, Ordering::Relaxed);
         let mut tenants = self.tenant(record.tenant);
         if let Some(own) = tenants.get_mut(&record.tenant) {
@@ -404,11 +409,19 @@ impl Records {
         }
     }
 
-    fn leave(&self, record: &Record) {
-        if let Progress::Answered(answer, _) = &record.progress {
+    /// Counts one that has come so far. The bytes of its answer are counted already.
+    fn enter(&self, progress: &Progress) {
+        if let Some(gauge) = self.gauge(progress) {
+            gauge.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts it no longer.
+    fn leave(&self, progress: &Progress) {
+        if let Progress::Answered(answer, _) = progress {
             self.bytes.fetch_sub(size_of_answer(answer), Ordering::Relaxed);
         }
-        if let Some(gauge) = self.gauge(&record.progress) {
+        if let Some(gauge) = self.gauge(progress) {
             gauge.fetch_sub(1, Ordering::Relaxed);
         }
     }

@@ -191,15 +191,15 @@ impl Rounds {
 
     fn say_doubts(&self, now: Now) {
         for (pending, doubt) in &self.parts.ledger.newly_unresolved(DOUBTS) {
-            let party = &pending.party;
+            let party = pending.party.names();
             self.parts.log.say(
                 now.wall,
                 &Event::Unresolved {
                     reservation: &format!("{:032x}", pending.id.0),
-                    tenant: &party.tenant,
-                    key: &party.key,
-                    route: &party.route,
-                    request: &party.request,
+                    tenant: party.tenant,
+                    key: party.key,
+                    route: party.route,
+                    request: party.request,
                     doubt: match doubt {
                         Doubt::Crash => "crash",
                         Doubt::NoAnswer => "no_answer",

@@ -19,7 +19,8 @@ use tollgate::policy::limit::{
 };
 use tollgate::policy::order::{Ask, Asks};
 use tollgate::store::{
-    Backing, Claim, KeptAnswer, Ledger, Opening, Order, Party, Reply, Reservation, Restored,
+    Backing, Claim, KeptAnswer, Ledger, Opening, Order, Party, PartyNames, Reply, Reservation,
+    Restored,
 };
 
 /// A ledger, and what must live as long as it does.
@@ -56,7 +57,7 @@ pub(crate) fn at(ms: i64) -> Now {
 
 /// A party, a body and an answer: their contents never matter to a decision.
 pub(crate) fn party() -> Party {
-    Party { tenant: "t".into(), key: "k".into(), route: "r".into(), request: "q".into() }
+    Party::of(PartyNames { tenant: "t", key: "k", route: "r", request: "q" })
 }
 
 pub(crate) fn body() -> BodyPrint {

@@ -140,7 +140,7 @@ fn what_was_under_way_is_unknown_and_charged_until_a_person_settles_it() {
         }
         let listed = ledger.unresolved();
         assert_eq!((listed.len(), listed[0].1), (1, Doubt::Crash));
-        assert_eq!((&*listed[0].0.party.tenant, ledger.unknown_records().len()), ("t", 1));
+        assert_eq!((listed[0].0.party.names().tenant, ledger.unknown_records().len()), ("t", 1));
         act(ledger, Act::Resolve { id: listed[0].0.id, how: Resolution::Release });
         assert_eq!(ledger.peek(at(2), &credit(0)).remaining, 80);
         assert!(ledger.unresolved().is_empty() && ledger.unknown_records().is_empty());

@@ -10,7 +10,7 @@ use tollgate::policy::idempotency::{BodyPrint, HeadPrint, RecordId};
 use tollgate::policy::limit::{LimitId, LimitKind, SubjectKey};
 use tollgate::policy::overlay::{Revoked, RevokedBy};
 use tollgate::store::{
-    Charge, KeptAnswer, MeterId, Party, Pending, Progress, Record, ReservationId,
+    Charge, KeptAnswer, MeterId, Party, PartyNames, Pending, Progress, Record, ReservationId,
 };
 
 /// The instant of everything.
@@ -42,12 +42,7 @@ pub(crate) fn pending(id: u128, amount: u64) -> Pending {
 
 /// Who asks.
 pub(crate) fn party() -> Party {
-    Party {
-        tenant: "acme".into(),
-        key: "k-1".into(),
-        route: "sms-send".into(),
-        request: "0199".into(),
-    }
+    Party::of(PartyNames { tenant: "acme", key: "k-1", route: "sms-send", request: "0199" })
 }
 
 /// A record that is remembered for a day.

@@ -23,7 +23,7 @@ use super::writer::Work;
 const NICER: i32 = 5;
 
 /// What the tables get in one transaction.
-#[expect(clippy::vec_box, reason = "a batch is six hundred bytes, and is handed from list to list")]
+#[expect(clippy::vec_box, reason = "a batch is hundreds of bytes, and is handed from list to list")]
 pub(super) struct Portion {
     /// What stands in one half of the log, in its order.
     pub(super) works: Vec<Box<Work>>,

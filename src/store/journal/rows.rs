@@ -12,8 +12,9 @@ use crate::policy::meter::{Bucket, BucketParts, Fixed, FixedParts, Meter, Purse,
 use crate::policy::overlay::{Revoked, RevokedBy};
 
 use super::super::op::{
-    Charge, Charges, Doubt, KeptAnswer, MeterId, Party, Pending, Progress, Record, ReservationId,
+    Charge, Charges, Doubt, KeptAnswer, MeterId, Pending, Progress, Record, ReservationId,
 };
+use super::super::party::{Party, PartyNames};
 use super::codec::{Malformed, RowReader, RowWriter};
 
 /// A meter's key: limit, kind, subject. Big-endian, so that the meters of one limit are neighbours.
@@ -389,19 +390,19 @@ pub(super) fn read_period(reader: &mut RowReader<'_>) -> Result<Period, Malforme
 }
 
 fn write_party(writer: &mut RowWriter, party: &Party) {
-    let Party { tenant, key, route, request } = party;
+    let PartyNames { tenant, key, route, request } = party.names();
     for text in [tenant, key, route, request] {
         writer.text(text);
     }
 }
 
 fn read_party(reader: &mut RowReader<'_>) -> Result<Party, Malformed> {
-    Ok(Party {
-        tenant: reader.text()?.into(),
-        key: reader.text()?.into(),
-        route: reader.text()?.into(),
-        request: reader.text()?.into(),
-    })
+    Ok(Party::of(PartyNames {
+        tenant: reader.text()?,
+        key: reader.text()?,
+        route: reader.text()?,
+        request: reader.text()?,
+    }))
 }
 
 fn kind_code(kind: LimitKind) -> u8 {

@@ -57,7 +57,7 @@ pub(super) struct Work {
 }
 
 /// The thread's own.
-#[expect(clippy::vec_box, reason = "a batch is six hundred bytes, and is handed from list to list")]
+#[expect(clippy::vec_box, reason = "a batch is hundreds of bytes, and is handed from list to list")]
 pub(super) struct Writer {
     pub(super) log: Log,
     pub(super) tables: Tables,
