@@ -24,6 +24,7 @@ mod ledger;
 mod office;
 mod op;
 mod opening;
+mod peeking;
 mod promise;
 mod records;
 mod reservation;
