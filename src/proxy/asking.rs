@@ -7,7 +7,7 @@ use crate::policy::authenticate::Caller;
 use crate::policy::calendar::Period;
 use crate::policy::covering;
 use crate::policy::keys::KeyIx;
-use crate::policy::order::Asks;
+use crate::policy::order::{Asks, Reading};
 use crate::policy::snapshot::{RouteIx, Snapshot};
 
 /// The asks of the latest request, under one policy: they follow from its route, its key, its client and the periods of
@@ -18,6 +18,8 @@ pub(super) struct Asking {
     /// While all its calendars are in the periods that it names.
     during: Period,
     asks: Asks,
+    /// Which of them refused the latest request, if one did: a flood is refused by one limit for as long as it lasts.
+    refuser: Option<usize>,
 }
 
 /// A period that never ends.
@@ -25,7 +27,7 @@ const ALWAYS: Period = Period { from: Wall(i64::MIN), until: Wall(i64::MAX) };
 
 impl Default for Asking {
     fn default() -> Asking {
-        Asking { of: None, during: ALWAYS, asks: Asks::new() }
+        Asking { of: None, during: ALWAYS, asks: Asks::new(), refuser: None }
     }
 }
 
@@ -35,15 +37,15 @@ impl Asking {
         self.of = None;
     }
 
-    /// What a request asks of all limits that cover it.
-    pub(super) fn asks(
+    /// What a request asks of all limits that cover it, in [`Asking::asks`] from now on.
+    pub(super) fn find(
         &mut self,
         policy: &Snapshot,
         route: RouteIx,
         caller: Option<Caller>,
         client: IpAddr,
         now: Wall,
-    ) -> &Asks {
+    ) {
         let of = Some((route, caller.map(|caller| caller.key), client));
         if self.of != of || now < self.during.from || self.during.until <= now {
             self.asks.clear();
@@ -55,8 +57,23 @@ impl Asking {
                 until: all.until.min(one.until),
             });
             self.of = of;
+            self.refuser = None;
         }
+    }
+
+    /// What the latest request asks.
+    pub(super) fn asks(&self) -> &Asks {
         &self.asks
+    }
+
+    /// The place among them of the one that refused the request before.
+    pub(super) fn refuser(&self) -> Option<usize> {
+        self.refuser
+    }
+
+    /// Notes what the limits said to the latest request.
+    pub(super) fn heard(&mut self, readings: &[Reading]) {
+        self.refuser = readings.iter().position(Reading::vetoes);
     }
 }
 
@@ -86,7 +103,8 @@ mod tests {
                 asking.forget();
             }
             let (client, now) = (IpAddr::from([10, 0, 0, last]), Wall(now));
-            let asks = asking.asks(policy, RouteIx(0), None, client, now).clone();
+            asking.find(policy, RouteIx(0), None, client, now);
+            let asks = asking.asks().clone();
             assert_eq!(asks, covering::asks(policy, RouteIx(0), None, client, now));
             assert_eq!(asks.len(), 2);
         }

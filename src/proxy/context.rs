@@ -18,7 +18,7 @@ use super::said::Pseudonym;
 use super::served_tls::ServedTls;
 use super::wording::Wordings;
 use crate::clock::{Clock, Now, Steady, Wall};
-use crate::policy::keys::Key;
+use crate::policy::keys::KeyIx;
 use crate::policy::limit::SubjectKey;
 use crate::policy::refusal::Refusal;
 use crate::policy::revocation::RevocationRule;
@@ -156,12 +156,12 @@ impl Common {
 
 impl WorkerContext {
     /// A key that exists was refused: the rules of `auto_revoke:` may count it.
-    pub(super) fn struck(&self, policy: &Snapshot, now: Now, key: &Key<'_>, why: Refusal) {
+    pub(super) fn struck(&self, policy: &Snapshot, now: Now, key: KeyIx, why: Refusal) {
         if policy.auto_revoke.is_empty() {
             return;
         }
         if let Some(strikes) = self.strikes.get() {
-            strikes.refused(policy, &self.ledger, now, key, why);
+            strikes.refused(policy, &self.ledger, now, &policy.keys.at(key), why);
         }
     }
 

@@ -11,7 +11,7 @@ use super::client_body::ClientBody;
 use super::context::WorkerContext;
 use super::exchange::Exchange;
 use super::field_text::Legal;
-use super::peer::{Handled, Handler, Peer};
+use super::peer::{AtHand, Coming, Handler, Peer};
 use super::respond::unasked;
 use super::serve::{Answer, serve};
 use crate::policy::head::Unchecked;
@@ -71,8 +71,14 @@ async fn keep_house(at: Rc<WorkerContext>) {
 impl Handler for Gatekeeper {
     type End = Exchange;
 
-    fn handle(&self, peer: Rc<Peer>, head: &Unchecked<'_>, body: ClientBody) -> Handled<Exchange> {
-        serve(Rc::clone(&self.0), peer, head, body)
+    fn handle(
+        &self,
+        peer: Rc<Peer>,
+        head: &Unchecked<'_>,
+        body: ClientBody,
+        at_hand: &mut AtHand<Exchange>,
+    ) -> Option<Coming<Exchange>> {
+        serve(Rc::clone(&self.0), peer, head, body, at_hand)
     }
 
     fn panicked(&self) -> Answer {

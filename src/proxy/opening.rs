@@ -31,10 +31,20 @@ pub(super) fn open(
     })?;
     let Permit { route, caller, .. } = *permit;
     let mut refrain = peer.refrain.borrow_mut();
-    let asks = refrain.asks(policy, route, caller, facts.client, now.wall);
+    let asking = refrain.asking(policy, route, caller, facts.client, now.wall);
     let caller = permit.caller.as_ref();
+    let asks = asking.asks();
     let order = Order { asks, claim: claim.as_ref(), bounds: policy.records, caller };
-    let stop = match at.ledger.open_into(now, &order, &mut facts.readings, taken) {
+    let readings = &mut facts.readings;
+    let again = |refuser| at.ledger.refuses_again(now, &order, refuser, readings);
+    let told = if asking.refuser().is_some_and(again) {
+        Told::Refused
+    } else {
+        let told = at.ledger.open_into(now, &order, &mut facts.readings, taken);
+        asking.heard(if matches!(told, Told::Refused) { &facts.readings } else { &[] });
+        told
+    };
+    let stop = match told {
         Told::Admitted => {
             facts.idempotency = claim.map(|_| IdempotencyOutcome::Fresh);
             return Ok(());
@@ -84,11 +94,11 @@ pub(super) fn look_at(
 ) {
     if let (Some(route), Some(caller)) = (facts.route, facts.caller) {
         let mut refrain = peer.refrain.borrow_mut();
-        let asks = refrain.asks(policy, route, Some(caller), facts.client, now.wall);
+        let asking = refrain.asking(policy, route, Some(caller), facts.client, now.wall);
         let shown =
             |ask: &&Ask| policy.report.shows(ask.limit, ask.mode, ask.ceiling.window.kind());
-        let peeked = asks.iter().filter(shown).map(|ask| at.ledger.peek(now, ask));
-        facts.readings.extend(peeked);
+        let shown = asking.asks().iter().filter(shown);
+        at.ledger.peek_each(now, shown, Some(&caller), &mut facts.readings);
     }
 }
 

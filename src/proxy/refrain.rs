@@ -20,7 +20,7 @@ use crate::policy::authenticate::Caller as Asker;
 use crate::policy::fields::is_printable;
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::{Ceiling, LimitIx};
-use crate::policy::order::{Asks, Reading};
+use crate::policy::order::Reading;
 use crate::policy::recall::Recall;
 use crate::policy::snapshot::{RouteIx, Snapshot};
 use crate::telemetry::record::{
@@ -71,16 +71,18 @@ impl Refrain {
     }
 
     /// What a request asks of the limits.
-    pub(super) fn asks(
+    pub(super) fn asking(
         &mut self,
         policy: &Arc<Snapshot>,
         route: RouteIx,
         caller: Option<Asker>,
         client: IpAddr,
         now: Wall,
-    ) -> &Asks {
+    ) -> &mut Asking {
         self.belong_to(policy);
-        self.asking.get_or_insert_default().asks(policy, route, caller, client, now)
+        let asking = self.asking.get_or_insert_default();
+        asking.find(policy, route, caller, client, now);
+        asking
     }
 
     /// What the backend is told of its client and its caller.

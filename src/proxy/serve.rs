@@ -20,7 +20,7 @@ use super::idempotent::{Compared, Repeat};
 use super::identify::identify;
 use super::opening::{look_at, open};
 use super::passage;
-use super::peer::{Coming, Handled, Peer};
+use super::peer::{AtHand, Coming, Peer};
 use super::pool::{Departure, Pool};
 use super::request_body::RequestBody;
 use super::request_id::RequestId;
@@ -50,25 +50,24 @@ pub(super) fn serve(
     peer: Rc<Peer>,
     unchecked: &Unchecked<'_>,
     body: ClientBody,
-) -> Handled<Exchange> {
+    at_hand: &mut AtHand<Exchange>,
+) -> Option<Coming<Exchange>> {
     let now = at.clock.now();
     let mut exchange = Exchange::begin(&at, now);
-    match decide(&at, &peer, unchecked, now, &mut exchange) {
-        Decision::Here(mut answer) => {
-            exchange.answered(&mut answer);
-            Handled::Now(answer)
+    match decide(&at, &peer, unchecked, now, (&mut exchange, at_hand)) {
+        Decision::Here => {
+            if let Some(answer) = at_hand {
+                exchange.answered(answer);
+            }
+            None
         }
-        Decision::Replay(repeat, idle) => {
-            Handled::Later(Box::pin(replay(at, exchange, repeat, idle, body)))
-        }
-        Decision::Pass(head, mut admission) => {
-            Handled::Later(if let Some(party) = admission.party.take() {
-                Box::pin(promise(at, peer, (head, body), admission, exchange, party))
-            } else {
-                exchange.committed();
-                forward(at, peer, (head, body), admission, exchange)
-            })
-        }
+        Decision::Replay(repeat, idle) => Some(Box::pin(replay(at, exchange, repeat, idle, body))),
+        Decision::Pass(head, mut admission) => Some(if let Some(party) = admission.party.take() {
+            Box::pin(promise(at, peer, (head, body), admission, exchange, party))
+        } else {
+            exchange.committed();
+            forward(at, peer, (head, body), admission, exchange)
+        }),
     }
 }
 
@@ -189,8 +188,8 @@ pub(super) struct Facts {
 enum Decision {
     /// It goes on to the upstream.
     Pass(Written, Box<Admission>),
-    /// The gate answers it by itself.
-    Here(Answer),
+    /// The gate answers it by itself, with what is at hand.
+    Here,
     /// It was made before: its body, with at most so much silence in it, is compared with the first one's.
     Replay(Repeat, Duration),
 }
@@ -204,13 +203,14 @@ pub(super) enum Asked {
     Peeked,
 }
 
-/// Steps 2 to 7, and the head of step 9, under one policy and without waiting for anything.
+/// Steps 2 to 7, and the head of step 9, under one policy and without waiting for anything. The gate's own answer is `at_hand`
+/// then.
 fn decide(
     at: &WorkerContext,
     peer: &Peer,
     head: &Unchecked<'_>,
     now: Now,
-    exchange: &mut Exchange,
+    (exchange, at_hand): (&mut Exchange, &mut AtHand<Exchange>),
 ) -> Decision {
     let policy = at.policy.load();
     let mut facts = Facts {
@@ -246,7 +246,7 @@ fn decide(
         Err(stop) => stop,
     };
     let request_id = exchange.request_id().clone();
-    Decision::Here(match stop {
+    *at_hand = Some(match stop {
         Stop::Repeated(repeat) => return Decision::Replay(repeat, policy.bounds.body_idle),
         Stop::Here(status) => here::bare(status, &request_id),
         Stop::Ready => here::readiness(at, &request_id),
@@ -258,7 +258,7 @@ fn decide(
         Stop::Refused(refused) => {
             exchange.refused(&policy, &refused);
             if let Some(key) = facts.key {
-                at.struck(&policy, now, &policy.keys.at(key), refused.why);
+                at.struck(&policy, now, key, refused.why);
             }
             let mut refusing = Refusing {
                 policy: &policy,
@@ -273,7 +273,8 @@ fn decide(
             };
             refusal(at, &mut refusing)
         }
-    })
+    });
+    Decision::Here
 }
 
 /// Why a request goes no further than the gate.

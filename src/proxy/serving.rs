@@ -19,7 +19,7 @@ use super::body::{AnswerError, Body, OnEnd};
 use super::client_body::ClientBody;
 use super::counters::{ConnectionCounters, up};
 use super::drain::DrainSignal;
-use super::peer::{Coming, Handled, Handler, Peer};
+use super::peer::{AtHand, Coming, Handler, Peer};
 use super::wire::{Owed, Wire};
 use crate::policy::fields::{Field, Fields};
 use crate::policy::head::{Target, Unchecked};
@@ -33,13 +33,21 @@ pub(super) struct Serving<H> {
 }
 
 impl<H: Handler> Serving<H> {
-    /// Hands a request to the handler.
-    pub(super) fn handle(&self, head: &Unchecked<'_>, body: ClientBody) -> Handled<H::End> {
+    /// Hands a request to the handler. The answer is `at_hand` then, unless it comes later.
+    pub(super) fn handle(
+        &self,
+        head: &Unchecked<'_>,
+        body: ClientBody,
+        at_hand: &mut AtHand<H::End>,
+    ) -> Option<Coming<H::End>> {
         // What a panicking request leaves behind is its own: shared cells are never borrowed across an await.
         let handled = catch_unwind(AssertUnwindSafe(|| {
-            self.handler.handle(Rc::clone(&self.peer), head, body)
+            self.handler.handle(Rc::clone(&self.peer), head, body, at_hand)
         }));
-        handled.unwrap_or_else(|_| Handled::Now(self.panicked()))
+        handled.unwrap_or_else(|_| {
+            *at_hand = Some(self.panicked());
+            None
+        })
     }
 
     /// The answer where the handling of a request has panicked.
@@ -72,10 +80,8 @@ impl<H: Handler> Serving<H> {
             version: parts.version,
             fields: Fields(&lines),
         };
-        let (now, later) = match self.handle(&head, ClientBody::http2(body)) {
-            Handled::Now(answer) => (Some(answer), None),
-            Handled::Later(coming) => (None, Some(coming)),
-        };
+        let mut now = None;
+        let later = self.handle(&head, ClientBody::http2(body), &mut now);
         Answering { serving: Rc::clone(self), owed: Some(owed), head_only, now, later }
     }
 }

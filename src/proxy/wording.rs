@@ -1,6 +1,7 @@
 //! What the refusals of one policy say whoever is refused, worded once and remembered with a worker; and the latest answer
 //! of each kind, which is nearly always the next one but for its id.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 
-use super::answer::Head;
+use super::answer::{Head, KeptFields};
 use super::body::Body;
 use super::field_text::Legal;
 use super::forward::X_REQUEST_ID;
@@ -70,12 +71,15 @@ struct Latest {
     answer: Option<Said>,
 }
 
-/// An answer, and where the id of its request stands in it.
+/// An answer, and where the id of its request stands in it. An answer is mostly sent before the next one is given, which then
+/// has its memory: only the id is written. Some 300 instructions fewer than a copy.
 #[derive(Debug)]
 struct Said {
-    head: Head,
+    status: StatusCode,
+    fields: Rc<KeptFields>,
     id: usize,
-    body: Bytes,
+    /// Empty where there is none.
+    body: Rc<Vec<u8>>,
     ids: Places,
 }
 
@@ -148,26 +152,14 @@ impl Wording {
 
     /// The answer to the latest case once more, for a request with this id: 1 200 instructions fewer than to put it together.
     pub(super) fn again(
-        &self,
+        &mut self,
         case: &Case,
         fields: &LimitFields,
         id: &RequestId,
     ) -> Option<Answer> {
-        let latest = self.latest.as_ref()?;
+        let latest = self.latest.as_mut()?;
         let same = latest.case == *case && latest.fields == *fields;
-        let said = latest.answer.as_ref().filter(|_| same)?;
-        let mut head = said.head.copied();
-        head.fields_mut().write_over(said.id, id.as_bytes());
-        if said.ids.is_empty() {
-            return Some(Answer { head, body: Body::full(said.body.clone()) });
-        }
-        let mut body = said.body.to_vec();
-        for at in &said.ids {
-            if let Some(place) = body.get_mut(*at..*at + id.as_bytes().len()) {
-                place.copy_from_slice(id.as_bytes());
-            }
-        }
-        Some(Answer { head, body: Body::full(body) })
+        latest.answer.as_mut().filter(|_| same).map(|said| said.to(id))
     }
 
     /// Remembers the answer to a case, if it is the second time that this one comes. `ids` says where in the body the id of
@@ -187,15 +179,37 @@ impl Wording {
         match &mut self.latest {
             Some(latest) if latest.case == case && latest.fields == fields => {
                 let id = head.fields().place_of(X_REQUEST_ID.as_str());
-                latest.answer = id.map(|id| Said {
-                    head: head.copied(),
+                let fields = KeptFields::of(head);
+                latest.answer = id.zip(fields).map(|(id, fields)| Said {
+                    status: head.status(),
+                    fields: Rc::new(fields),
                     id: id.start,
-                    body: body.clone(),
+                    body: Rc::new(body.to_vec()),
                     ids,
                 });
             }
             _ => self.latest = Some(Latest { case, fields, answer: None }),
         }
+    }
+}
+
+impl Said {
+    /// The same answer to the request with this id.
+    fn to(&mut self, id: &RequestId) -> Answer {
+        let id = id.as_bytes();
+        Rc::make_mut(&mut self.fields).write_over(self.id, id);
+        if !self.ids.is_empty() {
+            let body = Rc::make_mut(&mut self.body);
+            for at in &self.ids {
+                if let Some(place) = body.get_mut(*at..*at + id.len()) {
+                    place.copy_from_slice(id);
+                }
+            }
+        }
+        let head = Head::kept(self.status, Rc::clone(&self.fields));
+        let no_body = self.body.is_empty();
+        let body = if no_body { Body::empty() } else { Body::kept(Rc::clone(&self.body)) };
+        Answer { head, body }
     }
 }
 

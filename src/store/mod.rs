@@ -25,6 +25,7 @@ mod office;
 mod op;
 mod opening;
 mod party;
+mod peeking;
 mod promise;
 mod records;
 mod reservation;

@@ -177,21 +177,6 @@ impl Ledger {
         }
     }
 
-    /// What a limit would say now. Takes nothing and makes nothing.
-    pub fn peek(&self, now: Now, ask: &Ask) -> Reading {
-        let read = self.table.find(ask).and_then(|seat| {
-            let mut meters = seat.lock()?;
-            let place = meters.place(ask.id, ask.ceiling.window.kind())?;
-            Some(meters.at(place).read(ask, now))
-        });
-        read.unwrap_or_else(|| Meter::unused(ask, now))
-    }
-
-    /// As [`Ledger::peek`], what each of them would say, in their order.
-    fn peek_all(&self, now: Now, asks: &Asks, readings: &mut Readings) {
-        readings.extend(asks.iter().map(|ask| self.peek(now, ask)));
-    }
-
     fn open_claimed(
         &self,
         now: Now,

@@ -149,8 +149,17 @@ impl Table {
         seat
     }
 
+    /// Where the ask was counted the last time, if that cell still looks like its subject's own.
+    pub(super) fn known(&self, ask: &Ask, caller: Option<&Caller>) -> Option<Seat<'_>> {
+        self.remembered(ask.subject, caller.filter(|caller| caller.subject == ask.subject))
+    }
+
     /// Where the subject's cell was the last time, if it still looks like its own.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "two ask it, and a call takes 100 instructions an admitted request"
+    )]
+    #[inline(always)]
     fn remembered(&self, subject: SubjectKey, of_key: Option<&Caller>) -> Option<Seat<'_>> {
         let look = |ix: Option<CellIx>| {
             let seat = self.seat_at(subject, ix?);

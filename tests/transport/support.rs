@@ -22,7 +22,7 @@ use tollgate::proxy::cut::Cut;
 use tollgate::proxy::field_text::Legal;
 use tollgate::proxy::http1::RequestHead;
 use tollgate::proxy::listen::Listeners;
-use tollgate::proxy::peer::{Handled, Handler, Peer};
+use tollgate::proxy::peer::{AtHand, Coming, Handler, Peer};
 use tollgate::proxy::pool::{Departure, Pools, SendFailure};
 use tollgate::proxy::request_body::{BodyFate, RequestBody};
 use tollgate::proxy::tunnel::{Tunnelled, carry};
@@ -194,37 +194,48 @@ fn own(status: u16, text: &str) -> Answer<Body<Note>> {
 impl Handler for PassOn {
     type End = Note;
 
-    fn handle(&self, peer: Rc<Peer>, head: &Unchecked<'_>, body: ClientBody) -> Handled<Note> {
+    fn handle(
+        &self,
+        peer: Rc<Peer>,
+        head: &Unchecked<'_>,
+        body: ClientBody,
+        at_hand: &mut AtHand<Note>,
+    ) -> Option<Coming<Note>> {
         let state = &*self.0;
         state.requests.set(state.requests.get() + 1);
-        match head.target.path {
+        *at_hand = match head.target.path {
             "/panic" => panic!("asked to"),
-            "/refused" => Handled::Now(own(401, "refused")),
+            "/refused" => Some(own(401, "refused")),
             "/worker" => {
                 let _ = state.events.send(Event::Worker(state.index));
-                Handled::Now(own(200, "here"))
+                Some(own(200, "here"))
             }
             "/peer" => {
                 let _ = state.events.send(Event::Peer(peer.announced));
-                Handled::Now(own(200, "here"))
+                Some(own(200, "here"))
             }
             "/cut" => {
                 state.cut.cut();
-                Handled::Now(own(200, "cut"))
+                Some(own(200, "cut"))
             }
-            "/late-panic" => Handled::Later(Box::pin(async {
-                tokio::task::yield_now().await;
-                panic!("asked to")
-            })),
-            "/slow" => Handled::Later(Box::pin(async {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                own(200, "at last")
-            })),
+            "/late-panic" => {
+                return Some(Box::pin(async {
+                    tokio::task::yield_now().await;
+                    panic!("asked to")
+                }));
+            }
+            "/slow" => {
+                return Some(Box::pin(async {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    own(200, "at last")
+                }));
+            }
             _ => {
                 let (this, head) = (self.clone(), owned(head));
-                Handled::Later(Box::pin(async move { this.pass_on(peer, head, body).await }))
+                return Some(Box::pin(async move { this.pass_on(peer, head, body).await }));
             }
-        }
+        };
+        None
     }
 
     fn panicked(&self) -> Answer<Body<Note>> {

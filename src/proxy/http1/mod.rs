@@ -23,6 +23,7 @@ mod upload;
 pub(super) use answer::AnswerBody;
 pub use answer::{BrokenOff, Switched};
 pub(super) use connection::{Connection, Errand, Failure, Seen, Shared, Wrong};
+pub(super) use framing::content_length;
 pub(super) use head_in::{AnswerHead, is_of_the_hop};
 pub use head_out::{BadLength, RequestHead};
 pub use served::{Arriving, BrokenIn, Interims, Upgrading};

@@ -112,7 +112,8 @@ impl RecordBuffer {
         if self.lines.is_empty() {
             return;
         }
-        let fresh = sink.back.try_recv().unwrap_or_default();
+        // Whole at once where none came back yet: a busy worker fills it, and to let it grow would copy it several times.
+        let fresh = sink.back.try_recv().unwrap_or_else(|_| Vec::with_capacity(HAND_ON + DRAFT));
         let chunk = Chunk {
             lines: std::mem::replace(&mut self.lines, fresh),
             records: std::mem::take(&mut self.records),

@@ -195,6 +195,11 @@ impl Said {
             date: Date::Missing,
             trailer: Trailer::Silent,
         };
+        if let Some(kept) = head.kept_fields() {
+            said.length = kept.length();
+            said.lengths = usize::from(said.length.is_some());
+            return said;
+        }
         for (name, value) in head.fields().of_lengths(NAMES) {
             match name {
                 b"content-length" => {

@@ -1,6 +1,6 @@
 //! HTTP/1 from clients (RFC 9112), spoken by ourselves: a connection is one future, a request is looked at where it was
 //! read, and its answer is written where it is decided. Between two requests a connection holds a socket, a timer, and
-//! the lines of its last head where they are few.
+//! its last head where that is short.
 //! Strict in what it takes: what two readers could read two ways is refused, and ends the connection. Never decides about
 //! a request.
 
@@ -8,6 +8,7 @@ mod answer;
 mod arriving;
 mod client;
 mod date;
+mod first_line;
 mod head;
 mod interims;
 mod section;

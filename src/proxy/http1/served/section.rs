@@ -118,7 +118,7 @@ impl Latest {
 }
 
 /// Puts other bytes in the place of these, of which none stays.
-fn written_over(old: &mut Vec<u8>, new: &[u8]) {
+pub(super) fn written_over(old: &mut Vec<u8>, new: &[u8]) {
     let covered = if old.capacity() < new.len() { 0 } else { new.len() };
     if let Some(rest) = old.get_mut(covered..) {
         rest.zeroize();

@@ -16,7 +16,6 @@ use super::arriving::Arriving;
 use super::client::{CONTINUE, Client, Hears, Reading, Writes};
 use super::date::Today;
 use super::head::{After, BadHead, Expects, FieldLines, Found, HeadBounds, HeadReader, Hop, Lines};
-use super::target;
 use crate::policy::fields::Fields;
 use crate::policy::head::Unchecked;
 use crate::policy::snapshot::Bounds;
@@ -25,7 +24,7 @@ use crate::proxy::body::{Body, OnEnd};
 use crate::proxy::client_body::ClientBody;
 use crate::proxy::drain::DrainPhase;
 use crate::proxy::io::{COALESCED, Stream};
-use crate::proxy::peer::{Coming, Handled, Handler};
+use crate::proxy::peer::{AtHand, Coming, Handler};
 use crate::proxy::serving::Serving;
 use crate::proxy::watch::{Awaits, Sight};
 
@@ -149,7 +148,7 @@ impl<H: Handler> Served<H> {
                     let mut answer = None;
                     poll_handler(&self.serving, coming, &mut answer, cx);
                     match answer {
-                        Some(answer) => Poll::Ready(Ok(self.answer(answer))),
+                        Some(_) => Poll::Ready(Ok(self.answer(answer))),
                         None => self.poll_ahead(cx),
                     }
                 }
@@ -242,9 +241,9 @@ impl<H: Handler> Served<H> {
     ) -> Result<Turn<H::End>, BadHead> {
         let (head, behind) = unread.split_at(found.bytes);
         let (line, Hop { length, after, expects, trailers }) = (&found.line, found.hop);
-        let target = str::from_utf8(&head[line.target.range()]).ok();
-        let target = target.and_then(|text| target::of(&line.method, text));
-        let handled = {
+        let target = self.heads.target(found, head);
+        let mut at_hand = None;
+        let later = {
             // Filled where it stands: collected, a kilobyte would be moved.
             let mut fields = FieldLines::new();
             self.heads.fields(found, head, lines, &mut fields);
@@ -267,17 +266,17 @@ impl<H: Handler> Served<H> {
                 if line.version == Version::HTTP_10 { Hears::Nothing } else { Hears::Interims };
             self.client.begin_body(length, if waits { CONTINUE } else { b"" }, hears);
             let body = ClientBody::http1(Arriving::new(&self.client));
-            self.serving.handle(&unchecked, body)
+            self.serving.handle(&unchecked, body, &mut at_hand)
         };
-        Ok(match handled {
-            Handled::Now(answer) => self.answer(answer),
-            Handled::Later(coming) => Turn::Handling(coming),
+        Ok(match later {
+            Some(coming) => Turn::Handling(coming),
+            None => self.answer(at_hand),
         })
     }
 
-    /// Begins an answer.
-    fn answer(&mut self, answer: Answer<Body<H::End>>) -> Turn<H::End> {
-        let Answer { head, mut body } = answer;
+    /// Begins an answer that is at hand.
+    fn answer(&mut self, at_hand: AtHand<H::End>) -> Turn<H::End> {
+        let Answer { head, mut body } = at_hand.unwrap_or_else(|| self.serving.panicked());
         let mut io = self.client.io.borrow_mut();
         let ends = match self.client.reading.get() {
             Reading::Over | Reading::Unasked | Reading::Asked => false,
@@ -298,9 +297,8 @@ impl<H: Handler> Served<H> {
             answer::write(text, head, &body.size_hint(), self.asker, &self.terms.today);
         self.then = then;
         if let BodyLength::Exactly(1..) = length
-            && let Some(whole) = body.hand_on(COALESCED)
+            && body.hand_on(COALESCED, &mut text).is_some()
         {
-            text.push(&whole);
             length = BodyLength::Exactly(0);
         }
         self.out.begin(text, body, length, announced, Head::Leaves);
