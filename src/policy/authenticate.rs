@@ -1,7 +1,7 @@
 //! Step 5: whose request this is. The table of keys is asked first; a credential's form only chooses the word after a miss.
 
 use super::head::Head;
-use super::keys::{Found, KeyIx, KeyStatus, SecretDigest, SecretIx};
+use super::keys::{Found, KeyIx, KeyStatus, Near, SecretDigest, SecretIx};
 use super::limit::SubjectKey;
 use super::overlay::Overlay;
 use super::recall::{Recall, Recalled};
@@ -55,7 +55,7 @@ pub fn authenticate(
     head: &Head<'_>,
     recall: &mut Recall,
     now: Wall,
-    approach: impl Fn(SecretIx),
+    approach: impl Fn(Near),
 ) -> Result<Caller, Stranger> {
     let credentials = &snapshot.credentials;
     let nobody = |refused| Stranger { refused, key: None };

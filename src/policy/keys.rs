@@ -20,6 +20,15 @@ pub struct KeyIx(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretIx(pub u32);
 
+/// Where the secret with some digest is, before any secret is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Near {
+    /// Some places before or behind it: known from what stays near the processor even of a million keys.
+    pub about: SecretIx,
+    /// Its place, or one or two before it. With a million keys this comes from memory.
+    pub at: SecretIx,
+}
+
 /// SHA-256 of a secret, or HMAC-SHA-256 under a pepper. The secret itself is nowhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretDigest(pub [u8; 32]);
@@ -112,7 +121,7 @@ pub struct Keys {
 /// memory. A byte a place: the directory of a million keys stays near the processor.
 #[derive(Debug, Default)]
 struct Directory {
-    /// Of every [`STRIDE`] places the first: where its secrets begin.
+    /// Of every [`STRIDE`] places the first: where its secrets begin. At the end, where the last one's end.
     begins: Box<[u32]>,
     /// How far behind that every place's secrets begin; where that is more than a byte says, they begin later than this.
     behind: Box<[u8]>,
@@ -337,10 +346,10 @@ fn shared(secrets: &[Secret], between: &dyn Fn()) -> Option<SharedSecret> {
 }
 
 impl Keys {
-    /// The place of the secret with this digest, or nearly: some are a place or two behind it, and it may be nobody's. No
-    /// secret is read for it.
-    pub fn near(&self, digest: &SecretDigest) -> Option<SecretIx> {
-        self.directory.begin_of(digest).and_then(|at| u32::try_from(at).ok()).map(SecretIx)
+    /// Where the secret with this digest is, if it is anybody's.
+    pub fn near(&self, digest: &SecretDigest) -> Option<Near> {
+        let at = self.directory.begin_of(digest).and_then(|at| u32::try_from(at).ok())?;
+        Some(Near { about: SecretIx(self.directory.about(digest)?), at: SecretIx(at) })
     }
 
     /// The key with this secret, whatever its state.
@@ -411,6 +420,7 @@ impl Directory {
                 at += 1;
             }
         }
+        begins.push(u32::try_from(at).unwrap_or(u32::MAX));
         (directory.begins, directory.behind) = (begins.into(), behind.into());
         directory
     }
@@ -420,6 +430,16 @@ impl Directory {
         let place = self.place_of(digest);
         let (begin, behind) = (self.begins.get(place / STRIDE)?, self.behind.get(place)?);
         Some(*begin as usize + usize::from(*behind))
+    }
+
+    /// Where the secrets with this digest's first bits begin if digests are spread evenly: of a stride's 64 secrets, one in
+    /// twenty is more than seven from there.
+    fn about(&self, digest: &SecretDigest) -> Option<u32> {
+        let place = self.place_of(digest);
+        let (begin, end) = (self.begins.get(place / STRIDE)?, self.begins.get(place / STRIDE + 1)?);
+        let within = u64::try_from(place % STRIDE).ok()?;
+        let before = u64::from(end - begin) * within / STRIDE as u64;
+        Some(begin + u32::try_from(before).ok()?)
     }
 
     fn place_of(&self, digest: &SecretDigest) -> usize {
@@ -574,6 +594,21 @@ mod tests {
             (KeyStatus::Revoked, KeyStatus::Revoked)
         );
         assert!(keys.find(&digest(3)).is_some());
+    }
+
+    #[test]
+    fn the_place_of_a_secret_is_guessed_to_within_a_few_where_there_are_many() {
+        let near = |many: u32| {
+            let mut builder = KeysBuilder::default();
+            let digests = || (0..many).map(|n| SecretDigest::sha256(&n.to_be_bytes()));
+            for digest in digests() {
+                builder.push(&key("k"), [(digest, None)]);
+            }
+            let keys = builder.build(|| ()).unwrap();
+            digests().map(|digest| keys.near(&digest).unwrap()).collect::<Vec<Near>>()
+        };
+        let off = |near: &&Near| near.about.0.abs_diff(near.at.0) > 7;
+        assert!(near(40_000).iter().filter(off).count() < 2_000);
     }
 
     #[test]

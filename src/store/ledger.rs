@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 
 use crate::clock::{Now, Wall};
 use crate::policy::idempotency::RecordId;
-use crate::policy::keys::SecretIx;
+use crate::policy::keys::Near;
 use crate::policy::limit::{LimitKind, SubjectKey};
 use crate::policy::meter::{Block, Meter};
 use crate::policy::overlay::Overlay;
@@ -146,8 +146,8 @@ impl Ledger {
     }
 
     /// Begins to fetch from memory what the key of this secret has used. It changes nothing.
-    pub fn approach(&self, place: SecretIx) {
-        self.table.approach(place);
+    pub fn approach(&self, secret: Near) {
+        self.table.approach(secret);
     }
 
     /// Reservations whose outcome nobody knows, oldest first.

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::clock::Now;
 use crate::policy::authenticate::Caller;
-use crate::policy::keys::SecretIx;
+use crate::policy::keys::Near;
 use crate::policy::limit::SubjectKey;
 use crate::policy::order::Ask;
 
@@ -125,8 +125,9 @@ impl Table {
     }
 
     /// Begins to fetch from memory the cell of the key of this secret.
-    pub(super) fn approach(&self, place: SecretIx) {
-        if let Some(ix) = self.shortcuts.of_key(place) {
+    pub(super) fn approach(&self, secret: Near) {
+        self.shortcuts.approach(secret.about);
+        if let Some(ix) = self.shortcuts.of_key(secret.at) {
             self.cells.at(ix).approach();
         }
     }

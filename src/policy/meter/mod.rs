@@ -126,14 +126,6 @@ impl Meter {
         }
     }
 
-    /// Whether the ask is admitted: the same answer as [`Meter::read`], for less work.
-    pub fn admits(&self, ask: &Ask, now: Now) -> bool {
-        match self.look(ask, now) {
-            Some(look) => look.admits,
-            None => self.figures(ask, now).admits,
-        }
-    }
-
     /// The first half of a take, which changes nothing; the other is [`Meter::charge`] or [`Meter::decline`]. `None` if it
     /// does not count as the ask's window does.
     pub fn look(&self, ask: &Ask, now: Now) -> Option<Look> {
