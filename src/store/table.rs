@@ -126,7 +126,9 @@ impl Table {
 
     /// Begins to fetch from memory the cell of the key of this secret.
     pub(super) fn approach(&self, secret: Near) {
-        self.shortcuts.approach(secret.about);
+        if let Some(about) = secret.about {
+            self.shortcuts.approach(about);
+        }
         if let Some(ix) = self.shortcuts.of_key(secret.at) {
             self.cells.at(ix).approach();
         }
