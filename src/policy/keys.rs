@@ -610,7 +610,7 @@ mod tests {
             for digest in digests() {
                 builder.push(&key("k"), [(digest, None)]);
             }
-            let keys = builder.build(|| ()).unwrap();
+            let keys = builder.build(&|| ()).unwrap();
             digests().map(|digest| keys.near(&digest).unwrap()).collect::<Vec<Near>>()
         };
         let off = |near: &&Near| near.about.unwrap().0.abs_diff(near.at.0) > 7;
