@@ -126,9 +126,7 @@ impl Table {
 
     /// Begins to fetch from memory the cell of the key of this secret.
     pub(super) fn approach(&self, secret: Near) {
-        if let Some(about) = secret.about {
-            self.shortcuts.approach(about);
-        }
+        self.shortcuts.approach(secret.about);
         if let Some(ix) = self.shortcuts.of_key(secret.at) {
             self.cells.at(ix).approach();
         }
