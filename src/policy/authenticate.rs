@@ -63,10 +63,16 @@ pub fn authenticate(
         snapshot.keys.near(digest).into_iter().for_each(&approach);
         by_digest(snapshot, overlay, digest, now)
     };
+    let look_at = |place: SecretIx, digest: &SecretDigest| {
+        approach(Near::Known(place));
+        let found = snapshot.keys.find_at(place, digest)?;
+        Some(caller(snapshot, overlay, digest, &found, now))
+    };
     let again = |recall: &Recall, text: &[u8]| {
-        let Recalled { digest, stranger } = recall.of(text)?;
+        let Recalled { digest, place, stranger } = recall.of(text)?;
         // The digest was the first one that a key has, or the last one of those that none has.
-        let told = look_up(&digest);
+        let there = place.and_then(|place| look_at(place, &digest));
+        let told = there.or_else(|| look_up(&digest));
         told.or_else(|| stranger.filter(|_| credentials.are_plain()).map(|why| Err(nobody(why))))
     };
     // Known again by its whole line, where nothing else says who asks: 400 instructions less than to take the line apart.
@@ -85,6 +91,9 @@ pub fn authenticate(
     for digest in credentials.digests(&presented) {
         recall.keep(text, &digest);
         if let Some(told) = look_up(&digest) {
+            if let Ok(caller) = &told {
+                recall.is_at(caller.place);
+            }
             return told;
         }
     }
@@ -101,7 +110,18 @@ pub fn by_digest(
     now: Wall,
 ) -> Option<Result<Caller, Stranger>> {
     let found = snapshot.keys.find(secret)?;
-    Some(match standing(snapshot, overlay, &found, now) {
+    Some(caller(snapshot, overlay, secret, &found, now))
+}
+
+/// Who has this secret, which was found, if the key is good.
+fn caller(
+    snapshot: &Snapshot,
+    overlay: &Overlay,
+    secret: &SecretDigest,
+    found: &Found<'_>,
+    now: Wall,
+) -> Result<Caller, Stranger> {
+    match standing(snapshot, overlay, found, now) {
         Some(refused) => Err(Stranger { refused, key: Some(found.ix) }),
         None => Ok(Caller {
             key: found.ix,
@@ -115,7 +135,7 @@ pub fn by_digest(
             allow: found.entitled.allow,
             _made_here: (),
         }),
-    })
+    }
 }
 
 /// Why this key is not good now, if it is not.

@@ -22,13 +22,18 @@ pub struct SecretIx(pub u32);
 
 /// Where the secret with some digest is, before any secret is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Near {
-    /// Some places before or behind it: known from what stays near the processor even of a million keys, whose `at` comes from
-    /// memory. The guess takes 130 instructions, and with a million keys a tenth off a decision. Made only where there are
-    /// many, it gained nothing.
-    pub about: SecretIx,
-    /// Its place, or one or two before it.
-    pub at: SecretIx,
+pub enum Near {
+    /// Here: it was found before.
+    Known(SecretIx),
+    /// Looked up.
+    Guessed {
+        /// Some places before or behind it: known from what stays near the processor even of a million keys, whose `at` comes
+        /// from memory. The guess takes 130 instructions, and with a million keys a tenth off a decision. Made only where
+        /// there are many, it gained nothing.
+        about: SecretIx,
+        /// Its place, or one or two before it.
+        at: SecretIx,
+    },
 }
 
 /// SHA-256 of a secret, or HMAC-SHA-256 under a pepper. The secret itself is nowhere.
@@ -351,7 +356,7 @@ impl Keys {
     /// Where the secret with this digest is, if it is anybody's.
     pub fn near(&self, digest: &SecretDigest) -> Option<Near> {
         let at = self.directory.begin_of(digest).and_then(|at| u32::try_from(at).ok())?;
-        Some(Near { about: self.directory.about(digest)?, at: SecretIx(at) })
+        Some(Near::Guessed { about: self.directory.about(digest)?, at: SecretIx(at) })
     }
 
     /// The key with this secret, whatever its state.
@@ -359,13 +364,24 @@ impl Keys {
         let from = self.directory.begin_of(digest)?;
         let (at, secret) =
             (from..).zip(self.secrets.get(from..)?).find(|(_, secret)| secret.digest >= *digest)?;
-        (secret.digest == *digest).then(|| Found {
+        (secret.digest == *digest)
+            .then(|| self.found(SecretIx(u32::try_from(at).unwrap_or(u32::MAX)), secret))
+    }
+
+    /// The key with this secret, if the secret is at this place.
+    pub fn find_at(&self, place: SecretIx, digest: &SecretDigest) -> Option<Found<'_>> {
+        let secret = self.secrets.get(place.0 as usize)?;
+        (secret.digest == *digest).then(|| self.found(place, secret))
+    }
+
+    fn found(&self, place: SecretIx, secret: &Secret) -> Found<'_> {
+        Found {
             ix: secret.key,
-            secret: SecretIx(u32::try_from(at).unwrap_or(u32::MAX)),
+            secret: place,
             subject: secret.subject,
             entitled: &self.entitlements[secret.entitlement as usize],
             until: secret.until,
-        })
+        }
     }
 
     /// The key at `ix`.
@@ -609,7 +625,10 @@ mod tests {
             let keys = builder.build(&|| ()).unwrap();
             digests().map(|digest| keys.near(&digest).unwrap()).collect::<Vec<Near>>()
         };
-        let off = |near: &&Near| near.about.0.abs_diff(near.at.0) > 7;
+        let off = |near: &&Near| match near {
+            Near::Guessed { about, at } => about.0.abs_diff(at.0) > 7,
+            Near::Known(_) => panic!("nobody found it before"),
+        };
         assert!(near(40_000).iter().filter(off).count() < 2_000);
     }
 

@@ -1,12 +1,12 @@
 //! What was presented last on a connection, so that the digest of the same secret is not made again: one costs 2 500 to
-//! 3 400 instructions where SHA-256 is not in hardware, and 300 where it is. Only the digest is spared: the key under it is
-//! looked up at every request, with its status, its expiry and its revocation.
+//! 3 400 instructions where SHA-256 is not in hardware, and 300 where it is. Only the digest and the search
+//! are spared: the key at its place is read at every request, with its status, its expiry and its revocation.
 
 use std::fmt;
 
 use zeroize::Zeroize;
 
-use super::keys::SecretDigest;
+use super::keys::{SecretDigest, SecretIx};
 use super::refusal::Refused;
 
 /// The longest text that is remembered, in bytes: longer ones are read and digested every time.
@@ -19,6 +19,7 @@ pub struct Recall {
     /// 0: nothing is remembered.
     length: usize,
     digest: SecretDigest,
+    place: Option<SecretIx>,
     stranger: Option<Refused>,
 }
 
@@ -27,6 +28,8 @@ pub struct Recall {
 pub struct Recalled {
     /// The digest of its secret.
     pub digest: SecretDigest,
+    /// Where the key with this digest was found, if one was: not what the key is worth.
+    pub place: Option<SecretIx>,
     /// The word for it where no key has this digest, if it came to that.
     pub stranger: Option<Refused>,
 }
@@ -34,7 +37,7 @@ pub struct Recalled {
 impl Default for Recall {
     fn default() -> Recall {
         let digest = SecretDigest([0; 32]);
-        Recall { text: [0; LONGEST], length: 0, digest, stranger: None }
+        Recall { text: [0; LONGEST], length: 0, digest, place: None, stranger: None }
     }
 }
 
@@ -52,8 +55,8 @@ impl Recall {
     pub fn of(&self, given: &[u8]) -> Option<Recalled> {
         let known = self.text.get(..self.length).filter(|known| known.len() == given.len())?;
         let differences = known.iter().zip(given).fold(0, |all, (a, b)| all | (a ^ b));
-        let Recall { digest, stranger, .. } = *self;
-        (differences == 0 && !given.is_empty()).then_some(Recalled { digest, stranger })
+        let Recall { digest, place, stranger, .. } = *self;
+        (differences == 0 && !given.is_empty()).then_some(Recalled { digest, place, stranger })
     }
 
     /// Remembers this text and no other.
@@ -63,6 +66,11 @@ impl Recall {
             place.copy_from_slice(given);
             (self.length, self.digest) = (given.len(), *digest);
         }
+    }
+
+    /// A key has the digest that is remembered, if one is, and its secret is there.
+    pub fn is_at(&mut self, place: SecretIx) {
+        self.place = Some(place).filter(|_| self.length > 0);
     }
 
     /// No key has the digest that is remembered, if one is.
@@ -76,7 +84,8 @@ impl Recall {
         if let Some(known) = self.text.get_mut(..self.length) {
             known.zeroize();
         }
-        (self.length, self.digest, self.stranger) = (0, SecretDigest([0; 32]), None);
+        (self.length, self.digest) = (0, SecretDigest([0; 32]));
+        (self.place, self.stranger) = (None, None);
     }
 }
 
@@ -135,6 +144,18 @@ mod tests {
         assert_eq!(recall.of(b"abc").and_then(|recalled| recalled.stranger), Some(refused));
         keep(&mut recall, "abd");
         assert_eq!(recall.of(b"abd").map(|recalled| recalled.stranger), Some(None));
+    }
+
+    #[test]
+    fn where_a_key_was_found_is_forgotten_with_its_secret() {
+        let mut recall = Recall::default();
+        recall.is_at(SecretIx(3));
+        keep(&mut recall, "abc");
+        assert_eq!(recall.of(b"abc").map(|recalled| recalled.place), Some(None));
+        recall.is_at(SecretIx(4));
+        assert_eq!(recall.of(b"abc").and_then(|recalled| recalled.place), Some(SecretIx(4)));
+        keep(&mut recall, "abd");
+        assert_eq!(recall.of(b"abd").map(|recalled| recalled.place), Some(None));
     }
 
     #[test]

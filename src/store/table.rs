@@ -126,8 +126,14 @@ impl Table {
 
     /// Begins to fetch from memory the cell of the key of this secret.
     pub(super) fn approach(&self, secret: Near) {
-        self.shortcuts.approach(secret.about);
-        if let Some(ix) = self.shortcuts.of_key(secret.at) {
+        let at = match secret {
+            Near::Known(at) => at,
+            Near::Guessed { about, at } => {
+                self.shortcuts.approach(about);
+                at
+            }
+        };
+        if let Some(ix) = self.shortcuts.of_key(at) {
             self.cells.at(ix).approach();
         }
     }
