@@ -11,7 +11,7 @@ use super::field_text::{FieldText, Legal};
 use crate::clock::Wall;
 use crate::policy::decimal::Numeral;
 use crate::policy::limit::Mode;
-use crate::policy::order::Reading;
+use crate::policy::order::{Heard, Line};
 use crate::policy::report::{
     Report, Spelling, XFields, policy_member, state_beginning, state_member, state_of,
 };
@@ -93,15 +93,15 @@ impl LimitFields {
     pub(super) fn new(
         report: &Report,
         words: &Rc<FieldWords>,
-        readings: &[Reading],
+        heard: Heard<'_>,
         now: Wall,
     ) -> LimitFields {
-        let x = report.x_fields(readings, now);
+        let x = report.x_fields(heard, now);
         if x.is_none() && words.policy.is_none() {
             return LimitFields { spelling: report.spelling, said: None };
         }
         let states = match words.policy {
-            Some(_) => readings.iter().map(state_of).collect(),
+            Some(_) => heard.lines().map(state_of).collect(),
             None => SmallVec::new(),
         };
         LimitFields {
@@ -144,23 +144,22 @@ impl LimitFields {
 }
 
 impl FieldWords {
-    /// What is said of the limits that gave these readings.
-    pub(super) fn new(policy: &Snapshot, readings: &[Reading]) -> FieldWords {
+    /// What is said of the limits that were heard.
+    pub(super) fn new(policy: &Snapshot, heard: Heard<'_>) -> FieldWords {
         let mut field = Vec::new();
-        let limits = readings
-            .iter()
-            .map(|reading| {
-                let limit = policy.limit(reading.limit);
-                if reading.mode == Mode::Enforce {
-                    policy_member(&mut field, limit, &reading.ceiling, reading.period);
-                }
-                LimitWords {
-                    state: state_beginning(limit),
-                    most: HeaderValue::from(reading.ceiling.burst),
-                    mode: reading.mode,
-                }
-            })
-            .collect();
+        let words = |line: Line<'_>| {
+            let Line { ask, .. } = line;
+            let limit = policy.limit(ask.limit);
+            if ask.mode == Mode::Enforce {
+                policy_member(&mut field, limit, line);
+            }
+            LimitWords {
+                state: state_beginning(limit),
+                most: HeaderValue::from(ask.ceiling.burst),
+                mode: ask.mode,
+            }
+        };
+        let limits = heard.lines().map(words).collect();
         let sent = policy.report.sends_ratelimit() && !field.is_empty();
         let policy = sent.then(|| HeaderValue::try_from(field).ok()).flatten();
         FieldWords { limits, policy, latest: RefCell::default() }
