@@ -85,14 +85,9 @@ impl Ledger {
     fn decline(&self, now: Now, ask: &Ask, caller: Option<&Caller>) -> Option<Reading> {
         let seat = self.table.known(ask, caller)?;
         let mut meters = seat.lock()?;
-        let place = meters.place(ask.id, ask.ceiling.window.kind())?;
-        let meter = meters.at_mut(place);
-        if !meter.counts(ask.ceiling.window) {
-            return None;
-        }
+        let (place, look) = meters.look(ask, now)?;
         // As a refusal does that is asked in order.
-        meter.keep(&ask.ceiling, now);
-        Some(meter.read(ask, now))
+        Some(meters.at_mut(place).decline(ask, now, look))
     }
 }
 

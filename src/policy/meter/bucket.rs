@@ -173,9 +173,11 @@ impl Bucket {
     }
 
     fn keep_at(&mut self, level: u128, ceiling: &Ceiling, now: Steady) {
-        if ceiling.units > 0 {
-            let to_drain = ceil(level, ceiling.units);
-            self.idle = Idle::From(self.at.max(now).plus(to_drain));
+        match ceiling.units {
+            0 => {}
+            // As below: what has drained by `now` drained at this same rate.
+            units if self.period == ceiling.period.max(1) => self.idle = Idle::Drained(units),
+            units => self.idle = Idle::From(self.at.max(now).plus(ceil(level, units))),
         }
     }
 

@@ -261,11 +261,17 @@ impl Meter {
     /// ceiling under which the meter was looked at, as [`Meter::keep`] does. Only behind a `look` under the same lock, at the
     /// same `now`.
     pub fn decline(&mut self, ask: &Ask, now: Now, look: Look) -> Reading {
-        let figures = if let Meter::Bucket(bucket) = self {
-            bucket.decline(&ask.ceiling, ask.weight, now.steady, look)
-        } else {
-            self.keep(&ask.ceiling, now);
-            self.figures(ask, now)
+        let figures = match self {
+            Meter::Bucket(bucket) => bucket.decline(&ask.ceiling, ask.weight, now.steady, look),
+            Meter::Sliding(sliding) => sliding.decline(&ask.ceiling, ask.weight, now.steady, look),
+            Meter::Fixed(_)
+            | Meter::Concurrent(_)
+            | Meter::Quota(_)
+            | Meter::Spend(_)
+            | Meter::Credit(_) => {
+                self.keep(&ask.ceiling, now);
+                self.figures(ask, now)
+            }
         };
         self.reading(ask, figures)
     }

@@ -96,6 +96,20 @@ impl Sliding {
         standing(live, ceiling, now)
     }
 
+    /// Keeps the ceiling, and says how it stands, behind a look at this same instant.
+    pub(super) fn decline(
+        &mut self,
+        ceiling: &Ceiling,
+        weight: u64,
+        now: Steady,
+        look: Look,
+    ) -> Figures {
+        self.keep(ceiling);
+        let groups = self.used();
+        let groups = &groups[gone(groups, ceiling, now)..];
+        figures(Live { groups, used: look.level }, ceiling, weight, now)
+    }
+
     pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {
         if weight == 0 {
             return;
