@@ -13,7 +13,7 @@ use super::context::WorkerContext;
 use super::forward::X_REQUEST_ID;
 use super::limit_fields::LimitFields;
 use super::long_lived::Member;
-use super::peer::Peer;
+use super::peer::{AtHand, Peer};
 use super::request_body::BodyWatch;
 use super::request_id::RequestId;
 use super::respond::Reads;
@@ -27,7 +27,6 @@ use crate::policy::money::Money;
 use crate::policy::order::Reading;
 use crate::policy::outcome::Money as Column;
 use crate::policy::refusal::{Blame, Refusal, Refused};
-use crate::policy::report::Spelling;
 use crate::policy::snapshot::Snapshot;
 use crate::store::{Completion, Party, Reply, Reservation, StoreFailed};
 use crate::telemetry::decision_id::DecisionId;
@@ -153,14 +152,11 @@ impl Exchange {
         }
         let mut refrain = peer.refrain.borrow_mut();
         let host = head.target.authority.map_or(seen.host.first(), |host| Some(host.as_bytes()));
-        let (origin, caller) =
-            refrain.of(policy, peer, facts, head.method, host.unwrap_or_default());
+        let request = (head.method, head.target.path, host.unwrap_or_default());
         let opening = Opening {
             time: inner.started.wall,
             id: said.id,
-            origin,
-            path: head.target.path,
-            caller,
+            place: refrain.of(policy, peer, facts, request),
             limits,
             shadow: &facts.shadowed,
             request_id: inner.request_id.recorded(),
@@ -303,9 +299,19 @@ impl Exchange {
     }
 
     /// The gate's own answer goes out: a refusal that was noted, or one that it gives by itself.
-    pub(super) fn answered(mut self, answer: &mut Answer) {
-        self.0.status = answer.status().as_u16();
-        self.hang_on(answer);
+    pub(super) fn answered(mut self, at_hand: &mut AtHand<Exchange>) {
+        match at_hand {
+            AtHand::Nothing => {}
+            AtHand::Answer(answer) => {
+                self.0.status = answer.status().as_u16();
+                self.hang_on(answer);
+            }
+            // It is spelled as the policy wants it, once and for all.
+            AtHand::Formula(formula, end) => {
+                self.0.status = formula.status().as_u16();
+                *end = Some(self);
+            }
+        }
     }
 
     /// The upstream failed, or the request's body did: a late refusal.
@@ -435,10 +441,7 @@ impl Inner {
 
     /// Spells names as the policy wants them.
     fn spell(&self, head: &mut Head) {
-        match self.fields.spelling {
-            Spelling::Lower => {}
-            Spelling::Printed => head.fields_mut().print(),
-        }
+        head.spell(self.fields.spelling);
     }
 
     /// The answer's stated cost does not fit what was reserved.

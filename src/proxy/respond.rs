@@ -1,5 +1,6 @@
 //! The gate's own words for requests that it refuses.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use http::StatusCode;
 use super::body::Body;
 use super::context::WorkerContext;
 use super::field_text::Legal;
+use super::formula::Formula;
 use super::forward::X_REQUEST_ID;
 use super::limit_fields::LimitFields;
 use super::request_id::RequestId;
@@ -56,19 +58,40 @@ pub(super) enum Reads {
     Grpc,
 }
 
+/// What a refused caller is told.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would be an allocation, and it is taken apart at once"
+)]
+pub(super) enum Words {
+    /// What the one before was told.
+    Formula(Rc<Formula>),
+    /// Put together for this one.
+    Answer(Answer),
+}
+
+impl From<Words> for Answer {
+    fn from(words: Words) -> Answer {
+        match words {
+            Words::Formula(formula) => formula.answer(),
+            Words::Answer(answer) => answer,
+        }
+    }
+}
+
 /// The answer to a refused request.
-pub(super) fn refusal(at: &WorkerContext, refusing: &mut Refusing<'_>) -> Answer {
+pub(super) fn refusal(at: &WorkerContext, refusing: &mut Refusing<'_>) -> Words {
     let Refusing { policy, refused, request_id, .. } = *refusing;
     let words = policy.answers.to(refused.why);
     let case = case(refusing);
     let mut wordings = at.wordings.borrow_mut();
     let (wording, room) = wordings.of(policy, refused.why, refusing.reads);
     let made = match request_id {
-        RequestId::Made(id) if refusing.allow.is_none() => Some(id),
+        RequestId::Made(_) if refusing.allow.is_none() => Some(request_id),
         RequestId::Made(_) | RequestId::Given(_) | RequestId::Nameless => None,
     };
     if let Some(answer) = made.and_then(|id| wording.again(&case, refusing.fields, id)) {
-        return answer;
+        return Words::Formula(answer);
     }
     let facts = facts(policy, &case, request_id.printable());
     let mut ids = Places::new();
@@ -109,9 +132,9 @@ pub(super) fn refusal(at: &WorkerContext, refusing: &mut Refusing<'_>) -> Answer
         head.fields_mut().add_number("content-length", body.len() as u64);
     }
     if made.is_some() && in_fields == 0 {
-        wording.remember(case, refusing.fields.taken(), &head, &body, ids);
+        wording.remember(case, refusing.fields.taken(), &head, &body, &ids);
     }
-    Answer { head, body: Body::full(body) }
+    Words::Answer(Answer { head, body: Body::full(body) })
 }
 
 /// The answer where no request was decided: its head cannot be read, or the gate failed on it.
@@ -130,7 +153,7 @@ pub(super) fn unasked(at: &WorkerContext, refused: &Refused) -> Answer {
         now: at.clock.now().wall,
         reads: Reads::Http,
     };
-    refusal(at, &mut refusing)
+    refusal(at, &mut refusing).into()
 }
 
 /// What the words follow from.

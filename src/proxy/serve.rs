@@ -24,7 +24,7 @@ use super::peer::{AtHand, Coming, Peer};
 use super::pool::{Departure, Pool};
 use super::request_body::RequestBody;
 use super::request_id::RequestId;
-use super::respond::{Reads, Refusing, refusal};
+use super::respond::{Reads, Refusing, Words, refusal};
 use crate::clock::Now;
 use crate::policy::authenticate::Caller;
 use crate::policy::authorize::{Permit, authorize};
@@ -56,9 +56,7 @@ pub(super) fn serve(
     let mut exchange = Exchange::begin(&at, now);
     match decide(&at, &peer, unchecked, now, (&mut exchange, at_hand)) {
         Decision::Here => {
-            if let Some(answer) = at_hand {
-                exchange.answered(answer);
-            }
+            exchange.answered(at_hand);
             None
         }
         Decision::Replay(repeat, idle) => Some(Box::pin(replay(at, exchange, repeat, idle, body))),
@@ -246,14 +244,14 @@ fn decide(
         Err(stop) => stop,
     };
     let request_id = exchange.request_id().clone();
-    *at_hand = Some(match stop {
+    *at_hand = match stop {
         Stop::Repeated(repeat) => return Decision::Replay(repeat, policy.bounds.body_idle),
-        Stop::Here(status) => here::bare(status, &request_id),
-        Stop::Ready => here::readiness(at, &request_id),
+        Stop::Here(status) => AtHand::Answer(here::bare(status, &request_id)),
+        Stop::Ready => AtHand::Answer(here::readiness(at, &request_id)),
         Stop::Balance(of) => {
             let mut answer = here::balance(&policy, of, &facts.readings, &request_id);
             exchange.fields().give(answer.head.fields_mut());
-            answer
+            AtHand::Answer(answer)
         }
         Stop::Refused(refused) => {
             exchange.refused(&policy, &refused);
@@ -271,9 +269,12 @@ fn decide(
                 now: now.wall,
                 reads,
             };
-            refusal(at, &mut refusing)
+            match refusal(at, &mut refusing) {
+                Words::Formula(formula) => AtHand::Formula(formula, None),
+                Words::Answer(answer) => AtHand::Answer(answer),
+            }
         }
-    });
+    };
     Decision::Here
 }
 
@@ -369,7 +370,7 @@ pub(super) fn late_refusal(
         now: at.clock.now().wall,
         reads,
     };
-    refusal(at, &mut refusing)
+    refusal(at, &mut refusing).into()
 }
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.
