@@ -1,6 +1,8 @@
 //! One exchange from its head to the end of its answer's body: the guard that settles the reservation and writes the
 //! record exactly once, whoever leaves first.
 
+mod ended;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,10 +10,9 @@ use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::answer::Head;
-use super::body::{BodyEnd, OnEnd};
 use super::context::WorkerContext;
 use super::forward::X_REQUEST_ID;
-use super::limit_fields::LimitFields;
+use super::limit_fields::{FieldWords, LimitFields};
 use super::long_lived::Member;
 use super::peer::{AtHand, Peer};
 use super::request_body::BodyWatch;
@@ -32,7 +33,7 @@ use crate::store::{Completion, Party, Reply, Reservation, StoreFailed};
 use crate::telemetry::decision_id::DecisionId;
 use crate::telemetry::events::Event;
 use crate::telemetry::metrics::{IdempotencyOutcome, Outcome};
-use crate::telemetry::record::{Closing, Draft, End, LimitLine, Opening, RefusalLine};
+use crate::telemetry::record::{Draft, End, LimitLine, Opening, RefusalLine};
 
 /// Status recorded where the client left before there was one to send, as nginx has it.
 const CLIENT_LEFT: u16 = 499;
@@ -109,7 +110,7 @@ impl Exchange {
         ))
     }
 
-    /// Writes down what the decision was made of.
+    /// Writes down what the decision was made of. Returns in what words its limits are spoken of, where that is done at once.
     pub(super) fn decided(
         &mut self,
         policy: &Arc<Snapshot>,
@@ -117,16 +118,23 @@ impl Exchange {
         (head, seen): (&Unchecked<'_>, &Seen<'_>),
         said: Decided,
         facts: &Facts,
-    ) {
+    ) -> Option<Rc<FieldWords>> {
         let inner = &mut *self.0;
         let at = &*inner.at;
         let mut refrains = at.limit_refrains.borrow_mut();
         let mut limits: &[u8] = b"";
         inner.fields.spelling = policy.report.spelling;
+        let mut words = None;
         if !facts.readings.is_empty() {
+            let (worded, started) = (said.worded, inner.started.wall);
             let said = refrains.of(policy, &facts.readings);
-            let started = inner.started.wall;
-            inner.fields = LimitFields::new(&policy.report, &said.fields, &facts.readings, started);
+            match worded {
+                Worded::AtOnce => words = Some(Rc::clone(&said.fields)),
+                Worded::Later => {
+                    inner.fields =
+                        LimitFields::new(&policy.report, &said.fields, &facts.readings, started);
+                }
+            }
             if inner.draft.is_wanted() {
                 let line = |reading: &Reading| LimitLine {
                     used: reading.used,
@@ -177,6 +185,7 @@ impl Exchange {
                 Mode::Shadow,
             );
         }
+        words
     }
 
     /// The gate said no.
@@ -413,22 +422,17 @@ pub(super) struct Decided {
     pub(super) request_id: RequestId,
     /// What the caller reads of a refusal.
     pub(super) reads: Reads,
+    /// When its answer is worded.
+    pub(super) worded: Worded,
 }
 
-impl OnEnd for Exchange {
-    fn ended(mut self, how: BodyEnd, bytes: u64) {
-        self.0.response_bytes = bytes;
-        self.0.end = match how {
-            BodyEnd::Clean => End::Clean,
-            BodyEnd::Broke => End::Broke,
-            BodyEnd::Dropped => End::ClientLeft,
-            BodyEnd::Cut => End::Cut,
-        };
-        if how == BodyEnd::Broke && self.0.outcome == Outcome::Admitted {
-            self.0.outcome = Outcome::Failed;
-            self.0.at.metrics.upstream_error(Refusal::UpstreamBroken);
-        }
-    }
+/// When an answer is worded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Worded {
+    /// While what decided it is at hand: it is a refusal.
+    AtOnce,
+    /// When there is one to pass on, or an admitted request fails.
+    Later,
 }
 
 impl Inner {
@@ -453,46 +457,5 @@ impl Inner {
         let reserved = reserved.to_string();
         let event = Event::CostExceeded { route, stated, reserved: &reserved };
         self.at.log.say(self.at.clock.now().wall, &event);
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // Settles, before anything else: a slot must be free when the answer is over.
-        if let Some(reservation) = self.reservation.take() {
-            reservation.close(&self.at.ledger);
-        }
-        if std::thread::panicking() {
-            (self.outcome, self.status) = (Outcome::Failed, 500);
-        }
-        let now = self.at.clock.steady();
-        let total = now.since(self.started.steady);
-        let upstream = self.sent.map(|sent| self.answered.unwrap_or(now).since(sent));
-        let before_upstream = self.sent.unwrap_or(now).since(self.started.steady);
-        self.at.metrics.request(self.route, self.outcome, self.status, before_upstream, upstream);
-        if let Some(outcome) = self.idempotency {
-            self.at.metrics.idempotency(self.route, outcome);
-        }
-        self.at.metrics.in_flight(-1);
-        self.at.in_flight.set(self.at.in_flight.get().saturating_sub(1));
-        let closing = Closing {
-            outcome: self.outcome,
-            status: self.status,
-            upstream_status: self.upstream_status,
-            request_bytes: self.request_bytes.unwrap_or_else(|| self.watch.bytes()),
-            response_bytes: self.response_bytes,
-            gate_nanos: before_upstream,
-            upstream_nanos: upstream,
-            total_nanos: total,
-            end: self.end,
-            idempotency: self.idempotency,
-            cost: self.cost,
-            charged: self.charged,
-        };
-        let draft = std::mem::take(&mut self.draft);
-        // Borrowed already only if writing a record panicked: then this one is lost with it.
-        if let Ok(mut records) = self.at.records.try_borrow_mut() {
-            records.close(draft, &closing);
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The fields that every answer to a limited request carries: written when the answer is, from numbers that were read when
 //! the request was decided.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 
 use http::HeaderValue;
@@ -27,19 +27,6 @@ pub(super) struct LimitFields {
     /// How the names of all of the gate's fields are written, limits or not.
     pub(super) spelling: Spelling,
     said: Option<(Rc<FieldWords>, Numbers)>,
-}
-
-/// Two that are equal say the same.
-impl PartialEq for LimitFields {
-    fn eq(&self, other: &LimitFields) -> bool {
-        match (&self.said, &other.said) {
-            (None, None) => true,
-            (Some((words, numbers)), Some((others, other))) => {
-                Rc::ptr_eq(words, others) && numbers == other
-            }
-            (Some(_), None) | (None, Some(_)) => false,
-        }
-    }
 }
 
 /// What fields say of limits whatever is left of them.
@@ -76,6 +63,8 @@ struct Numbers {
 struct Latest {
     lines: FieldText,
     of: Numbers,
+    /// Another one whenever the lines say something else.
+    edition: u64,
     /// `X-RateLimit-Remaining` and `X-RateLimit-Reset`.
     x: Option<(Numeral, Numeral)>,
     /// One a limit that is enforced.
@@ -84,7 +73,13 @@ struct Latest {
 
 impl Default for Latest {
     fn default() -> Latest {
-        Latest { lines: FieldText::new(), of: Numbers::default(), x: None, states: SmallVec::new() }
+        Latest {
+            lines: FieldText::new(),
+            of: Numbers::default(),
+            edition: 0,
+            x: None,
+            states: SmallVec::new(),
+        }
     }
 }
 
@@ -110,36 +105,52 @@ impl LimitFields {
         }
     }
 
-    /// The fields, which are then somebody else's to give.
-    pub(super) fn taken(&mut self) -> LimitFields {
-        LimitFields { spelling: self.spelling, said: self.said.take() }
-    }
-
     /// Moves the fields to the answer, over whatever the backend said of limits of its own under the `X-` names. The draft
     /// forbids an intermediary to remove the backend's own `RateLimit` fields: ours are further list members.
     pub(super) fn give(&mut self, to: &mut FieldText) {
-        self.taken().say(to);
+        if let Some((words, numbers)) = self.said.take() {
+            words.hear(&numbers).say(to);
+        }
     }
 
-    /// As [`LimitFields::give`], and keeps them.
+    /// The fields as lines, if there are any.
+    pub(super) fn lines(&self) -> Option<FieldLines<'_>> {
+        self.said.as_ref().map(|(words, numbers)| words.hear(numbers))
+    }
+}
+
+/// What the latest one said of these limits, as lines, for as long as nobody else says anything.
+#[derive(Debug)]
+pub(super) struct FieldLines<'a> {
+    words: &'a Rc<FieldWords>,
+    latest: RefMut<'a, Latest>,
+}
+
+/// By what the lines are known again: two that are equal say the same.
+#[derive(Clone, Debug)]
+pub(super) struct Edition(Rc<FieldWords>, u64);
+
+impl FieldLines<'_> {
+    /// Adds the lines to an answer, as [`LimitFields::give`] does.
     pub(super) fn say(&self, to: &mut FieldText) {
-        let Some((words, numbers)) = &self.said else { return };
-        if numbers.x.is_some() {
+        if self.latest.of.x.is_some() {
             // Lengths first: one look at each line, for all three names.
             to.remove_all(|name| {
                 matches!(name.len(), 17 | 21)
                     && [X_LIMIT, X_REMAINING, X_RESET].iter().any(|own| own.as_bytes() == name)
             });
         }
-        let latest = &mut *words.latest.borrow_mut();
-        if latest.of != *numbers {
-            let over = latest.write_over(words, numbers);
-            latest.of.clone_from(numbers);
-            if !over {
-                latest.put_together(words);
-            }
-        }
-        to.append(&latest.lines);
+        to.append(&self.latest.lines);
+    }
+
+    /// By what they are known again.
+    pub(super) fn edition(&self) -> Edition {
+        Edition(Rc::clone(self.words), self.latest.edition)
+    }
+
+    /// Whether they say what this one did.
+    pub(super) fn say_as(&self, edition: &Edition) -> bool {
+        self.latest.edition == edition.1 && Rc::ptr_eq(self.words, &edition.0)
     }
 }
 
@@ -166,6 +177,45 @@ impl FieldWords {
         FieldWords { limits, policy, latest: RefCell::default() }
     }
 
+    /// The lines that say these numbers.
+    fn hear(self: &Rc<Self>, numbers: &Numbers) -> FieldLines<'_> {
+        let mut latest = self.latest.borrow_mut();
+        if latest.of != *numbers {
+            latest.say(self, numbers.clone());
+        }
+        FieldLines { words: self, latest }
+    }
+
+    /// As [`LimitFields::lines`] of these readings, for an answer that is worded at once. A flood of refusals takes nothing, so
+    /// that little but the time is another: 250 instructions fewer than by way of [`LimitFields`].
+    pub(super) fn lines(
+        self: &Rc<Self>,
+        report: &Report,
+        readings: &[Reading],
+        now: Wall,
+    ) -> FieldLines<'_> {
+        let mut latest = self.latest.borrow_mut();
+        let Numbers { x: before, states } = &latest.of;
+        let sends_states = self.policy.is_some();
+        let mut same_left = states.len() == readings.len();
+        let mut same = same_left || !sends_states;
+        for (before, reading) in states.iter().zip(readings) {
+            let now = state_of(reading);
+            same_left &= now.0 == before.0;
+            same &= now == *before;
+        }
+        let x = match before {
+            // Which limit is shown follows from what is left of each.
+            Some(before) if same_left => report.x_fields_of(before.shown, readings, now),
+            Some(_) | None => report.x_fields(readings, now),
+        };
+        if !same || x != *before {
+            let states = sends_states.then(|| readings.iter().map(state_of).collect());
+            latest.say(self, Numbers { x, states: states.unwrap_or_default() });
+        }
+        FieldLines { words: self, latest }
+    }
+
     /// The limits of which `RateLimit` speaks, with what it says of them.
     fn enforced<'a>(
         &'a self,
@@ -177,9 +227,18 @@ impl FieldWords {
 }
 
 impl Latest {
+    /// Says these numbers from now on, which are others.
+    fn say(&mut self, words: &FieldWords, numbers: Numbers) {
+        let over = self.write_over(words, &numbers);
+        (self.of, self.edition) = (numbers, self.edition + 1);
+        if !over {
+            self.put_together(words);
+        }
+    }
+
     /// Whether the lines say these numbers now, because only numbers had to change, each for one of as many digits.
     fn write_over(&mut self, words: &FieldWords, numbers: &Numbers) -> bool {
-        let Latest { lines, of, x, states } = self;
+        let Latest { lines, of, x, states, edition: _ } = self;
         if lines.is_empty() {
             return false;
         }

@@ -13,7 +13,7 @@ use super::client_body::ClientBody;
 use super::commit::commit;
 use super::context::WorkerContext;
 use super::depart::{Written, ready_to_leave};
-use super::exchange::{Decided, Exchange};
+use super::exchange::{Decided, Exchange, Worded};
 use super::forward::Wish;
 use super::here;
 use super::idempotent::{Compared, Repeat};
@@ -24,7 +24,7 @@ use super::peer::{AtHand, Coming, Peer};
 use super::pool::{Departure, Pool};
 use super::request_body::RequestBody;
 use super::request_id::RequestId;
-use super::respond::{Reads, Refusing, Words, refusal};
+use super::respond::{Reads, Refusing, Shown, Words, refusal};
 use crate::clock::Now;
 use crate::policy::authenticate::Caller;
 use crate::policy::authorize::{Permit, authorize};
@@ -235,7 +235,12 @@ fn decide(
         look_at(at, &policy, peer, &mut facts, now);
         facts.asked = Asked::Peeked;
     }
-    exchange.decided(&policy, peer, (head, &seen), Decided { id, request_id, reads }, &facts);
+    let worded = match judged {
+        Err(Stop::Refused(_)) => Worded::AtOnce,
+        Ok(_) | Err(_) => Worded::Later,
+    };
+    let said = Decided { id, request_id, reads, worded };
+    let words = exchange.decided(&policy, peer, (head, &seen), said, &facts);
 
     let stop = match judged.and_then(|permit| {
         ready_to_leave(at, &policy, peer, (head, &seen), &facts, &permit, exchange)
@@ -258,18 +263,21 @@ fn decide(
             if let Some(key) = facts.key {
                 at.struck(&policy, now, key, refused.why);
             }
-            let mut refusing = Refusing {
+            let refusing = Refusing {
                 policy: &policy,
                 refused: &refused,
                 route: facts.route,
                 readings: &facts.readings,
-                fields: exchange.fields(),
+                fields: match &words {
+                    Some(words) => Shown::Readings(words),
+                    None => Shown::Decided(exchange.fields()),
+                },
                 allow: facts.allow.as_deref(),
                 request_id: &request_id,
                 now: now.wall,
                 reads,
             };
-            match refusal(at, &mut refusing) {
+            match refusal(at, &refusing) {
                 Words::Formula(formula) => AtHand::Formula(formula, None),
                 Words::Answer(answer) => AtHand::Answer(answer),
             }
@@ -359,18 +367,18 @@ pub(super) fn late_refusal(
 ) -> Answer {
     let policy = at.policy.load();
     let (request_id, reads) = (exchange.request_id().clone(), exchange.reads());
-    let mut refusing = Refusing {
+    let refusing = Refusing {
         policy: &policy,
         refused,
         route: None,
         readings: &[],
-        fields: exchange.fields(),
+        fields: Shown::Decided(exchange.fields()),
         allow: None,
         request_id: &request_id,
         now: at.clock.now().wall,
         reads,
     };
-    refusal(at, &mut refusing).into()
+    refusal(at, &refusing).into()
 }
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.

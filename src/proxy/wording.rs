@@ -13,7 +13,7 @@ use http::header::{
 use super::answer::Head;
 use super::field_text::Legal;
 use super::formula::Formula;
-use super::limit_fields::LimitFields;
+use super::limit_fields::{Edition, FieldLines};
 use super::made_of::MadeOf;
 use super::request_id::RequestId;
 use super::respond::Reads;
@@ -67,7 +67,7 @@ pub(super) struct Case {
 struct Latest {
     case: Case,
     /// What limits say on the answer.
-    fields: LimitFields,
+    fields: Option<Edition>,
     /// An answer is mostly sent before the next one is given, which then has its memory: only the id is written. Some 300
     /// instructions fewer than a copy.
     formula: Option<Rc<Formula>>,
@@ -144,12 +144,11 @@ impl Wording {
     pub(super) fn again(
         &mut self,
         case: &Case,
-        fields: &LimitFields,
+        fields: Option<&FieldLines<'_>>,
         id: &RequestId,
     ) -> Option<Rc<Formula>> {
-        let latest = self.latest.as_mut()?;
-        let same = latest.case == *case && latest.fields == *fields;
-        let formula = latest.formula.as_mut().filter(|_| same)?;
+        let latest = self.latest.as_mut().filter(|latest| latest.is_of(case, fields))?;
+        let formula = latest.formula.as_mut()?;
         Rc::make_mut(formula).say_to(id);
         Some(Rc::clone(formula))
     }
@@ -159,7 +158,7 @@ impl Wording {
     pub(super) fn remember(
         &mut self,
         case: Case,
-        fields: LimitFields,
+        fields: Option<&FieldLines<'_>>,
         head: &Head,
         body: &Bytes,
         ids: &[usize],
@@ -169,13 +168,27 @@ impl Wording {
             return;
         }
         match &mut self.latest {
-            Some(latest) if latest.case == case && latest.fields == fields => {
+            Some(latest) if latest.is_of(&case, fields) => {
                 let mut head = head.copied();
                 head.spell(self.spelling);
                 latest.formula = Formula::of(&head, body, ids).map(Rc::new);
             }
-            _ => self.latest = Some(Latest { case, fields, formula: None }),
+            _ => {
+                let fields = fields.map(FieldLines::edition);
+                self.latest = Some(Latest { case, fields, formula: None });
+            }
         }
+    }
+}
+
+impl Latest {
+    fn is_of(&self, case: &Case, fields: Option<&FieldLines<'_>>) -> bool {
+        let same_fields = match (&self.fields, fields) {
+            (Some(edition), Some(fields)) => fields.say_as(edition),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_fields && self.case == *case
     }
 }
 
@@ -244,10 +257,6 @@ pub(super) mod tests {
         Case { route: None, limit: None, ceiling: None, remaining: None, retry_after, reset: None }
     }
 
-    fn none() -> LimitFields {
-        LimitFields::default()
-    }
-
     #[test]
     fn a_refusal_is_worded_as_the_policy_in_force_has_it() {
         let mut wordings = Wordings::default();
@@ -296,16 +305,16 @@ pub(super) mod tests {
         head.fields_mut().add_number("content-length", body.len() as u64);
         let places = [7];
         for times in 0..3 {
-            let again = wording.again(&case(Some(1)), &none(), &second);
+            let again = wording.again(&case(Some(1)), None, &second);
             assert_eq!(again.is_some(), times == 2, "remembered the second time");
-            wording.remember(case(Some(1)), none(), &head, &body, &places);
+            wording.remember(case(Some(1)), None, &head, &body, &places);
         }
-        let again = wording.again(&case(Some(1)), &none(), &second).unwrap();
+        let again = wording.again(&case(Some(1)), None, &second).unwrap();
         let mut again: Answer<Body> = again.answer();
         assert_eq!(again.head.fields().first("x-request-id"), Some(second.as_bytes()));
         assert_eq!(again.body.take_full(), format!("{{\"id\":\"{}\"}}", second.as_str()));
-        assert!(wording.again(&case(Some(2)), &none(), &second).is_none());
-        assert!(wording.again(&case(None), &none(), &second).is_none());
+        assert!(wording.again(&case(Some(2)), None, &second).is_none());
+        assert!(wording.again(&case(None), None, &second).is_none());
     }
 
     #[test]
@@ -314,7 +323,7 @@ pub(super) mod tests {
         let mut wording = Wording::new(&policy, Refusal::Rate, Reads::Http);
         let head = wording.head.copied();
         for _ in 0..2 {
-            wording.remember(case(None), none(), &head, &Bytes::new(), &[]);
+            wording.remember(case(None), None, &head, &Bytes::new(), &[]);
         }
         assert!(wording.latest.is_none());
     }
