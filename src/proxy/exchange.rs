@@ -25,7 +25,7 @@ use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::head::{Seen, Unchecked};
 use crate::policy::limit::{LimitIx, Mode};
 use crate::policy::money::Money;
-use crate::policy::order::Reading;
+use crate::policy::order::Line;
 use crate::policy::outcome::Money as Column;
 use crate::policy::refusal::{Blame, Refusal, Refused};
 use crate::policy::snapshot::Snapshot;
@@ -121,39 +121,41 @@ impl Exchange {
     ) -> Option<Rc<FieldWords>> {
         let inner = &mut *self.0;
         let at = &*inner.at;
-        let mut refrains = at.limit_refrains.borrow_mut();
+        let answers = facts.heard();
+        let said_of_limits =
+            facts.binding.as_ref().filter(|_| !answers.is_empty()).map(|binding| {
+                binding
+                    .refrain(&facts.readings, || at.limit_refrains.borrow_mut().of(policy, answers))
+            });
+        let mut member = said_of_limits.as_ref().map(|said| said.member.borrow_mut());
         let mut limits: &[u8] = b"";
         inner.fields.spelling = policy.report.spelling;
         let mut words = None;
-        if !facts.readings.is_empty() {
-            let (worded, started) = (said.worded, inner.started.wall);
-            let said = refrains.of(policy, &facts.readings);
-            match worded {
-                Worded::AtOnce => words = Some(Rc::clone(&said.fields)),
+        if let Some(of_limits) = &said_of_limits {
+            let started = inner.started.wall;
+            match said.worded {
+                Worded::AtOnce => words = Some(Rc::clone(&of_limits.fields)),
                 Worded::Later => {
                     inner.fields =
-                        LimitFields::new(&policy.report, &said.fields, &facts.readings, started);
+                        LimitFields::new(&policy.report, &of_limits.fields, answers, started);
                 }
             }
-            if inner.draft.is_wanted() {
-                let line = |reading: &Reading| LimitLine {
-                    used: reading.used,
-                    remaining: reading.remaining,
-                    admits: reading.admits,
-                    wait_nanos: reading.wait.filter(|_| !reading.admits),
-                };
-                limits = said.member.of(facts.readings.iter().map(line));
-            }
+        }
+        if let Some(member) = &mut member
+            && inner.draft.is_wanted()
+        {
+            limits = member.of(facts.readings.iter().map(LimitLine::of));
         }
         inner.request_id = said.request_id;
         inner.reads = said.reads;
         let route = facts.route.map(|ix| policy.route(ix));
         inner.route = route.map(|route| route.slot);
         inner.idempotency = facts.idempotency;
-        let money = |reading: &Reading| reading.ceiling.window.kind().is_money() && reading.admits;
+        let money =
+            |line: Line<'_>| line.ask.ceiling.window.kind().is_money() && line.reading.admits;
         inner.cost = route
             .map(|route| route.charge.reserve)
-            .filter(|cost| *cost > Money::ZERO && facts.readings.iter().any(money));
+            .filter(|cost| *cost > Money::ZERO && answers.lines().any(money));
         let mut headers: SmallVec<[(&str, &[u8]); 4]> = SmallVec::new();
         for name in policy.record.headers.iter().map(HeaderName::as_str) {
             headers.extend(head.fields.first(name).map(|value| (name, value)));
@@ -174,10 +176,10 @@ impl Exchange {
         for refusal in &facts.shadowed {
             inner.at.metrics.refusal(inner.route, *refusal, None, Mode::Shadow);
         }
-        let would_refuse = |reading: &&Reading| reading.mode == Mode::Shadow && !reading.admits;
+        let would_refuse = |line: &Line<'_>| line.ask.mode == Mode::Shadow && !line.reading.admits;
         let decided = facts.asked == Asked::Decided;
-        for reading in facts.readings.iter().filter(would_refuse).filter(|_| decided) {
-            let limit = policy.limit(reading.limit);
+        for line in answers.lines().filter(would_refuse).filter(|_| decided) {
+            let limit = policy.limit(line.ask.limit);
             inner.at.metrics.refusal(
                 inner.route,
                 limit.kind.refusal(),

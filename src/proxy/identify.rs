@@ -1,5 +1,6 @@
 //! Step 5 as the shell takes it: who asks, and what a failed attempt costs its address.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::context::WorkerContext;
@@ -9,7 +10,7 @@ use crate::clock::Now;
 use crate::policy::authenticate::{Caller, authenticate};
 use crate::policy::covering;
 use crate::policy::head::Head;
-use crate::policy::order::{longest_wait, refusing};
+use crate::policy::order::Heard;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
 use crate::policy::snapshot::{Access, Snapshot};
@@ -61,7 +62,7 @@ fn guessed(
     if policy.guessing.is_empty() || refused.why == Refusal::KeyMissing {
         return None;
     }
-    let asks = covering::guesses(policy, facts.client, now.wall);
+    let asks = Rc::new(covering::guesses(policy, facts.client, now.wall));
     match at.ledger.open(now, &Order::of(&asks)) {
         // Rates alone are asked for here, which neither a record nor a failed store answers.
         Opening::Admitted(..)
@@ -69,11 +70,11 @@ fn guessed(
         | Opening::Full(_)
         | Opening::StoreFailed(_) => None,
         Opening::Refused(readings) => {
-            let reading = refusing(&readings)?;
+            let heard = Heard { asks: &asks, readings: &readings };
             Some(Refused {
                 why: Refusal::Guessing,
-                limit: Some(reading.limit),
-                wait: longest_wait(&readings),
+                limit: Some(heard.refusing()?.ask.limit),
+                wait: heard.longest_wait(),
                 detail: "too many failed authentications from this address",
             })
         }

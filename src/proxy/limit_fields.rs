@@ -11,7 +11,7 @@ use super::field_text::{FieldText, Legal};
 use crate::clock::Wall;
 use crate::policy::decimal::Numeral;
 use crate::policy::limit::Mode;
-use crate::policy::order::Reading;
+use crate::policy::order::{Heard, Line};
 use crate::policy::report::{
     Report, Spelling, XFields, policy_member, state_beginning, state_member, state_of,
 };
@@ -88,15 +88,15 @@ impl LimitFields {
     pub(super) fn new(
         report: &Report,
         words: &Rc<FieldWords>,
-        readings: &[Reading],
+        heard: Heard<'_>,
         now: Wall,
     ) -> LimitFields {
-        let x = report.x_fields(readings, now);
+        let x = report.x_fields(heard, now);
         if x.is_none() && words.policy.is_none() {
             return LimitFields { spelling: report.spelling, said: None };
         }
         let states = match words.policy {
-            Some(_) => readings.iter().map(state_of).collect(),
+            Some(_) => heard.lines().map(state_of).collect(),
             None => SmallVec::new(),
         };
         LimitFields {
@@ -114,14 +114,14 @@ impl LimitFields {
     }
 
     /// The fields as lines, if there are any.
-    pub(super) fn lines(&self) -> Option<FieldLines<'_>> {
+    pub(super) fn lines(&self) -> Option<LimitLines<'_>> {
         self.said.as_ref().map(|(words, numbers)| words.hear(numbers))
     }
 }
 
 /// What the latest one said of these limits, as lines, for as long as nobody else says anything.
 #[derive(Debug)]
-pub(super) struct FieldLines<'a> {
+pub(super) struct LimitLines<'a> {
     words: &'a Rc<FieldWords>,
     latest: RefMut<'a, Latest>,
 }
@@ -130,7 +130,7 @@ pub(super) struct FieldLines<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Edition(Rc<FieldWords>, u64);
 
-impl FieldLines<'_> {
+impl LimitLines<'_> {
     /// Adds the lines to an answer, as [`LimitFields::give`] does.
     pub(super) fn say(&self, to: &mut FieldText) {
         if self.latest.of.x.is_some() {
@@ -155,35 +155,34 @@ impl FieldLines<'_> {
 }
 
 impl FieldWords {
-    /// What is said of the limits that gave these readings.
-    pub(super) fn new(policy: &Snapshot, readings: &[Reading]) -> FieldWords {
+    /// What is said of the limits that were heard.
+    pub(super) fn new(policy: &Snapshot, heard: Heard<'_>) -> FieldWords {
         let mut field = Vec::new();
-        let limits = readings
-            .iter()
-            .map(|reading| {
-                let limit = policy.limit(reading.limit);
-                if reading.mode == Mode::Enforce {
-                    policy_member(&mut field, limit, &reading.ceiling, reading.period);
-                }
-                LimitWords {
-                    state: state_beginning(limit),
-                    most: HeaderValue::from(reading.ceiling.burst),
-                    mode: reading.mode,
-                }
-            })
-            .collect();
+        let words = |line: Line<'_>| {
+            let Line { ask, .. } = line;
+            let limit = policy.limit(ask.limit);
+            if ask.mode == Mode::Enforce {
+                policy_member(&mut field, limit, line);
+            }
+            LimitWords {
+                state: state_beginning(limit),
+                most: HeaderValue::from(ask.ceiling.burst),
+                mode: ask.mode,
+            }
+        };
+        let limits = heard.lines().map(words).collect();
         let sent = policy.report.sends_ratelimit() && !field.is_empty();
         let policy = sent.then(|| HeaderValue::try_from(field).ok()).flatten();
         FieldWords { limits, policy, latest: RefCell::default() }
     }
 
     /// The lines that say these numbers.
-    fn hear(self: &Rc<Self>, numbers: &Numbers) -> FieldLines<'_> {
+    fn hear(self: &Rc<Self>, numbers: &Numbers) -> LimitLines<'_> {
         let mut latest = self.latest.borrow_mut();
         if latest.of != *numbers {
-            latest.say(self, numbers.clone());
+            latest.say(self, numbers);
         }
-        FieldLines { words: self, latest }
+        LimitLines { words: self, latest }
     }
 
     /// As [`LimitFields::lines`] of these readings, for an answer that is worded at once. A flood of refusals takes nothing, so
@@ -191,29 +190,29 @@ impl FieldWords {
     pub(super) fn lines(
         self: &Rc<Self>,
         report: &Report,
-        readings: &[Reading],
+        heard: Heard<'_>,
         now: Wall,
-    ) -> FieldLines<'_> {
+    ) -> LimitLines<'_> {
         let mut latest = self.latest.borrow_mut();
         let Numbers { x: before, states } = &latest.of;
         let sends_states = self.policy.is_some();
-        let mut same_left = states.len() == readings.len();
+        let mut same_left = states.len() == heard.lines().len();
         let mut same = same_left || !sends_states;
-        for (before, reading) in states.iter().zip(readings) {
-            let now = state_of(reading);
+        for (before, line) in states.iter().zip(heard.lines()) {
+            let now = state_of(line);
             same_left &= now.0 == before.0;
             same &= now == *before;
         }
         let x = match before {
             // Which limit is shown follows from what is left of each.
-            Some(before) if same_left => report.x_fields_of(before.shown, readings, now),
-            Some(_) | None => report.x_fields(readings, now),
+            Some(before) if same_left => report.x_fields_of(before.shown, heard, now),
+            Some(_) | None => report.x_fields(heard, now),
         };
         if !same || x != *before {
-            let states = sends_states.then(|| readings.iter().map(state_of).collect());
-            latest.say(self, Numbers { x, states: states.unwrap_or_default() });
+            let states = sends_states.then(|| heard.lines().map(state_of).collect());
+            latest.say(self, &Numbers { x, states: states.unwrap_or_default() });
         }
-        FieldLines { words: self, latest }
+        LimitLines { words: self, latest }
     }
 
     /// The limits of which `RateLimit` speaks, with what it says of them.
@@ -228,9 +227,10 @@ impl FieldWords {
 
 impl Latest {
     /// Says these numbers from now on, which are others.
-    fn say(&mut self, words: &FieldWords, numbers: Numbers) {
-        let over = self.write_over(words, &numbers);
-        (self.of, self.edition) = (numbers, self.edition + 1);
+    fn say(&mut self, words: &FieldWords, numbers: &Numbers) {
+        let over = self.write_over(words, numbers);
+        self.of.clone_from(numbers);
+        self.edition += 1;
         if !over {
             self.put_together(words);
         }

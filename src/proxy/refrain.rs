@@ -2,6 +2,7 @@
 //! what is said of its latest client and caller, with a worker what is said of limits under the ceilings that it met.
 //! A refrain belongs to one policy and is forgotten with it.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::policy::authenticate::Caller as Asker;
 use crate::policy::fields::is_printable;
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::{Ceiling, LimitIx};
-use crate::policy::order::Reading;
+use crate::policy::order::{Heard, Line, Reading};
 use crate::policy::recall::Recall;
 use crate::policy::snapshot::{RouteIx, Snapshot};
 use crate::telemetry::record::{
@@ -186,91 +187,83 @@ const SETS: usize = 64;
 pub(super) struct LimitRefrains {
     policy: MadeOf,
     /// By a hash of what was asked; a newer set takes the place of an older one.
-    sets: [Option<LimitRefrain>; SETS],
-    /// The place of the latest one, which is nearly always the next one's.
-    latest: usize,
+    sets: [Option<Rc<LimitRefrain>>; SETS],
 }
 
 impl Default for LimitRefrains {
     fn default() -> Self {
-        LimitRefrains { policy: MadeOf::default(), sets: [const { None }; SETS], latest: 0 }
+        LimitRefrains { policy: MadeOf::default(), sets: [const { None }; SETS] }
     }
 }
 
 /// What is said of the limits of one request whatever is left of them.
 #[derive(Debug)]
 pub(super) struct LimitRefrain {
-    /// In the order of the readings.
-    limits: Vec<Known>,
+    /// In the order of the asks.
+    limits: Box<[Known]>,
     /// For the record.
-    pub(super) member: LimitsMember,
+    pub(super) member: RefCell<LimitsMember>,
     /// For the answer.
     pub(super) fields: Rc<FieldWords>,
 }
 
 /// By what a limit is known again.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Known {
     limit: LimitIx,
     ceiling: Ceiling,
     /// Nanoseconds of its calendar's period.
     period: u64,
+    /// What its reading calls the whole: of credit, the ceiling does not say it.
+    whole: u64,
 }
 
 impl LimitRefrains {
-    /// What is said of the limits that gave these readings.
-    pub(super) fn of(&mut self, policy: &Arc<Snapshot>, readings: &[Reading]) -> &mut LimitRefrain {
+    /// What is said of the limits that were heard.
+    pub(super) fn of(&mut self, policy: &Arc<Snapshot>, heard: Heard<'_>) -> Rc<LimitRefrain> {
         if self.policy.was_another(policy) {
             self.sets.fill_with(|| None);
         }
-        let is_known =
-            |set: &Option<LimitRefrain>| set.as_ref().is_some_and(|set| set.is_of(readings));
-        if is_known(&self.sets[self.latest]) {
-            return self.at_latest(policy, readings);
-        }
-        let hash = readings.iter().fold(0u64, |hash, Reading { limit, ceiling, .. }| {
-            let one = u64::from(limit.0) ^ ceiling.units.rotate_left(32);
+        let hash = heard.lines().fold(0u64, |hash, Line { ask, .. }| {
+            let one = u64::from(ask.limit.0) ^ ask.ceiling.units.rotate_left(32);
             (hash ^ one).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         });
         // The multiplication's upper bits are the mixed ones.
-        self.latest = usize::try_from(hash >> 58).unwrap_or(0) % SETS;
-        let set = &mut self.sets[self.latest];
-        if !is_known(set) {
-            *set = None;
+        let set = &mut self.sets[usize::try_from(hash >> 58).unwrap_or(0) % SETS];
+        match set {
+            Some(refrain) if refrain.is_of(heard) => Rc::clone(refrain),
+            _ => Rc::clone(set.insert(Rc::new(LimitRefrain::new(policy, heard)))),
         }
-        self.at_latest(policy, readings)
-    }
-
-    fn at_latest(&mut self, policy: &Snapshot, readings: &[Reading]) -> &mut LimitRefrain {
-        self.sets[self.latest].get_or_insert_with(|| LimitRefrain::new(policy, readings))
     }
 }
 
 impl LimitRefrain {
-    fn new(policy: &Snapshot, readings: &[Reading]) -> LimitRefrain {
-        let known = |reading: &Reading| Known {
-            limit: reading.limit,
-            ceiling: reading.ceiling,
-            period: reading.period.length(),
-        };
-        let phrase = |reading: &Reading| {
-            let (ceiling, name) = (&reading.ceiling, &policy.limit(reading.limit).name);
-            LimitPhrase::new(name, ceiling.window.kind(), reading.mode, ceiling.whole())
+    fn new(policy: &Snapshot, heard: Heard<'_>) -> LimitRefrain {
+        let phrase = |Line { ask, reading }: Line<'_>| {
+            let name = &policy.limit(ask.limit).name;
+            LimitPhrase::new(name, ask.ceiling.window.kind(), ask.mode, reading.whole)
         };
         LimitRefrain {
-            limits: readings.iter().map(known).collect(),
-            member: LimitsMember::new(readings.iter().map(phrase)),
-            fields: Rc::new(FieldWords::new(policy, readings)),
+            limits: heard.lines().map(Known::of).collect(),
+            member: RefCell::new(LimitsMember::new(heard.lines().map(phrase))),
+            fields: Rc::new(FieldWords::new(policy, heard)),
         }
     }
 
-    fn is_of(&self, readings: &[Reading]) -> bool {
-        let same = |(known, reading): (&Known, &Reading)| {
-            known.limit == reading.limit
-                && known.ceiling == reading.ceiling
-                && known.period == reading.period.length()
-        };
-        self.limits.len() == readings.len() && self.limits.iter().zip(readings).all(same)
+    fn is_of(&self, heard: Heard<'_>) -> bool {
+        self.limits.iter().copied().eq(heard.lines().map(Known::of))
+    }
+
+    /// Whether it is of these readings of the limits that it is of.
+    pub(super) fn is_of_wholes(&self, readings: &[Reading]) -> bool {
+        self.limits.iter().zip(readings).all(|(known, reading)| known.whole == reading.whole)
+    }
+}
+
+impl Known {
+    fn of(Line { ask, reading }: Line<'_>) -> Known {
+        let period = ask.period.length();
+        Known { limit: ask.limit, ceiling: ask.ceiling, period, whole: reading.whole }
     }
 }
 

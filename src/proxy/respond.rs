@@ -18,7 +18,7 @@ use super::wording::{Case, Overrides, is_the_gates};
 use crate::clock::Wall;
 use crate::policy::answer::{Facts, Figure, Places, Text};
 use crate::policy::limit::Mode;
-use crate::policy::order::Reading;
+use crate::policy::order::{Heard, Line};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::report::retry_after_seconds;
 use crate::policy::route::{ScopeDemand, ScopeRule};
@@ -36,7 +36,7 @@ pub(super) struct Refusing<'a> {
     /// The route, where the request came that far.
     pub(super) route: Option<RouteIx>,
     /// What the limits said, where they were asked.
-    pub(super) readings: &'a [Reading],
+    pub(super) heard: Heard<'a>,
     /// The fields to show of them.
     pub(super) fields: Shown<'a>,
     /// Value of `Allow` on 405, where the path has routes.
@@ -52,8 +52,8 @@ pub(super) struct Refusing<'a> {
 /// What a refusal shows of limits.
 #[derive(Clone, Copy)]
 pub(super) enum Shown<'a> {
-    /// Their readings, in these words, where they were asked.
-    Readings(&'a Rc<FieldWords>),
+    /// What was heard of them, in these words.
+    Heard(&'a Rc<FieldWords>),
     /// What was said of them when the request was decided.
     Decided(&'a LimitFields),
 }
@@ -96,9 +96,7 @@ pub(super) fn refusal(at: &WorkerContext, refusing: &Refusing<'_>) -> Words {
     let mut wordings = at.wordings.borrow_mut();
     let (wording, room) = wordings.of(policy, refused.why, refusing.reads);
     let lines = match refusing.fields {
-        Shown::Readings(words) => {
-            Some(words.lines(&policy.report, refusing.readings, refusing.now))
-        }
+        Shown::Heard(words) => Some(words.lines(&policy.report, refusing.heard, refusing.now)),
         Shown::Decided(fields) => fields.lines(),
     };
     let made = match request_id {
@@ -163,7 +161,7 @@ pub(super) fn unasked(at: &WorkerContext, refused: &Refused) -> Answer {
         policy: &policy,
         refused,
         route: None,
-        readings: &[],
+        heard: Heard::default(),
         fields: Shown::Decided(&LimitFields::default()),
         allow: None,
         request_id: &request_id,
@@ -175,14 +173,14 @@ pub(super) fn unasked(at: &WorkerContext, refused: &Refused) -> Answer {
 
 /// What the words follow from.
 fn case(refusing: &Refusing<'_>) -> Case {
-    let Refusing { policy: _, refused, readings, now, .. } = *refusing;
-    let reading = readings.iter().find(|reading| Some(reading.limit) == refused.limit);
-    let figure = |reading: &Reading, units| Figure::of(reading.ceiling.window.kind(), units);
+    let Refusing { policy: _, refused, heard, now, .. } = *refusing;
+    let line = refused.limit.and_then(|limit| heard.of(limit));
+    let figure = |line: Line<'_>, units| Figure::of(line.ask.ceiling.window.kind(), units);
     Case {
         route: refusing.route,
         limit: refused.limit,
-        ceiling: reading.map(|reading| figure(reading, reading.ceiling.whole())),
-        remaining: reading.map(|reading| figure(reading, reading.remaining)),
+        ceiling: line.map(|line| figure(line, line.reading.whole)),
+        remaining: line.map(|line| figure(line, line.reading.remaining)),
         retry_after: retry_after(refused),
         reset: refused.wait.map(|wait| now.plus_nanos(wait).unix_seconds_up()),
     }

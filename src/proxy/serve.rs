@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
+use super::asking::Binding;
 use super::body::Body;
 use super::client_body::ClientBody;
 use super::commit::commit;
@@ -33,7 +34,7 @@ use crate::policy::fields::{Lines, printable};
 use crate::policy::head::{Head, Seen, Unchecked};
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::LimitIx;
-use crate::policy::order::Readings;
+use crate::policy::order::{Heard, Readings};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
 use crate::policy::snapshot::{OnRevoke, RouteIx, Snapshot};
@@ -174,12 +175,24 @@ pub(super) struct Facts {
     pub(super) route: Option<RouteIx>,
     pub(super) key: Option<KeyIx>,
     pub(super) caller: Option<Caller>,
+    /// What its limits are asked, as soon as they are.
+    pub(super) binding: Option<Rc<Binding>>,
+    /// What they said.
     pub(super) readings: Readings,
     pub(super) asked: Asked,
     pub(super) shadowed: SmallVec<[Refusal; 2]>,
     /// What its idempotency key came to.
     pub(super) idempotency: Option<IdempotencyOutcome>,
     allow: Option<String>,
+}
+
+impl Facts {
+    /// What its limits were asked, and what they said.
+    pub(super) fn heard(&self) -> Heard<'_> {
+        let asks =
+            self.binding.as_deref().map_or([].as_slice(), |binding| binding.asks().as_slice());
+        Heard { asks, readings: &self.readings }
+    }
 }
 
 /// What becomes of a request.
@@ -216,6 +229,7 @@ fn decide(
         route: None,
         key: None,
         caller: None,
+        binding: None,
         readings: Readings::new(),
         asked: Asked::Decided,
         shadowed: SmallVec::new(),
@@ -254,7 +268,7 @@ fn decide(
         Stop::Here(status) => AtHand::Answer(here::bare(status, &request_id)),
         Stop::Ready => AtHand::Answer(here::readiness(at, &request_id)),
         Stop::Balance(of) => {
-            let mut answer = here::balance(&policy, of, &facts.readings, &request_id);
+            let mut answer = here::balance(&policy, of, facts.heard(), &request_id);
             exchange.fields().give(answer.head.fields_mut());
             AtHand::Answer(answer)
         }
@@ -267,9 +281,9 @@ fn decide(
                 policy: &policy,
                 refused: &refused,
                 route: facts.route,
-                readings: &facts.readings,
+                heard: facts.heard(),
                 fields: match &words {
-                    Some(words) => Shown::Readings(words),
+                    Some(words) => Shown::Heard(words),
                     None => Shown::Decided(exchange.fields()),
                 },
                 allow: facts.allow.as_deref(),
@@ -371,7 +385,7 @@ pub(super) fn late_refusal(
         policy: &policy,
         refused,
         route: None,
-        readings: &[],
+        heard: Heard::default(),
         fields: Shown::Decided(exchange.fields()),
         allow: None,
         request_id: &request_id,

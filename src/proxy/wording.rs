@@ -13,7 +13,7 @@ use http::header::{
 use super::answer::Head;
 use super::field_text::Legal;
 use super::formula::Formula;
-use super::limit_fields::{Edition, FieldLines};
+use super::limit_fields::{Edition, LimitLines};
 use super::made_of::MadeOf;
 use super::request_id::RequestId;
 use super::respond::Reads;
@@ -144,7 +144,7 @@ impl Wording {
     pub(super) fn again(
         &mut self,
         case: &Case,
-        fields: Option<&FieldLines<'_>>,
+        fields: Option<&LimitLines<'_>>,
         id: &RequestId,
     ) -> Option<Rc<Formula>> {
         let latest = self.latest.as_mut().filter(|latest| latest.is_of(case, fields))?;
@@ -158,7 +158,7 @@ impl Wording {
     pub(super) fn remember(
         &mut self,
         case: Case,
-        fields: Option<&FieldLines<'_>>,
+        fields: Option<&LimitLines<'_>>,
         head: &Head,
         body: &Bytes,
         ids: &[usize],
@@ -174,7 +174,7 @@ impl Wording {
                 latest.formula = Formula::of(&head, body, ids).map(Rc::new);
             }
             _ => {
-                let fields = fields.map(FieldLines::edition);
+                let fields = fields.map(LimitLines::edition);
                 self.latest = Some(Latest { case, fields, formula: None });
             }
         }
@@ -182,7 +182,7 @@ impl Wording {
 }
 
 impl Latest {
-    fn is_of(&self, case: &Case, fields: Option<&FieldLines<'_>>) -> bool {
+    fn is_of(&self, case: &Case, fields: Option<&LimitLines<'_>>) -> bool {
         let same_fields = match (&self.fields, fields) {
             (Some(edition), Some(fields)) => fields.say_as(edition),
             (None, None) => true,
