@@ -295,3 +295,77 @@ impl Latest {
 fn said_reset(x: XFields) -> u64 {
     u64::try_from(x.reset).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::wording::tests::policy;
+    use super::*;
+    use crate::policy::calendar::Period;
+    use crate::policy::limit::{LimitId, LimitIx, OnStoreFailure, SubjectKey};
+    use crate::policy::order::{Ask, Reading};
+
+    fn ask(policy: &Snapshot, limit: u16) -> Ask {
+        let limit = LimitIx(limit);
+        Ask {
+            limit,
+            id: LimitId(u64::from(limit.0)),
+            subject: SubjectKey(1),
+            crowded: None,
+            ceiling: policy.limit(limit).ceiling.unwrap(),
+            period: Period::default(),
+            weight: 1,
+            mode: Mode::Enforce,
+            on_store_failure: OnStoreFailure::Local,
+        }
+    }
+
+    fn said(lines: &LimitLines<'_>) -> String {
+        let mut text = FieldText::new();
+        lines.say(&mut text);
+        String::from_utf8(text.as_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn lines_worded_at_once_are_those_that_are_kept_and_known_again_while_they_say_the_same() {
+        for report in ["", "report: { ratelimit: none }", "report: { x-ratelimit: none }"] {
+            let policy = policy(&format!(
+                "limits:\n  a: {{ rate: 100/minute, per: address }}\n  b: {{ rate: 60/minute, window: sliding, per: address }}\n{report}"
+            ));
+            let asks = [ask(&policy, 0), ask(&policy, 1)];
+            let reading = |remaining, wait: u64| Reading {
+                whole: 100,
+                used: 100 - remaining,
+                remaining,
+                admits: wait == 0,
+                wait: Some(wait),
+                more_in: Some(3_000_000_000),
+            };
+            let first = [reading(50, 0), reading(0, 7_000_000_000)];
+            let heard = Heard { asks: &asks, readings: &first };
+            let words = Rc::new(FieldWords::new(&policy, heard));
+            let mut before: Option<(Edition, String)> = None;
+            for (left, wait, now) in [
+                (50, 7_000_000_000, 0),
+                (50, 7_000_000_000, 0),
+                (50, 6_999_999_000, 1),
+                (50, 5_999_999_000, 1_001),
+                (0, 5_999_999_000, 1_001),
+                (9, 5_999_999_000, 1_001),
+                (50, 7_000_000_000, 0),
+                (50, 0, 0),
+            ] {
+                let readings = [reading(left, 0), reading(0, wait)];
+                let heard = Heard { asks: &asks, readings: &readings };
+                let anew = Rc::new(FieldWords::new(&policy, heard));
+                let kept = LimitFields::new(&policy.report, &anew, heard, Wall(now));
+                let expected = kept.lines().map(|lines| said(&lines)).unwrap();
+                let lines = words.lines(&policy.report, heard, Wall(now));
+                assert_eq!(said(&lines), expected, "{report}");
+                assert!(expected.contains("ratelimit"));
+                let same = before.as_ref().is_some_and(|(edition, _)| lines.say_as(edition));
+                assert_eq!(same, before.is_some_and(|(_, text)| text == expected), "{report}");
+                before = Some((lines.edition(), expected));
+            }
+        }
+    }
+}
