@@ -82,6 +82,15 @@ impl Report {
                 })
                 .min_by(|(_, a), (_, b)| by_share(a, b)),
         }?;
+        self.x_fields_at(shown, reading, now)
+    }
+
+    /// The same, where it is known which of the readings is shown.
+    pub fn x_fields_of(&self, shown: usize, heard: Heard<'_>, now: Wall) -> Option<XFields> {
+        self.x_fields_at(shown, heard.readings.get(shown)?, now)
+    }
+
+    fn x_fields_at(&self, shown: usize, reading: &Reading, now: Wall) -> Option<XFields> {
         let nanos = until_reset(reading);
         let reset = match self.x_ratelimit {
             XRateLimit::Unix => now.plus_nanos(nanos).unix_seconds_up(),

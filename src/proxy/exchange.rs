@@ -1,6 +1,8 @@
 //! One exchange from its head to the end of its answer's body: the guard that settles the reservation and writes the
 //! record exactly once, whoever leaves first.
 
+mod ended;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,12 +10,11 @@ use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::answer::Head;
-use super::body::{BodyEnd, OnEnd};
 use super::context::WorkerContext;
 use super::forward::X_REQUEST_ID;
-use super::limit_fields::LimitFields;
+use super::limit_fields::{FieldWords, LimitFields};
 use super::long_lived::Member;
-use super::peer::Peer;
+use super::peer::{AtHand, Peer};
 use super::request_body::BodyWatch;
 use super::request_id::RequestId;
 use super::respond::Reads;
@@ -27,13 +28,12 @@ use crate::policy::money::Money;
 use crate::policy::order::Line;
 use crate::policy::outcome::Money as Column;
 use crate::policy::refusal::{Blame, Refusal, Refused};
-use crate::policy::report::Spelling;
 use crate::policy::snapshot::Snapshot;
 use crate::store::{Completion, Party, Reply, Reservation, StoreFailed};
 use crate::telemetry::decision_id::DecisionId;
 use crate::telemetry::events::Event;
 use crate::telemetry::metrics::{IdempotencyOutcome, Outcome};
-use crate::telemetry::record::{Closing, Draft, End, LimitLine, Opening, RefusalLine};
+use crate::telemetry::record::{Draft, End, LimitLine, Opening, RefusalLine};
 
 /// Status recorded where the client left before there was one to send, as nginx has it.
 const CLIENT_LEFT: u16 = 499;
@@ -110,7 +110,7 @@ impl Exchange {
         ))
     }
 
-    /// Writes down what the decision was made of.
+    /// Writes down what the decision was made of. Returns in what words its limits are spoken of, where that is done at once.
     pub(super) fn decided(
         &mut self,
         policy: &Arc<Snapshot>,
@@ -118,7 +118,7 @@ impl Exchange {
         (head, seen): (&Unchecked<'_>, &Seen<'_>),
         said: Decided,
         facts: &Facts,
-    ) {
+    ) -> Option<Rc<FieldWords>> {
         let inner = &mut *self.0;
         let at = &*inner.at;
         let answers = facts.heard();
@@ -130,9 +130,16 @@ impl Exchange {
         let mut member = said_of_limits.as_ref().map(|said| said.member.borrow_mut());
         let mut limits: &[u8] = b"";
         inner.fields.spelling = policy.report.spelling;
-        if let Some(said) = &said_of_limits {
+        let mut words = None;
+        if let Some(of_limits) = &said_of_limits {
             let started = inner.started.wall;
-            inner.fields = LimitFields::new(&policy.report, &said.fields, answers, started);
+            match said.worded {
+                Worded::AtOnce => words = Some(Rc::clone(&of_limits.fields)),
+                Worded::Later => {
+                    inner.fields =
+                        LimitFields::new(&policy.report, &of_limits.fields, answers, started);
+                }
+            }
         }
         if let Some(member) = &mut member
             && inner.draft.is_wanted()
@@ -155,14 +162,11 @@ impl Exchange {
         }
         let mut refrain = peer.refrain.borrow_mut();
         let host = head.target.authority.map_or(seen.host.first(), |host| Some(host.as_bytes()));
-        let (origin, caller) =
-            refrain.of(policy, peer, facts, head.method, host.unwrap_or_default());
+        let request = (head.method, head.target.path, host.unwrap_or_default());
         let opening = Opening {
             time: inner.started.wall,
             id: said.id,
-            origin,
-            path: head.target.path,
-            caller,
+            place: refrain.of(policy, peer, facts, request),
             limits,
             shadow: &facts.shadowed,
             request_id: inner.request_id.recorded(),
@@ -183,6 +187,7 @@ impl Exchange {
                 Mode::Shadow,
             );
         }
+        words
     }
 
     /// The gate said no.
@@ -305,9 +310,19 @@ impl Exchange {
     }
 
     /// The gate's own answer goes out: a refusal that was noted, or one that it gives by itself.
-    pub(super) fn answered(mut self, answer: &mut Answer) {
-        self.0.status = answer.status().as_u16();
-        self.hang_on(answer);
+    pub(super) fn answered(mut self, at_hand: &mut AtHand<Exchange>) {
+        match at_hand {
+            AtHand::Nothing => {}
+            AtHand::Answer(answer) => {
+                self.0.status = answer.status().as_u16();
+                self.hang_on(answer);
+            }
+            // It is spelled as the policy wants it, once and for all.
+            AtHand::Formula(formula, end) => {
+                self.0.status = formula.status().as_u16();
+                *end = Some(self);
+            }
+        }
     }
 
     /// The upstream failed, or the request's body did: a late refusal.
@@ -409,22 +424,17 @@ pub(super) struct Decided {
     pub(super) request_id: RequestId,
     /// What the caller reads of a refusal.
     pub(super) reads: Reads,
+    /// When its answer is worded.
+    pub(super) worded: Worded,
 }
 
-impl OnEnd for Exchange {
-    fn ended(mut self, how: BodyEnd, bytes: u64) {
-        self.0.response_bytes = bytes;
-        self.0.end = match how {
-            BodyEnd::Clean => End::Clean,
-            BodyEnd::Broke => End::Broke,
-            BodyEnd::Dropped => End::ClientLeft,
-            BodyEnd::Cut => End::Cut,
-        };
-        if how == BodyEnd::Broke && self.0.outcome == Outcome::Admitted {
-            self.0.outcome = Outcome::Failed;
-            self.0.at.metrics.upstream_error(Refusal::UpstreamBroken);
-        }
-    }
+/// When an answer is worded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Worded {
+    /// While what decided it is at hand: it is a refusal.
+    AtOnce,
+    /// When there is one to pass on, or an admitted request fails.
+    Later,
 }
 
 impl Inner {
@@ -437,10 +447,7 @@ impl Inner {
 
     /// Spells names as the policy wants them.
     fn spell(&self, head: &mut Head) {
-        match self.fields.spelling {
-            Spelling::Lower => {}
-            Spelling::Printed => head.fields_mut().print(),
-        }
+        head.spell(self.fields.spelling);
     }
 
     /// The answer's stated cost does not fit what was reserved.
@@ -452,46 +459,5 @@ impl Inner {
         let reserved = reserved.to_string();
         let event = Event::CostExceeded { route, stated, reserved: &reserved };
         self.at.log.say(self.at.clock.now().wall, &event);
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // Settles, before anything else: a slot must be free when the answer is over.
-        if let Some(reservation) = self.reservation.take() {
-            reservation.close(&self.at.ledger);
-        }
-        if std::thread::panicking() {
-            (self.outcome, self.status) = (Outcome::Failed, 500);
-        }
-        let now = self.at.clock.steady();
-        let total = now.since(self.started.steady);
-        let upstream = self.sent.map(|sent| self.answered.unwrap_or(now).since(sent));
-        let before_upstream = self.sent.unwrap_or(now).since(self.started.steady);
-        self.at.metrics.request(self.route, self.outcome, self.status, before_upstream, upstream);
-        if let Some(outcome) = self.idempotency {
-            self.at.metrics.idempotency(self.route, outcome);
-        }
-        self.at.metrics.in_flight(-1);
-        self.at.in_flight.set(self.at.in_flight.get().saturating_sub(1));
-        let closing = Closing {
-            outcome: self.outcome,
-            status: self.status,
-            upstream_status: self.upstream_status,
-            request_bytes: self.request_bytes.unwrap_or_else(|| self.watch.bytes()),
-            response_bytes: self.response_bytes,
-            gate_nanos: before_upstream,
-            upstream_nanos: upstream,
-            total_nanos: total,
-            end: self.end,
-            idempotency: self.idempotency,
-            cost: self.cost,
-            charged: self.charged,
-        };
-        let draft = std::mem::take(&mut self.draft);
-        // Borrowed already only if writing a record panicked: then this one is lost with it.
-        if let Ok(mut records) = self.at.records.try_borrow_mut() {
-            records.close(draft, &closing);
-        }
     }
 }

@@ -25,11 +25,13 @@ use crate::policy::order::{Heard, Line, Reading};
 use crate::policy::recall::Recall;
 use crate::policy::snapshot::{RouteIx, Snapshot};
 use crate::telemetry::record::{
-    Caller, LimitPhrase, LimitsMember, Origin, write_host, write_method,
+    Caller, LimitPhrase, LimitsMember, Origin, Place, write_host, write_method, write_path,
 };
 
 /// The longest host that is remembered, in bytes: longer ones are no names (RFC 1035 §2.3.4).
 const LONGEST_HOST: usize = 300;
+/// The longest path that is remembered, in bytes: it stays as long as its connection.
+const LONGEST_PATH: usize = 256;
 
 /// What the requests of a connection and their records have in common: nearly always all its requests are of one client,
 /// and often of one key on one route. 700 instructions a record where they are.
@@ -38,9 +40,12 @@ pub(crate) struct Refrain {
     policy: MadeOf,
     client: Option<IpAddr>,
     method: Option<Method>,
-    /// The client, and the method from this byte on.
-    origin: Vec<u8>,
+    /// The client, and then its latest request: the method, the path and the caller, each behind the other from these bytes on.
+    place: Vec<u8>,
     method_at: usize,
+    path_at: usize,
+    /// Where the path ends, if it stands there as it was asked for.
+    path_end: Option<usize>,
     host: Option<Vec<u8>>,
     asked: Option<(Option<RouteIx>, Option<KeyIx>)>,
     /// The host, and the caller from this byte on.
@@ -93,18 +98,17 @@ impl Refrain {
     }
 
     /// Where a request of `peer` comes from and with what method, and who asks which host for what.
-    pub(super) fn of(
-        &mut self,
+    pub(super) fn of<'a>(
+        &'a mut self,
         policy: &Arc<Snapshot>,
         peer: &Peer,
         facts: &Facts,
-        method: &Method,
-        host: &[u8],
-    ) -> (&[u8], &[u8]) {
+        (method, path, host): (&Method, &'a str, &[u8]),
+    ) -> Place<'a> {
         self.belong_to(policy);
         if self.client != Some(facts.client) {
             self.client = Some(facts.client);
-            self.origin.clear();
+            self.place.clear();
             let protocol = match peer.http {
                 ClientHttp::Http1 => "http/1.1",
                 ClientHttp::Http2 => "http/2",
@@ -116,13 +120,14 @@ impl Refrain {
                 client: facts.client,
                 protocol,
             };
-            origin.write(&mut self.origin);
-            (self.method, self.method_at) = (None, self.origin.len());
+            origin.write(&mut self.place);
+            (self.method, self.method_at) = (None, self.place.len());
         }
         if self.method.as_ref() != Some(method) {
             self.method = Some(method.clone());
-            self.origin.truncate(self.method_at);
-            write_method(&mut self.origin, method.as_str());
+            self.place.truncate(self.method_at);
+            write_method(&mut self.place, method.as_str());
+            (self.path_end, self.path_at) = (None, self.place.len());
         }
         if self.host.as_deref() != Some(host) {
             self.host = Some(host.to_vec()).filter(|host| host.len() <= LONGEST_HOST);
@@ -142,8 +147,27 @@ impl Refrain {
                 scope: demanded_scope(policy, facts.route),
             };
             caller.write(&mut self.caller);
+            self.path_end = None;
         }
-        (&self.origin, &self.caller)
+        self.at(path)
+    }
+
+    /// The place with this path in it: 250 instructions a record where it is the latest one's.
+    fn at<'a>(&'a mut self, path: &'a str) -> Place<'a> {
+        let Refrain { place, path_at, path_end, caller, .. } = self;
+        let is_there = |end: usize| place.get(*path_at..end) == Some(path.as_bytes());
+        if !path_end.is_some_and(is_there) {
+            place.truncate(*path_at);
+            *path_end = None;
+            if path.len() > LONGEST_PATH {
+                return Place::Parts { origin: place, path, caller };
+            }
+            write_path(place, path);
+            // One that is written down in another way cannot be known again.
+            *path_end = Some(place.len()).filter(|end| place[*path_at..*end] == *path.as_bytes());
+            place.extend_from_slice(caller);
+        }
+        Place::Whole(place)
     }
 }
 
