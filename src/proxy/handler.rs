@@ -40,7 +40,7 @@ impl Gatekeeper {
         let at = Rc::new(at);
         tokio::task::spawn_local(keep_house(Rc::clone(&at)));
         let words = Rc::clone(&at);
-        tokio::task::spawn_local(async move { words.words.hand_out().await });
+        tokio::task::spawn_local(async move { words.words.hand_out(words.ledger.backing()).await });
         Gatekeeper(at)
     }
 }

@@ -99,7 +99,31 @@ impl Backing {
                 }
                 Ok(())
             }
-            Backing::Directory(journal) => journal.submit(batch, reply),
+            Backing::Directory(journal) => {
+                let waits = reply.is_some();
+                journal.leave(batch, reply)?;
+                if waits {
+                    journal.ring();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands on a batch that somebody waits for, together with others that come at once: it becomes durable when somebody
+    /// [rings](Backing::ring), or a millisecond later. On an error as [`Backing::submit`].
+    pub fn leave(&self, batch: Batch, reply: Reply) -> Result<(), StoreFailed> {
+        match self {
+            Backing::None => self.submit(batch, Some(reply)),
+            Backing::Directory(journal) => journal.leave(batch, Some(reply)),
+        }
+    }
+
+    /// Has everything made durable at once that was handed on.
+    pub fn ring(&self) {
+        match self {
+            Backing::None => {}
+            Backing::Directory(journal) => journal.ring(),
         }
     }
 

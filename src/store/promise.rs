@@ -137,7 +137,7 @@ impl Promise {
             batch.push(Op::Reserve(Box::new(self.pending(ledger))));
         }
         batch.extend(record);
-        ledger.backing().submit(batch, Some(reply))?;
+        ledger.backing().leave(batch, reply)?;
         self.telling = Telling::Told;
         Ok(())
     }

@@ -124,9 +124,10 @@ impl Reservation {
         self.promise.as_ref().is_some_and(|promise| promise.needs_commit())
     }
 
-    /// Sends what must be durable on its way; `reply` is told when it is. On an error nothing was sent, and the
-    /// reservation is to be [released](Reservation::release). Where nothing needs a commit it tells at once, and the
-    /// lists of what nobody knows have the party all the same.
+    /// Sends what must be durable on its way; `reply` is told when it is, soonest if the backing is
+    /// [rung](super::Backing::ring) for. On an error nothing was sent, and the reservation is to be
+    /// [released](Reservation::release). Where nothing needs a commit it tells at once, and the lists of what nobody knows
+    /// have the party all the same.
     pub fn commit(
         &mut self,
         ledger: &Ledger,

@@ -25,6 +25,7 @@ mod changes;
 mod codec;
 mod directory;
 mod follower;
+mod inbox;
 mod load;
 mod log;
 mod mark;
@@ -41,7 +42,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -53,19 +53,17 @@ use super::backing::{Health, Reply, StoreFailed};
 use super::op::Batch;
 use super::restored::Restored;
 use follower::Tables;
+use inbox::{Inbox, Outlet};
 use shared::Shared;
-use writer::{Message, Work, Writer};
+use writer::{Work, Writer};
 
 pub use problem::OpenProblem;
 pub use shared::OnFailure;
 
-/// Batches that may wait; one more is refused, which is a failure of that request and not of the store.
-const CHANNEL: usize = 8192;
-
 /// The open journal of one directory. Ends with what is waiting written and the directory's lock released, when it is
 /// closed or dropped.
 pub struct Journal {
-    messages: SyncSender<Message>,
+    inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -113,12 +111,17 @@ impl Journal {
         if self.shared.has_failed() { Health::Failed } else { Health::Up }
     }
 
-    pub(super) fn submit(&self, batch: Batch, reply: Option<Reply>) -> Result<(), StoreFailed> {
+    /// Leaves a batch, which is written when somebody [rings](Journal::ring), or a little later.
+    pub(super) fn leave(&self, batch: Batch, reply: Option<Reply>) -> Result<(), StoreFailed> {
         if self.health() == Health::Failed {
             return Err(StoreFailed);
         }
-        let work = Message::Write(Box::new(Work { batch, reply }));
-        self.messages.try_send(work).map_err(|_| StoreFailed)
+        self.inbox.leave(Box::new(Work { batch, reply }))
+    }
+
+    /// Has everything written that was left.
+    pub(super) fn ring(&self) {
+        self.inbox.ring();
     }
 
     pub(super) fn figures(&self) -> JournalFigures {
@@ -128,14 +131,13 @@ impl Journal {
     /// Writes what is waiting, releases the directory, and returns when that is done. What comes later is refused.
     pub(super) fn close(&self) {
         let Some(thread) = self.thread.lock().take() else { return };
+        self.inbox.end();
         // A reply may be the last to hold the journal: its thread cannot wait for itself, and ends when nobody is left.
         if thread.thread().id() == std::thread::current().id() {
             return;
         }
-        // The thread is there until it has seen this, and panics of the library do not leave it.
-        if self.messages.send(Message::End).is_ok() {
-            let _ = thread.join();
-        }
+        // Panics of the library do not leave it.
+        let _ = thread.join();
     }
 }
 
@@ -161,7 +163,7 @@ fn start(
     let load::Loaded { restored, stale, places, sequence } = loaded;
     let path = directory.journal_path();
     let opened_up = directory.opened_up().to_vec();
-    let (messages, waiting) = sync_channel(CHANNEL);
+    let inbox = Arc::new(Inbox::default());
     let shared = Arc::new(Shared::new(path.clone(), on_failure));
     let no_thread = |error: io::Error| OpenProblem::Unusable {
         path,
@@ -180,7 +182,7 @@ fn start(
         changes_ahead: 0,
         due,
         stale,
-        messages: waiting,
+        outlet: Outlet(Arc::clone(&inbox)),
         shared: Arc::clone(&shared),
         directory,
     };
@@ -188,6 +190,6 @@ fn start(
         .name("state".to_owned())
         .spawn(move || writer.run())
         .map_err(no_thread)?;
-    let journal = Journal { messages, shared, thread: Mutex::new(Some(thread)) };
+    let journal = Journal { inbox, shared, thread: Mutex::new(Some(thread)) };
     Ok(OpenedJournal { journal, restored, opened_up })
 }

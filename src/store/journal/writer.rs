@@ -1,10 +1,8 @@
 //! The journal's thread: takes what is waiting, writes all of it into the log with one sync, then tells everybody. The
 //! tables get it later, many commits at a time, from [a thread of their own](super::follower).
 
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use crate::killpoint::{self, KillPoint};
@@ -13,25 +11,12 @@ use super::super::backing::{Reply, StoreFailed};
 use super::super::op::Batch;
 use super::directory::Directory;
 use super::follower::{Portion, Tables};
+use super::inbox::{Came, Outlet};
 use super::load::Stale;
 use super::log::{Appended, Log};
 use super::mark::Mark;
 use super::shared::Shared;
 
-/// The most batches of one commit.
-const MOST_BATCHES: usize = 1024;
-/// The most changes of one commit, unless one batch alone has more.
-const MOST_CHANGES: usize = 8192;
-/// How long changes that nobody waits for wait for company. Short: what a crash loses of them is an answer that a client
-/// has and the next start calls unknown.
-const COMPANY: Duration = Duration::from_millis(1);
-/// So many that are waited for in one commit come only where many clients come at once. There a commit waits while more
-/// keep coming, since the worker that feeds them has other work meanwhile and more share a sync: for so many that are
-/// waited for, and so often for so long.
-const CROWD: usize = 4;
-const CROWD_ENOUGH: usize = 16;
-const MOST_WAITS: usize = 6;
-const CROWD_COMPANY: Duration = Duration::from_micros(150);
 /// Changes in one half of the log that are due in the tables: enough that most of what they reserve and claim is settled
 /// and answered within them, and that a transaction's own cost is shared by many; not more, because a worker that shares
 /// its core with the tables' thread waits for that. In the gates of the crash suite, which die after some hundred
@@ -41,14 +26,6 @@ pub(super) const DUE: usize = if cfg!(feature = "kill-points") { 32 } else { 102
 const STALE_ROWS: usize = 512;
 /// How long nothing must come before a moment is idle.
 const IDLE: Duration = Duration::from_millis(500);
-
-/// What the thread is told.
-pub(super) enum Message {
-    /// Write this.
-    Write(Box<Work>),
-    /// Write what came before, and end.
-    End,
-}
 
 /// One batch, and who waits for it.
 pub(super) struct Work {
@@ -70,7 +47,7 @@ pub(super) struct Writer {
     /// Changes of it that are due in the tables.
     pub(super) due: usize,
     pub(super) stale: Vec<Stale>,
-    pub(super) messages: Receiver<Message>,
+    pub(super) outlet: Outlet,
     pub(super) shared: Arc<Shared>,
     /// Locked until the thread ends.
     pub(super) directory: Directory,
@@ -80,9 +57,9 @@ impl Writer {
     /// Runs until it is told to end, or nobody can tell it anything any more.
     pub(super) fn run(mut self) {
         let mut works = Vec::new();
-        let mut crowd = 0;
         loop {
-            let more = self.gather(&mut works, &mut crowd);
+            let longest = (!self.stale.is_empty() && !self.shared.has_failed()).then_some(IDLE);
+            let came = self.outlet.take(longest, &mut works);
             if !works.is_empty() {
                 let replies = replies_of(&mut works);
                 let written = self.write(&mut works);
@@ -92,72 +69,15 @@ impl Writer {
                     // A failure is said by whoever met it.
                     let _ = self.hand_over(Vec::new());
                 }
-            } else if more.is_continue() && self.tables.are_free() {
+            } else if came == Came::Nothing && self.tables.are_free() {
                 let stale = self.stale.split_off(self.stale.len().saturating_sub(STALE_ROWS));
                 let _ = self.hand_over(stale);
             }
-            if more.is_break() {
+            if came == Came::Last {
                 break;
             }
         }
         self.end();
-    }
-
-    /// Waits for work and takes all that is there. Nothing, if nothing came and there are rows to remove. `crowd` is
-    /// how many were waited for in the last commit that anybody waited for.
-    #[expect(clippy::vec_box, reason = "as in the writer itself")]
-    fn gather(&self, works: &mut Vec<Box<Work>>, crowd: &mut usize) -> ControlFlow<()> {
-        let first = if self.stale.is_empty() || self.shared.has_failed() {
-            self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            self.messages.recv_timeout(IDLE)
-        };
-        let mut next = match first {
-            Ok(message) => message,
-            Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
-            Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
-        };
-        let mut waits = if *crowd >= CROWD { MOST_WAITS } else { 0 };
-        let (mut changes, mut awaited, mut waited) = (0, 0, false);
-        loop {
-            match next {
-                Message::Write(work) => {
-                    changes += work.batch.len();
-                    if work.reply.is_some() {
-                        awaited += 1;
-                        *crowd = awaited;
-                    }
-                    works.push(work);
-                }
-                Message::End => return ControlFlow::Break(()),
-            }
-            if works.len() >= MOST_BATCHES || changes >= MOST_CHANGES {
-                return ControlFlow::Continue(());
-            }
-            let mut came = self.messages.try_recv();
-            if matches!(came, Err(TryRecvError::Empty)) && waits > 0 && awaited < CROWD_ENOUGH {
-                waits -= 1;
-                waited = true;
-                // Asleep, not listening: whoever hands a batch on has nobody to wake.
-                std::thread::sleep(CROWD_COMPANY);
-                came = self.messages.try_recv();
-            }
-            next = match came {
-                Ok(message) => message,
-                Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
-                Err(TryRecvError::Empty) if awaited > 0 || waited => {
-                    return ControlFlow::Continue(());
-                }
-                Err(TryRecvError::Empty) => {
-                    waited = true;
-                    match self.messages.recv_timeout(COMPANY) {
-                        Ok(message) => message,
-                        Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
-                        Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
-                    }
-                }
-            };
-        }
     }
 
     /// One commit of all of these. Where the log has no room for it, it waits for the tables.
@@ -219,15 +139,9 @@ impl Writer {
             let _ = self.hand_over(Vec::new());
         }
         let _ = self.tables.wait();
-        let Writer { tables, messages, directory, shared, .. } = self;
+        let Writer { tables, directory, shared, .. } = self;
         let has_failed = shared.has_failed();
         shared.end();
-        // Whoever came too late is told.
-        let late = messages.try_iter().filter_map(|message| match message {
-            Message::Write(work) => work.reply,
-            Message::End => None,
-        });
-        answer(late.collect(), Err(StoreFailed));
         if let (Err(why), false) = (tables.end(), has_failed) {
             shared.say(&format!("it was not closed: {why}"));
         }
