@@ -40,6 +40,13 @@ pub enum Near {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretDigest(pub [u8; 32]);
 
+impl SecretDigest {
+    /// Its first eight bytes, which order digests as far as those differ.
+    fn first(&self) -> u64 {
+        self.0.first_chunk().map_or(0, |eight| u64::from_be_bytes(*eight))
+    }
+}
+
 impl fmt::Debug for SecretDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SecretDigest({:02x}{:02x}…)", self.0[0], self.0[1])
@@ -362,10 +369,11 @@ impl Keys {
     /// The key with this secret, whatever its state.
     pub fn find(&self, digest: &SecretDigest) -> Option<Found<'_>> {
         let from = self.directory.begin_of(digest)?;
-        let (at, secret) =
-            (from..).zip(self.secrets.get(from..)?).find(|(_, secret)| secret.digest >= *digest)?;
-        (secret.digest == *digest)
-            .then(|| self.found(SecretIx(u32::try_from(at).unwrap_or(u32::MAX)), secret))
+        let (at, secret) = (from..)
+            .zip(self.secrets.get(from..)?)
+            .take_while(|(_, secret)| secret.digest.first() <= digest.first())
+            .find(|(_, secret)| secret.digest == *digest)?;
+        Some(self.found(SecretIx(u32::try_from(at).unwrap_or(u32::MAX)), secret))
     }
 
     /// The key with this secret, if the secret is at this place.
@@ -461,9 +469,7 @@ impl Directory {
     }
 
     fn place_of(&self, digest: &SecretDigest) -> usize {
-        let mut eight = [0; 8];
-        eight.copy_from_slice(&digest.0[..8]);
-        let first = u64::from_be_bytes(eight).checked_shr(self.shift).unwrap_or(0);
+        let first = digest.first().checked_shr(self.shift).unwrap_or(0);
         usize::try_from(first).unwrap_or(usize::MAX)
     }
 }
