@@ -60,13 +60,13 @@ pub fn authenticate(
     let credentials = &snapshot.credentials;
     let nobody = |refused| Stranger { refused, key: None };
     let look_up = |digest: &SecretDigest| {
-        snapshot.keys.near(digest).into_iter().for_each(&approach);
+        snapshot.keys.near(digest, &approach);
         by_digest(snapshot, overlay, digest, now)
     };
     let again = |known: &Recalled| {
         let Recalled { digest, place, stranger } = known;
         if let Some(place) = *place {
-            approach(Near::Known(place));
+            approach(Near::At(place));
             if let Some(found) = snapshot.keys.find_at(place, digest) {
                 return Some(caller(snapshot, overlay, digest, &found, now));
             }

@@ -128,8 +128,13 @@ impl Asked<'_> {
         self.address(caller.allow, client)
     }
 
+    // Most lists are not there: to find that out takes no call.
+    #[inline]
     fn address(&mut self, rule: Option<AddressRule>, client: IpAddr) -> Result<(), Refused> {
-        let Some(rule) = rule else { return Ok(()) };
+        rule.map_or(Ok(()), |rule| self.listed(rule, client))
+    }
+
+    fn listed(&mut self, rule: AddressRule, client: IpAddr) -> Result<(), Refused> {
         let nets = self.snapshot.nets(rule.nets);
         let detail = "the client's address is not on an allowlist that applies";
         self.rule(rule.mode, Refusal::AddressDenied, detail, || nets.contains(client))

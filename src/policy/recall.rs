@@ -92,6 +92,9 @@ impl Recall {
 
     /// Remembers nothing any more.
     pub fn forget(&mut self) {
+        if self.length == 0 {
+            return;
+        }
         // Behind its length there are zeros anyway, and to wipe is to write byte for byte.
         if let Some(known) = self.text.get_mut(..self.length) {
             known.zeroize();
