@@ -18,6 +18,7 @@ use std::hint::black_box;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,6 +182,7 @@ struct Request {
 struct Answer {
     /// Emptied before each: every request is the first one of its connection, so that the digest is made.
     recall: Recall,
+    asks: Rc<Asks>,
     readings: Readings,
     held: Option<Reservation>,
 }
@@ -291,9 +293,10 @@ fn decide(
     let caller = authenticate(snapshot, &overlay, &head, recall, now.wall, approach);
     let caller = caller.expect("a good key");
     let permit = authorize(snapshot, route, Some(caller), client, &head).expect("a permit");
-    let mut asks = Asks::new();
-    covering::asks_into(&mut asks, snapshot, route, permit.caller, client, now.wall);
-    let order = Order { caller: permit.caller.as_ref(), ..Order::of(&asks) };
+    let asks = Rc::get_mut(&mut answer.asks).expect("the last decision was settled");
+    asks.clear();
+    covering::asks_into(asks, snapshot, route, permit.caller, client, now.wall);
+    let order = Order { caller: permit.caller.as_ref(), ..Order::of(&answer.asks) };
     let told = ledger.open_into(now, &order, &mut answer.readings, &mut answer.held);
     assert!(matches!(told, Told::Admitted), "the limits are large");
     answer.readings.len()

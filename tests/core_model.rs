@@ -1,6 +1,7 @@
 //! The core against a naive sequential model: a log of every admitted unit, and sums over it.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use proptest::prelude::*;
 use tollgate::clock::{Now, Steady, Wall};
@@ -10,7 +11,7 @@ use tollgate::policy::limit::{
     Ceiling, LimitId, LimitIx, Mode, OnStoreFailure, SubjectKey, Window,
 };
 use tollgate::policy::meter::Meter;
-use tollgate::policy::order::{Ask, Asks, longest_wait, refusing};
+use tollgate::policy::order::{Ask, Asks, Heard, Line};
 use tollgate::store::{Backing, Ledger, Opening, Order, Reservation, Restored};
 
 fn at(nanos: u64) -> Now {
@@ -424,15 +425,17 @@ proptest! {
         let (mut model, mut now) = (Model::default(), 7);
         for request in requests {
             now += request.step;
-            let asks: Asks =
-                request.limits.iter().map(|i| Ask { weight: request.weight, ..table[*i] }).collect();
+            let wanted = request.limits.iter();
+            let asks: Asks = wanted.map(|i| Ask { weight: request.weight, ..table[*i] }).collect();
+            let asks = Rc::new(asks);
             let fits: Vec<bool> = asks.iter().map(|ask| model.fits(ask, now)).collect();
             let vetoed =
                 asks.iter().zip(&fits).any(|(ask, fits)| ask.mode == Mode::Enforce && !fits);
             let readings = match ledger.open(at(now), &Order::of(&asks)) {
                 Opening::Admitted(_, readings) => {
                     prop_assert!(!vetoed);
-                    prop_assert_eq!(refusing(&readings), None);
+                    let heard = Heard { asks: &asks, readings: &readings };
+                    prop_assert_eq!(heard.refusing(), None);
                     for (ask, _) in asks.iter().zip(&fits).filter(|(_, fits)| **fits) {
                         model.take(ask, now);
                     }
@@ -440,8 +443,9 @@ proptest! {
                 }
                 Opening::Refused(readings) => {
                     prop_assert!(vetoed);
-                    let waits = readings.iter().filter(|r| r.vetoes()).map(|r| r.wait);
-                    prop_assert_eq!(longest_wait(&readings), waits.max_by_key(|w| w.unwrap_or(u64::MAX)).flatten());
+                    let heard = Heard { asks: &asks, readings: &readings };
+                    let waits = heard.lines().filter(Line::vetoes).map(|l| l.reading.wait);
+                    prop_assert_eq!(heard.longest_wait(), waits.max_by_key(|w| w.unwrap_or(u64::MAX)).flatten());
                     readings
                 }
                 other => panic!("nothing was claimed: {other:?}"),
@@ -472,10 +476,12 @@ proptest! {
         let mut now = 7;
         for request in requests {
             now += request.step;
-            let asks: Asks =
-                request.limits.iter().map(|i| Ask { weight: request.weight, ..table[*i] }).collect();
+            let wanted = request.limits.iter();
+            let asks: Asks = wanted.map(|i| Ask { weight: request.weight, ..table[*i] }).collect();
+            let asks = Rc::new(asks);
             if let Opening::Refused(readings) = ledger.open(at(now), &Order::of(&asks)) {
-                let wait = longest_wait(&readings).expect("every enforced ceiling is above the weights");
+                let heard = Heard { asks: &asks, readings: &readings };
+                let wait = heard.longest_wait().expect("every enforced ceiling is above the weights");
                 let early = ledger.open(at(now + wait - 1), &Order::of(&asks));
                 prop_assert!(matches!(early, Opening::Refused(_)));
                 now += wait;
@@ -496,7 +502,7 @@ proptest! {
             ..ask(ceiling(Window::Concurrent, units, 0, units), 1)
         };
         // Two slots of one subject, one of another, and a rate beside them.
-        let asks: Asks = [slot(0, 2, 6), slot(1, 2, 4), slot(2, 1, 9)].into_iter().collect();
+        let asks = Rc::new(Asks::from_slice(&[slot(0, 2, 6), slot(1, 2, 4), slot(2, 1, 9)]));
         let ledger = Ledger::new(0, Backing::None, Restored::default());
         let mut open: Vec<Reservation> = Vec::new();
         for (what, which) in moves {
@@ -508,7 +514,8 @@ proptest! {
                     }
                     Opening::Refused(readings) => {
                         prop_assert_eq!(open.len(), 4);
-                        prop_assert_eq!(longest_wait(&readings), None);
+                        let heard = Heard { asks: &asks, readings: &readings };
+                        prop_assert_eq!(heard.longest_wait(), None);
                     }
                     other => panic!("nothing was claimed: {other:?}"),
                 },
@@ -525,7 +532,7 @@ proptest! {
                 _ => open.swap_remove(which.index(open.len())).release(&ledger),
             }
             ledger.sweep(at(0), 2);
-            for ask in &asks {
+            for ask in asks.iter() {
                 prop_assert_eq!(ledger.peek(at(0), ask).used, open.len() as u64);
             }
         }
@@ -553,7 +560,7 @@ proptest! {
             let network = SubjectKey(1_000 + stranger / 2);
             let ask = Ask { subject: SubjectKey(stranger), crowded: Some(network), ..ask(c, 1) };
             let peeked = ledger.peek(at(now), &ask);
-            let asks: Asks = [ask].into_iter().collect();
+            let asks = Rc::new(Asks::from_slice(&[ask]));
             let log = logs.entry(stranger).or_default();
             match ledger.open(at(now), &Order::of(&asks)) {
                 Opening::Admitted(..) => {

@@ -64,8 +64,8 @@ impl<'p> Target<'p> {
                 "unit": self.limit.unit.as_deref(),
                 "used_before": units_json(kind, before),
                 "used_after": units_json(kind, after),
-                "ceiling": units_json(kind, self.reading.ceiling.whole()),
-                "remaining": units_json(kind, self.reading.ceiling.whole().saturating_sub(after)),
+                "ceiling": units_json(kind, self.reading.whole),
+                "remaining": units_json(kind, self.reading.whole.saturating_sub(after)),
             }),
             then: Then::Nothing,
         }))
@@ -90,7 +90,7 @@ pub(super) fn top_up(
         return Err(Problem::unfit("limit_unfit", message));
     }
     let amount = whose::units(limit.kind, "add", &add)?;
-    let granted = target.reading.ceiling.units;
+    let granted = target.reading.whole;
     let Some(after) = granted.checked_add(amount) else {
         let message = "With this the credit would be more than can be counted.";
         return Err(Problem::unfit("amount_invalid", message));

@@ -132,7 +132,7 @@ impl<'p> Reader<'p> {
         let everything = Ask { weight: ask.ceiling.burst, ..ask };
         let reading = self.ledger.peek(self.now, &everything);
         let resets_at = match limit.kind {
-            LimitKind::Quota | LimitKind::Spend => Some(reading.period.until),
+            LimitKind::Quota | LimitKind::Spend => Some(ask.period.until),
             LimitKind::Rate => {
                 let wait = reading.wait.filter(|wait| *wait > 0);
                 wait.map(|wait| self.now.wall.plus_nanos(wait))
@@ -208,7 +208,7 @@ impl Row<'_> {
             "unit": limit.unit.as_deref(),
             "subject": subject,
             "used": units_json(kind, reading.used),
-            "ceiling": units_json(kind, reading.ceiling.whole()),
+            "ceiling": units_json(kind, reading.whole),
             "remaining": units_json(kind, reading.remaining),
             "resets_at": resets_at.map(rfc3339),
             "mode": mode_name(limit.mode),
@@ -225,7 +225,7 @@ impl Row<'_> {
             limit.unit.as_deref().unwrap_or("").to_owned(),
             subject.clone(),
             units_text(kind, reading.used),
-            units_text(kind, reading.ceiling.whole()),
+            units_text(kind, reading.whole),
             units_text(kind, reading.remaining),
             resets_at.map(rfc3339).unwrap_or_default(),
             mode_name(limit.mode).to_owned(),

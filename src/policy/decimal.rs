@@ -100,6 +100,10 @@ impl Numeral {
         if self.digits > 2 && value / 100 == before / 100 {
             return put_pair(text, self.end, pair(value % 100));
         }
+        // A wait of a day in microseconds changes in its lower digits: 60 instructions less.
+        if self.digits > 8 && value / EIGHT == before / EIGHT {
+            return put_eight(text, self.end, eight(value % EIGHT) | ZEROS, 8);
+        }
         self.digits > 0 && write_over(text, self.end, self.digits, value)
     }
 }

@@ -36,18 +36,12 @@ pub struct Ask {
 /// All limits asked about for one request, in the order of the policy. At most one ask a limit.
 pub type Asks = SmallVec<[Ask; 6]>;
 
-/// What one limit said. `used` and `remaining` are after the take when the request was admitted, and as they stand
-/// when nothing was taken.
+/// What one limit said to an ask: numbers alone, for what was asked stands in the [`Ask`]. `used` and `remaining` are after
+/// the take when the request was admitted, and as they stand when nothing was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// The limit's place in the snapshot that the request sees.
-    pub limit: LimitIx,
-    /// Whether the answer counts.
-    pub mode: Mode,
-    /// The ceiling that it was decided against; for `Prepaid`, with what was topped up as its units.
-    pub ceiling: Ceiling,
-    /// The period of its calendar; empty where it has none.
-    pub period: Period,
+    /// What remains while nothing is used: [`Ceiling::whole`], and for `Prepaid` what was topped up.
+    pub whole: u64,
     /// Units in use, rounded up. More than the ceiling where that was lowered.
     pub used: u64,
     /// Units left, rounded down; 0 where the ceiling was lowered below the use.
@@ -62,25 +56,69 @@ pub struct Reading {
     pub more_in: Option<u64>,
 }
 
-impl Reading {
-    /// Whether this reading vetoes the request.
-    pub fn vetoes(&self) -> bool {
-        self.mode == Mode::Enforce && !self.admits
-    }
-}
-
 /// What all limits of one request said, in the order of its asks.
 pub type Readings = SmallVec<[Reading; 6]>;
 
-/// The enforced refusal to report: credit, spend, quota, then the others, because what is harder to come by says more
-/// (and nearly always takes longer); among those of a kind the longest wait, where time that does not help counts as
-/// longest; ties by declaration. `None` if nothing vetoes. How long to wait is another question: [`longest_wait`].
-pub fn refusing(readings: &[Reading]) -> Option<&Reading> {
-    // `min_by_key` keeps the first of equals; a wait of `None` is put before every `Some`.
-    readings.iter().filter(|reading| reading.vetoes()).min_by_key(|reading| {
-        let rank = rank(reading.ceiling.window.kind());
-        (rank, reading.wait.is_some(), Reverse(reading.wait), reading.limit)
-    })
+/// What limits were asked, and what they said: one reading an ask.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard<'a> {
+    /// The asks.
+    pub asks: &'a [Ask],
+    /// In the same order.
+    pub readings: &'a [Reading],
+}
+
+/// What one limit was asked, and what it said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// The ask.
+    pub ask: &'a Ask,
+    /// The answer.
+    pub reading: &'a Reading,
+}
+
+impl<'a> Heard<'a> {
+    /// Line by line.
+    pub fn lines(self) -> impl ExactSizeIterator<Item = Line<'a>> + Clone {
+        self.asks.iter().zip(self.readings).map(|(ask, reading)| Line { ask, reading })
+    }
+
+    /// What this limit said, if it was asked.
+    pub fn of(self, limit: LimitIx) -> Option<Line<'a>> {
+        self.lines().find(|line| line.ask.limit == limit)
+    }
+
+    /// Whether no limit was asked.
+    pub fn is_empty(self) -> bool {
+        self.readings.is_empty()
+    }
+
+    /// The enforced refusal to report: credit, spend, quota, then the others, because what is harder to come by says more
+    /// (and nearly always takes longer); among those of a kind the longest wait, where time that does not help counts as
+    /// longest; ties by declaration. `None` if nothing vetoes. How long to wait is another question:
+    /// [`Heard::longest_wait`].
+    pub fn refusing(self) -> Option<Line<'a>> {
+        // `min_by_key` keeps the first of equals; a wait of `None` is put before every `Some`.
+        self.lines().filter(Line::vetoes).min_by_key(|Line { ask, reading }| {
+            let rank = rank(ask.ceiling.window.kind());
+            (rank, reading.wait.is_some(), Reverse(reading.wait), ask.limit)
+        })
+    }
+
+    /// What `Retry-After` is made of, in nanoseconds: the maximum wait over all enforced refusals. `None` if any of them
+    /// is not helped by time, or if nothing vetoes.
+    pub fn longest_wait(self) -> Option<u64> {
+        let mut vetoes = self.lines().filter(Line::vetoes);
+        // A `None` among them makes the whole `None`.
+        vetoes.try_fold(None, |longest, line| Some(longest.max(Some(line.reading.wait?))))?
+    }
+}
+
+impl Line<'_> {
+    /// Whether it vetoes the request.
+    pub fn vetoes(&self) -> bool {
+        self.ask.mode == Mode::Enforce && !self.reading.admits
+    }
 }
 
 /// What is harder to come by is told first.
@@ -93,59 +131,59 @@ fn rank(kind: LimitKind) -> u8 {
     }
 }
 
-/// What `Retry-After` is made of, in nanoseconds: the maximum wait over all enforced refusals. `None` if any of them
-/// is not helped by time, or if nothing vetoes.
-pub fn longest_wait(readings: &[Reading]) -> Option<u64> {
-    let mut vetoes = readings.iter().filter(|reading| reading.vetoes());
-    // A `None` among them makes the whole `None`.
-    vetoes.try_fold(None, |longest, reading| Some(longest.max(Some(reading.wait?))))?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::calendar::CalendarIx;
     use crate::policy::limit::Window;
 
-    fn reading(limit: u16, mode: Mode, wait: Option<u64>) -> Reading {
-        let ceiling = Ceiling { window: Window::Sliding, units: 1, period: 1, burst: 1 };
-        Reading {
+    fn ask(limit: u16, mode: Mode, window: Window) -> Ask {
+        Ask {
             limit: LimitIx(limit),
-            mode,
-            ceiling,
+            id: LimitId(u64::from(limit)),
+            subject: SubjectKey(1),
+            crowded: None,
+            ceiling: Ceiling { window, units: 1, period: 1, burst: 1 },
             period: Period::default(),
-            used: 1,
-            remaining: 0,
-            admits: wait == Some(0),
-            wait,
-            more_in: None,
+            weight: 1,
+            mode,
+            on_store_failure: OnStoreFailure::Local,
         }
+    }
+
+    fn reading(wait: Option<u64>) -> Reading {
+        let admits = wait == Some(0);
+        Reading { whole: 1, used: 1, remaining: 0, admits, wait, more_in: None }
+    }
+
+    /// Which limit refuses, and for how long at most.
+    fn told(all: &[(Ask, Reading)]) -> (Option<u16>, Option<u64>) {
+        let (asks, readings): (Vec<Ask>, Vec<Reading>) = all.iter().copied().unzip();
+        let heard = Heard { asks: &asks, readings: &readings };
+        (heard.refusing().map(|line| line.ask.limit.0), heard.longest_wait())
+    }
+
+    fn sliding(limit: u16, mode: Mode, wait: Option<u64>) -> (Ask, Reading) {
+        (ask(limit, mode, Window::Sliding), reading(wait))
     }
 
     #[test]
     fn the_longest_wait_is_reported_and_is_the_retry_after() {
-        let all = [
-            reading(0, Mode::Enforce, Some(0)),
-            reading(1, Mode::Enforce, Some(5)),
-            reading(2, Mode::Enforce, Some(9)),
-            reading(3, Mode::Enforce, Some(7)),
-        ];
-        assert_eq!(refusing(&all).map(|r| r.limit), Some(LimitIx(2)));
-        assert_eq!(longest_wait(&all), Some(9));
+        let waits = [(0, Some(0)), (1, Some(5)), (2, Some(9)), (3, Some(7))];
+        let all = waits.map(|(limit, wait)| sliding(limit, Mode::Enforce, wait));
+        assert_eq!(told(&all), (Some(2), Some(9)));
     }
 
     #[test]
     fn what_time_does_not_help_is_longest_and_leaves_no_retry_after() {
-        let all = [reading(0, Mode::Enforce, Some(u64::MAX)), reading(1, Mode::Enforce, None)];
-        assert_eq!(refusing(&all).map(|r| r.limit), Some(LimitIx(1)));
-        assert_eq!(longest_wait(&all), None);
+        let all = [sliding(0, Mode::Enforce, Some(u64::MAX)), sliding(1, Mode::Enforce, None)];
+        assert_eq!(told(&all), (Some(1), None));
     }
 
     #[test]
     fn credit_is_told_before_spend_before_quota_before_rate_and_the_wait_is_the_longest_of_all() {
         let of = |limit: u16, window| {
-            let one = reading(limit, Mode::Enforce, Some(100 - u64::from(limit)));
-            Reading { ceiling: Ceiling { window, ..one.ceiling }, ..one }
+            (ask(limit, Mode::Enforce, window), reading(Some(100 - u64::from(limit))))
         };
         let all = [
             of(0, Window::Sliding),
@@ -155,25 +193,22 @@ mod tests {
         ];
         for most in (1..=4).rev() {
             let last = u16::try_from(most - 1).unwrap();
-            assert_eq!(refusing(&all[..most]).map(|r| r.limit), Some(LimitIx(last)));
-            assert_eq!(longest_wait(&all[..most]), Some(100));
+            assert_eq!(told(&all[..most]), (Some(last), Some(100)));
         }
     }
 
     #[test]
     fn ties_go_to_the_limit_that_is_declared_first() {
-        let all = [reading(2, Mode::Enforce, Some(5)), reading(1, Mode::Enforce, Some(5))];
-        assert_eq!(refusing(&all).map(|r| r.limit), Some(LimitIx(1)));
-        let never = [reading(4, Mode::Enforce, None), reading(3, Mode::Enforce, None)];
-        assert_eq!(refusing(&never).map(|r| r.limit), Some(LimitIx(3)));
+        let all = [sliding(2, Mode::Enforce, Some(5)), sliding(1, Mode::Enforce, Some(5))];
+        assert_eq!(told(&all).0, Some(1));
+        let never = [sliding(4, Mode::Enforce, None), sliding(3, Mode::Enforce, None)];
+        assert_eq!(told(&never).0, Some(3));
     }
 
     #[test]
     fn a_shadow_limit_is_never_reported_as_the_refusal() {
-        let all = [reading(0, Mode::Shadow, None), reading(1, Mode::Enforce, Some(3))];
-        assert_eq!(refusing(&all).map(|r| r.limit), Some(LimitIx(1)));
-        assert_eq!(longest_wait(&all), Some(3));
-        assert_eq!(refusing(&all[..1]), None);
-        assert_eq!(longest_wait(&all[..1]), None);
+        let all = [sliding(0, Mode::Shadow, None), sliding(1, Mode::Enforce, Some(3))];
+        assert_eq!(told(&all), (Some(1), Some(3)));
+        assert_eq!(told(&all[..1]), (None, None));
     }
 }

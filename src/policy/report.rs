@@ -2,11 +2,10 @@
 
 use std::cmp::Ordering;
 
-use super::calendar::Period;
 use super::decimal::{Numeral, write_count};
 use super::limit::{Ceiling, Limit, LimitIx, LimitKind, Mode, Window};
 use super::money::Money;
-use super::order::Reading;
+use super::order::{Ask, Heard, Line, Reading};
 use crate::clock::Wall;
 
 /// What limit headers are sent.
@@ -70,17 +69,28 @@ pub struct XFields {
 
 impl Report {
     /// The three numbers of `X-RateLimit-*`; `None` where no enforced `rate` limit covers the request, or none are sent.
-    pub fn x_fields(&self, readings: &[Reading], now: Wall) -> Option<XFields> {
-        let mut all = readings.iter().enumerate();
-        let (shown, reading) = match self.of {
-            Some(of) => all.find(|(_, reading)| reading.limit == of),
+    pub fn x_fields(&self, heard: Heard<'_>, now: Wall) -> Option<XFields> {
+        if self.x_ratelimit == XRateLimit::None {
+            return None;
+        }
+        let mut all = heard.lines().enumerate();
+        let (shown, Line { reading, .. }) = match self.of {
+            Some(of) => all.find(|(_, line)| line.ask.limit == of),
             None => all
-                .filter(|(_, reading)| {
-                    reading.mode == Mode::Enforce
-                        && reading.ceiling.window.kind() == LimitKind::Rate
+                .filter(|(_, Line { ask, .. })| {
+                    ask.mode == Mode::Enforce && ask.ceiling.window.kind() == LimitKind::Rate
                 })
                 .min_by(|(_, a), (_, b)| by_share(a, b)),
         }?;
+        self.x_fields_at(shown, reading, now)
+    }
+
+    /// The same, where it is known which of the readings is shown.
+    pub fn x_fields_of(&self, shown: usize, heard: Heard<'_>, now: Wall) -> Option<XFields> {
+        self.x_fields_at(shown, heard.readings.get(shown)?, now)
+    }
+
+    fn x_fields_at(&self, shown: usize, reading: &Reading, now: Wall) -> Option<XFields> {
         let nanos = until_reset(reading);
         let reset = match self.x_ratelimit {
             XRateLimit::Unix => now.plus_nanos(nanos).unix_seconds_up(),
@@ -109,11 +119,12 @@ impl Report {
 }
 
 /// Appends one limit's member of `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10 §3), a list of strings with
-/// parameters (RFC 9651 §3.1, §4.1.1). The same for every request of the same ceiling; `period` is of its calendar. The
-/// loader keeps names and units to characters that need no escaping.
-pub fn policy_member(out: &mut Vec<u8>, limit: &Limit, ceiling: &Ceiling, period: Period) {
+/// parameters (RFC 9651 §3.1, §4.1.1). The same for every request of the same ceiling. The loader keeps names and units to
+/// characters that need no escaping.
+pub fn policy_member(out: &mut Vec<u8>, limit: &Limit, Line { ask, reading }: Line<'_>) {
+    let Ask { ceiling, period, .. } = ask;
     begin_member(out, &limit.name, b"\";q=");
-    write_count(out, whole(ceiling, ceiling.whole()));
+    write_count(out, whole(ceiling, reading.whole));
     if let Some(unit) = &limit.unit {
         out.extend_from_slice(b";qu=\"");
         out.extend_from_slice(unit.as_bytes());
@@ -140,8 +151,8 @@ pub fn state_beginning(limit: &Limit) -> Vec<u8> {
 
 /// What [`state_member`] says of one limit: what remains, in what it counts, and the whole seconds until more does; 0 where
 /// nothing is said of them.
-pub fn state_of(reading: &Reading) -> (u64, u64) {
-    (whole(&reading.ceiling, reading.remaining), until_reset(reading).div_ceil(SECOND))
+pub fn state_of(Line { ask, reading }: Line<'_>) -> (u64, u64) {
+    (whole(&ask.ceiling, reading.remaining), until_reset(reading).div_ceil(SECOND))
 }
 
 /// Appends one limit's member of `RateLimit` (§4): its beginning, what remains, and when more does, if that is said. Returns
@@ -179,9 +190,9 @@ pub fn retry_after_seconds(wait: u64) -> u64 {
 }
 
 /// Orders by what is left of the whole. Multiplied crosswise: exact, and no division of 128 bits for each.
-fn by_share(a: &Reading, b: &Reading) -> Ordering {
-    let left = |one: &Reading, other: &Reading| {
-        u128::from(one.remaining) * u128::from(other.ceiling.burst.max(1))
+fn by_share(a: &Line<'_>, b: &Line<'_>) -> Ordering {
+    let left = |one: &Line<'_>, other: &Line<'_>| {
+        u128::from(one.reading.remaining) * u128::from(other.ask.ceiling.burst.max(1))
     };
     left(a, b).cmp(&left(b, a))
 }

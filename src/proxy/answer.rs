@@ -1,14 +1,11 @@
 //! An answer on its way to the client: its head as text, written once, and its body. HTTP/1 sends the text as it stands;
 //! for HTTP/2 fields are made of it at the edge.
 
-use std::rc::Rc;
-
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, response};
 
 use super::field_text::FieldText;
-use super::http1::content_length;
-use crate::policy::fields::Lines;
+use crate::policy::report::Spelling;
 
 /// Fields that a connection adds, as a reservation.
 const ADDED: usize = 4;
@@ -19,56 +16,7 @@ const ADDED: usize = 4;
 pub struct Head {
     status: StatusCode,
     /// Behind a status line.
-    fields: Fields,
-}
-
-/// Whose the field lines of a head are.
-#[derive(Debug)]
-enum Fields {
-    /// Its own.
-    Own(FieldText),
-    /// Those of somebody who keeps them.
-    Kept(Rc<KeptFields>),
-}
-
-/// Field lines that are kept for further answers. What they say of a body is known, and of a hop or the time they say nothing.
-#[derive(Debug)]
-pub(super) struct KeptFields {
-    lines: FieldText,
-    length: Option<u64>,
-}
-
-impl KeptFields {
-    /// Those of this head, behind its status line; `None` where they say something else than such fields may.
-    pub(super) fn of(head: &Head) -> Option<KeptFields> {
-        let fields = head.fields();
-        let others = ["connection", "transfer-encoding", "date", "trailer"];
-        if others.iter().any(|name| fields.has(name)) {
-            return None;
-        }
-        let length = match fields.lines("content-length") {
-            Lines::None => None,
-            Lines::One(length) => Some(content_length(length)?),
-            Lines::Several(_) => return None,
-        };
-        Some(KeptFields { lines: fields.copied(), length })
-    }
-
-    /// What their `content-length` says, if there is one.
-    pub(super) fn length(&self) -> Option<u64> {
-        self.length
-    }
-
-    /// Writes these bytes over as many that stand at `place` of a value.
-    pub(super) fn write_over(&mut self, place: usize, bytes: &[u8]) {
-        self.lines.write_over(place, bytes);
-    }
-}
-
-impl Clone for KeptFields {
-    fn clone(&self) -> KeptFields {
-        KeptFields { lines: self.lines.copied(), length: self.length }
-    }
+    fields: FieldText,
 }
 
 impl Head {
@@ -84,12 +32,7 @@ impl Head {
         let usual = status.canonical_reason().unwrap_or("");
         let reason = reason.unwrap_or(usual.as_bytes());
         fields.begin_with_status(status.as_u16(), reason);
-        Head { status, fields: Fields::Own(fields) }
-    }
-
-    /// A head with fields that somebody keeps, and with their status.
-    pub(super) fn kept(status: StatusCode, fields: Rc<KeptFields>) -> Head {
-        Head { status, fields: Fields::Kept(fields) }
+        Head { status, fields }
     }
 
     /// The head that another HTTP implementation has read.
@@ -103,7 +46,7 @@ impl Head {
 
     /// The same head in memory of its own.
     pub(super) fn copied(&self) -> Head {
-        Head { status: self.status, fields: Fields::Own(self.fields().copied()) }
+        Head { status: self.status, fields: self.fields.copied() }
     }
 
     /// Its status.
@@ -113,29 +56,19 @@ impl Head {
 
     /// Its field lines.
     pub fn fields(&self) -> &FieldText {
-        match &self.fields {
-            Fields::Own(fields) => fields,
-            Fields::Kept(kept) => &kept.lines,
-        }
-    }
-
-    /// Its field lines, if somebody keeps them.
-    pub(super) fn kept_fields(&self) -> Option<&KeptFields> {
-        match &self.fields {
-            Fields::Own(_) => None,
-            Fields::Kept(kept) => Some(kept),
-        }
+        &self.fields
     }
 
     /// Its field lines, to be changed.
     pub fn fields_mut(&mut self) -> &mut FieldText {
-        if let Fields::Kept(kept) = &self.fields {
-            self.fields = Fields::Own(kept.lines.copied());
-        }
-        match &mut self.fields {
-            Fields::Own(fields) => fields,
-            // Not any more.
-            Fields::Kept(kept) => &mut Rc::make_mut(kept).lines,
+        &mut self.fields
+    }
+
+    /// Spells the names of the gate's own fields in this way.
+    pub(super) fn spell(&mut self, spelling: Spelling) {
+        match spelling {
+            Spelling::Lower => {}
+            Spelling::Printed => self.fields.print(),
         }
     }
 

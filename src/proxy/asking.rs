@@ -1,14 +1,25 @@
 //! What a connection's requests ask of the limits: nearly always each the same as the one before.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
+use std::rc::Rc;
 
+use super::refrain::LimitRefrain;
 use crate::clock::Wall;
 use crate::policy::authenticate::Caller;
 use crate::policy::calendar::Period;
 use crate::policy::covering;
 use crate::policy::keys::KeyIx;
-use crate::policy::order::{Asks, Reading};
+use crate::policy::order::{Ask, Asks, Heard, Line, Reading};
+use crate::policy::report::Report;
 use crate::policy::snapshot::{RouteIx, Snapshot};
+
+/// The limits that bind a request: what they are asked, and what is said of them whatever their answers are.
+#[derive(Debug, Default)]
+pub(super) struct Binding {
+    asks: Rc<Asks>,
+    refrain: RefCell<Option<Rc<LimitRefrain>>>,
+}
 
 /// The asks of the latest request, under one policy: they follow from its route, its key, its client and the periods of
 /// its calendars, and are found anew where one of these is another. 600 instructions a request with four limits.
@@ -17,7 +28,9 @@ pub(super) struct Asking {
     of: Option<(RouteIx, Option<KeyIx>, IpAddr)>,
     /// While all its calendars are in the periods that it names.
     during: Period,
-    asks: Asks,
+    all: Rc<Binding>,
+    /// Those of them that an answer may show, once a request was refused before its limits were asked.
+    shown: Option<Rc<Binding>>,
     /// Which of them refused the latest request, if one did: a flood is refused by one limit for as long as it lasts.
     refuser: Option<usize>,
 }
@@ -27,7 +40,32 @@ const ALWAYS: Period = Period { from: Wall(i64::MIN), until: Wall(i64::MAX) };
 
 impl Default for Asking {
     fn default() -> Asking {
-        Asking { of: None, during: ALWAYS, asks: Asks::new(), refuser: None }
+        let all = Rc::default();
+        Asking { of: None, during: ALWAYS, all, shown: None, refuser: None }
+    }
+}
+
+impl Binding {
+    fn of(asks: Asks) -> Binding {
+        Binding { asks: Rc::new(asks), refrain: RefCell::default() }
+    }
+
+    /// The asks, in the order of the policy.
+    pub(super) fn asks(&self) -> &Rc<Asks> {
+        &self.asks
+    }
+
+    /// What is said of these limits, of which so much is left at most: what was `found` the last time, if that was as much.
+    pub(super) fn refrain(
+        &self,
+        readings: &[Reading],
+        found: impl FnOnce() -> Rc<LimitRefrain>,
+    ) -> Rc<LimitRefrain> {
+        let mut latest = self.refrain.borrow_mut();
+        match &*latest {
+            Some(refrain) if refrain.is_of_wholes(readings) => Rc::clone(refrain),
+            _ => Rc::clone(latest.insert(found())),
+        }
     }
 }
 
@@ -37,7 +75,7 @@ impl Asking {
         self.of = None;
     }
 
-    /// What a request asks of all limits that cover it, in [`Asking::asks`] from now on.
+    /// What a request asks of all limits that cover it, in [`Asking::all`] from now on.
     pub(super) fn find(
         &mut self,
         policy: &Snapshot,
@@ -47,23 +85,36 @@ impl Asking {
         now: Wall,
     ) {
         let of = Some((route, caller.map(|caller| caller.key), client));
-        if self.of != of || now < self.during.from || self.during.until <= now {
-            self.asks.clear();
-            covering::asks_into(&mut self.asks, policy, route, caller, client, now);
-            let empty = |period: &Period| *period == Period::default();
-            let periods = self.asks.iter().map(|ask| ask.period).filter(|period| !empty(period));
-            self.during = periods.fold(ALWAYS, |all, one| Period {
-                from: all.from.max(one.from),
-                until: all.until.min(one.until),
-            });
-            self.of = of;
-            self.refuser = None;
+        if self.of == of && self.during.from <= now && now < self.during.until {
+            return;
         }
+        let mut asks = Asks::new();
+        covering::asks_into(&mut asks, policy, route, caller, client, now);
+        self.all = Rc::new(Binding::of(asks));
+        let periods = self.all.asks.iter().map(|ask| ask.period);
+        let periods = periods.filter(|period| *period != Period::default());
+        self.during = periods.fold(ALWAYS, |all, one| Period {
+            from: all.from.max(one.from),
+            until: all.until.min(one.until),
+        });
+        (self.of, self.shown, self.refuser) = (of, None, None);
     }
 
     /// What the latest request asks.
-    pub(super) fn asks(&self) -> &Asks {
-        &self.asks
+    pub(super) fn all(&self) -> Rc<Binding> {
+        Rc::clone(&self.all)
+    }
+
+    /// What of it an answer may show.
+    pub(super) fn shown(&mut self, report: &Report) -> Rc<Binding> {
+        let all = &self.all;
+        let shown = self.shown.get_or_insert_with(|| {
+            let is_shown =
+                |ask: &&Ask| report.shows(ask.limit, ask.mode, ask.ceiling.window.kind());
+            let asks: Asks = all.asks.iter().filter(is_shown).copied().collect();
+            Rc::new(Binding::of(asks))
+        });
+        Rc::clone(shown)
     }
 
     /// The place among them of the one that refused the request before.
@@ -71,9 +122,9 @@ impl Asking {
         self.refuser
     }
 
-    /// Notes what the limits said to the latest request.
-    pub(super) fn heard(&mut self, readings: &[Reading]) {
-        self.refuser = readings.iter().position(Reading::vetoes);
+    /// Notes what the limits said to the latest request, if they refused it.
+    pub(super) fn heard(&mut self, refused: Option<Heard<'_>>) {
+        self.refuser = refused.and_then(|heard| heard.lines().position(|line| Line::vetoes(&line)));
     }
 }
 
@@ -104,9 +155,9 @@ mod tests {
             }
             let (client, now) = (IpAddr::from([10, 0, 0, last]), Wall(now));
             asking.find(policy, RouteIx(0), None, client, now);
-            let asks = asking.asks().clone();
-            assert_eq!(asks, covering::asks(policy, RouteIx(0), None, client, now));
-            assert_eq!(asks.len(), 2);
+            let all = asking.all();
+            assert_eq!(**all.asks(), covering::asks(policy, RouteIx(0), None, client, now));
+            assert_eq!(all.asks().len(), 2);
         }
     }
 }

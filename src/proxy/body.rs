@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -192,8 +191,6 @@ impl http_body::Body for UpstreamBody {
 enum Source {
     Empty,
     Full(Bytes),
-    /// As [`Source::Full`], of somebody who keeps them.
-    Kept(Rc<Vec<u8>>),
     Upstream(UpstreamBody),
     Piped(Piped),
 }
@@ -218,11 +215,6 @@ impl<E: OnEnd> Body<E> {
         let bytes = bytes.into();
         let source = if bytes.is_empty() { Source::Empty } else { Source::Full(bytes) };
         Body { source, on_end: None, cut: None, bytes: 0 }
-    }
-
-    /// These bytes, of which there is at least one, and which somebody keeps for further answers.
-    pub(super) fn kept(bytes: Rc<Vec<u8>>) -> Body<E> {
-        Body { source: Source::Kept(bytes), on_end: None, cut: None, bytes: 0 }
     }
 
     /// The upstream's body, as it arrives.
@@ -252,18 +244,13 @@ impl<E: OnEnd> Body<E> {
     pub(crate) fn take_full(&mut self) -> Bytes {
         match std::mem::replace(&mut self.source, Source::Empty) {
             Source::Full(bytes) => bytes,
-            Source::Kept(bytes) => Bytes::copy_from_slice(&bytes),
             Source::Empty | Source::Upstream(_) | Source::Piped(_) => Bytes::new(),
         }
     }
 
     /// Hands the whole body on at once, behind this text, if it is at hand and short enough: then it is over.
     pub(super) fn hand_on(&mut self, most: usize, to: &mut Text) -> Option<()> {
-        let whole: &[u8] = match &self.source {
-            Source::Full(bytes) => bytes,
-            Source::Kept(bytes) => bytes,
-            Source::Empty | Source::Upstream(_) | Source::Piped(_) => return None,
-        };
+        let Source::Full(whole) = &self.source else { return None };
         let length = whole.len();
         if length > most || self.cut.is_some() {
             return None;
@@ -291,7 +278,7 @@ impl<E: OnEnd> Body<E> {
     fn is_over(&self) -> bool {
         match &self.source {
             Source::Empty => true,
-            Source::Full(_) | Source::Kept(_) => false,
+            Source::Full(_) => false,
             Source::Upstream(body) => http_body::Body::is_end_stream(body),
             Source::Piped(body) => http_body::Body::is_end_stream(body),
         }
@@ -305,7 +292,7 @@ impl<E: OnEnd> Carried for Body<E> {
     fn is_at_hand(&self) -> bool {
         match &self.source {
             Source::Upstream(body) => body.is_at_hand(),
-            Source::Empty | Source::Full(_) | Source::Kept(_) | Source::Piped(_) => false,
+            Source::Empty | Source::Full(_) | Source::Piped(_) => false,
         }
     }
 
@@ -348,7 +335,7 @@ impl<E: OnEnd> http_body::Body for Body<E> {
         }
         let frame = match &mut body.source {
             Source::Empty => None,
-            Source::Full(_) | Source::Kept(_) => Some(Ok(Frame::data(body.take_full()))),
+            Source::Full(_) => Some(Ok(Frame::data(body.take_full()))),
             Source::Upstream(upstream) => ready!(Pin::new(upstream).poll_frame(cx)),
             Source::Piped(piped) => ready!(Pin::new(piped).poll_frame(cx)),
         };
@@ -373,7 +360,6 @@ impl<E: OnEnd> http_body::Body for Body<E> {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Kept(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Upstream(body) => http_body::Body::size_hint(body),
             Source::Piped(body) => http_body::Body::size_hint(body),
         }

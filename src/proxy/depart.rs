@@ -59,7 +59,7 @@ pub(super) fn ready_to_leave(
         peer,
         pseudonym: &at.pseudonym,
         request_id: exchange.request_id(),
-        readings: &facts.readings,
+        heard: facts.heard(),
     };
     let prepared = at.pools.of(&policy.upstream).map_err(|_| {
         let detail = "the TLS material for the upstream cannot be used";

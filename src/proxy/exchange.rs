@@ -1,6 +1,8 @@
 //! One exchange from its head to the end of its answer's body: the guard that settles the reservation and writes the
 //! record exactly once, whoever leaves first.
 
+mod ended;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,12 +10,11 @@ use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::answer::Head;
-use super::body::{BodyEnd, OnEnd};
 use super::context::WorkerContext;
 use super::forward::X_REQUEST_ID;
-use super::limit_fields::LimitFields;
+use super::limit_fields::{FieldWords, LimitFields};
 use super::long_lived::Member;
-use super::peer::Peer;
+use super::peer::{AtHand, Peer};
 use super::request_body::BodyWatch;
 use super::request_id::RequestId;
 use super::respond::Reads;
@@ -24,16 +25,15 @@ use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::head::{Seen, Unchecked};
 use crate::policy::limit::{LimitIx, Mode};
 use crate::policy::money::Money;
-use crate::policy::order::Reading;
+use crate::policy::order::Line;
 use crate::policy::outcome::Money as Column;
 use crate::policy::refusal::{Blame, Refusal, Refused};
-use crate::policy::report::Spelling;
 use crate::policy::snapshot::Snapshot;
 use crate::store::{Completion, Party, Reply, Reservation, StoreFailed};
 use crate::telemetry::decision_id::DecisionId;
 use crate::telemetry::events::Event;
 use crate::telemetry::metrics::{IdempotencyOutcome, Outcome};
-use crate::telemetry::record::{Closing, Draft, End, LimitLine, Opening, RefusalLine};
+use crate::telemetry::record::{Draft, End, LimitLine, Opening, RefusalLine};
 
 /// Status recorded where the client left before there was one to send, as nginx has it.
 const CLIENT_LEFT: u16 = 499;
@@ -110,7 +110,7 @@ impl Exchange {
         ))
     }
 
-    /// Writes down what the decision was made of.
+    /// Writes down what the decision was made of. Returns in what words its limits are spoken of, where that is done at once.
     pub(super) fn decided(
         &mut self,
         policy: &Arc<Snapshot>,
@@ -118,49 +118,55 @@ impl Exchange {
         (head, seen): (&Unchecked<'_>, &Seen<'_>),
         said: Decided,
         facts: &Facts,
-    ) {
+    ) -> Option<Rc<FieldWords>> {
         let inner = &mut *self.0;
         let at = &*inner.at;
-        let mut refrains = at.limit_refrains.borrow_mut();
+        let answers = facts.heard();
+        let said_of_limits =
+            facts.binding.as_ref().filter(|_| !answers.is_empty()).map(|binding| {
+                binding
+                    .refrain(&facts.readings, || at.limit_refrains.borrow_mut().of(policy, answers))
+            });
+        let mut member = said_of_limits.as_ref().map(|said| said.member.borrow_mut());
         let mut limits: &[u8] = b"";
         inner.fields.spelling = policy.report.spelling;
-        if !facts.readings.is_empty() {
-            let said = refrains.of(policy, &facts.readings);
+        let mut words = None;
+        if let Some(of_limits) = &said_of_limits {
             let started = inner.started.wall;
-            inner.fields = LimitFields::new(&policy.report, &said.fields, &facts.readings, started);
-            if inner.draft.is_wanted() {
-                let line = |reading: &Reading| LimitLine {
-                    used: reading.used,
-                    remaining: reading.remaining,
-                    admits: reading.admits,
-                    wait_nanos: reading.wait.filter(|_| !reading.admits),
-                };
-                limits = said.member.of(facts.readings.iter().map(line));
+            match said.worded {
+                Worded::AtOnce => words = Some(Rc::clone(&of_limits.fields)),
+                Worded::Later => {
+                    inner.fields =
+                        LimitFields::new(&policy.report, &of_limits.fields, answers, started);
+                }
             }
+        }
+        if let Some(member) = &mut member
+            && inner.draft.is_wanted()
+        {
+            limits = member.of(facts.readings.iter().map(LimitLine::of));
         }
         inner.request_id = said.request_id;
         inner.reads = said.reads;
         let route = facts.route.map(|ix| policy.route(ix));
         inner.route = route.map(|route| route.slot);
         inner.idempotency = facts.idempotency;
-        let money = |reading: &Reading| reading.ceiling.window.kind().is_money() && reading.admits;
+        let money =
+            |line: Line<'_>| line.ask.ceiling.window.kind().is_money() && line.reading.admits;
         inner.cost = route
             .map(|route| route.charge.reserve)
-            .filter(|cost| *cost > Money::ZERO && facts.readings.iter().any(money));
+            .filter(|cost| *cost > Money::ZERO && answers.lines().any(money));
         let mut headers: SmallVec<[(&str, &[u8]); 4]> = SmallVec::new();
         for name in policy.record.headers.iter().map(HeaderName::as_str) {
             headers.extend(head.fields.first(name).map(|value| (name, value)));
         }
         let mut refrain = peer.refrain.borrow_mut();
         let host = head.target.authority.map_or(seen.host.first(), |host| Some(host.as_bytes()));
-        let (origin, caller) =
-            refrain.of(policy, peer, facts, head.method, host.unwrap_or_default());
+        let request = (head.method, head.target.path, host.unwrap_or_default());
         let opening = Opening {
             time: inner.started.wall,
             id: said.id,
-            origin,
-            path: head.target.path,
-            caller,
+            place: refrain.of(policy, peer, facts, request),
             limits,
             shadow: &facts.shadowed,
             request_id: inner.request_id.recorded(),
@@ -170,10 +176,10 @@ impl Exchange {
         for refusal in &facts.shadowed {
             inner.at.metrics.refusal(inner.route, *refusal, None, Mode::Shadow);
         }
-        let would_refuse = |reading: &&Reading| reading.mode == Mode::Shadow && !reading.admits;
+        let would_refuse = |line: &Line<'_>| line.ask.mode == Mode::Shadow && !line.reading.admits;
         let decided = facts.asked == Asked::Decided;
-        for reading in facts.readings.iter().filter(would_refuse).filter(|_| decided) {
-            let limit = policy.limit(reading.limit);
+        for line in answers.lines().filter(would_refuse).filter(|_| decided) {
+            let limit = policy.limit(line.ask.limit);
             inner.at.metrics.refusal(
                 inner.route,
                 limit.kind.refusal(),
@@ -181,6 +187,7 @@ impl Exchange {
                 Mode::Shadow,
             );
         }
+        words
     }
 
     /// The gate said no.
@@ -303,9 +310,19 @@ impl Exchange {
     }
 
     /// The gate's own answer goes out: a refusal that was noted, or one that it gives by itself.
-    pub(super) fn answered(mut self, answer: &mut Answer) {
-        self.0.status = answer.status().as_u16();
-        self.hang_on(answer);
+    pub(super) fn answered(mut self, at_hand: &mut AtHand<Exchange>) {
+        match at_hand {
+            AtHand::Nothing => {}
+            AtHand::Answer(answer) => {
+                self.0.status = answer.status().as_u16();
+                self.hang_on(answer);
+            }
+            // It is spelled as the policy wants it, once and for all.
+            AtHand::Formula(formula, end) => {
+                self.0.status = formula.status().as_u16();
+                *end = Some(self);
+            }
+        }
     }
 
     /// The upstream failed, or the request's body did: a late refusal.
@@ -407,22 +424,17 @@ pub(super) struct Decided {
     pub(super) request_id: RequestId,
     /// What the caller reads of a refusal.
     pub(super) reads: Reads,
+    /// When its answer is worded.
+    pub(super) worded: Worded,
 }
 
-impl OnEnd for Exchange {
-    fn ended(mut self, how: BodyEnd, bytes: u64) {
-        self.0.response_bytes = bytes;
-        self.0.end = match how {
-            BodyEnd::Clean => End::Clean,
-            BodyEnd::Broke => End::Broke,
-            BodyEnd::Dropped => End::ClientLeft,
-            BodyEnd::Cut => End::Cut,
-        };
-        if how == BodyEnd::Broke && self.0.outcome == Outcome::Admitted {
-            self.0.outcome = Outcome::Failed;
-            self.0.at.metrics.upstream_error(Refusal::UpstreamBroken);
-        }
-    }
+/// When an answer is worded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Worded {
+    /// While what decided it is at hand: it is a refusal.
+    AtOnce,
+    /// When there is one to pass on, or an admitted request fails.
+    Later,
 }
 
 impl Inner {
@@ -435,10 +447,7 @@ impl Inner {
 
     /// Spells names as the policy wants them.
     fn spell(&self, head: &mut Head) {
-        match self.fields.spelling {
-            Spelling::Lower => {}
-            Spelling::Printed => head.fields_mut().print(),
-        }
+        head.spell(self.fields.spelling);
     }
 
     /// The answer's stated cost does not fit what was reserved.
@@ -450,46 +459,5 @@ impl Inner {
         let reserved = reserved.to_string();
         let event = Event::CostExceeded { route, stated, reserved: &reserved };
         self.at.log.say(self.at.clock.now().wall, &event);
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // Settles, before anything else: a slot must be free when the answer is over.
-        if let Some(reservation) = self.reservation.take() {
-            reservation.close(&self.at.ledger);
-        }
-        if std::thread::panicking() {
-            (self.outcome, self.status) = (Outcome::Failed, 500);
-        }
-        let now = self.at.clock.steady();
-        let total = now.since(self.started.steady);
-        let upstream = self.sent.map(|sent| self.answered.unwrap_or(now).since(sent));
-        let before_upstream = self.sent.unwrap_or(now).since(self.started.steady);
-        self.at.metrics.request(self.route, self.outcome, self.status, before_upstream, upstream);
-        if let Some(outcome) = self.idempotency {
-            self.at.metrics.idempotency(self.route, outcome);
-        }
-        self.at.metrics.in_flight(-1);
-        self.at.in_flight.set(self.at.in_flight.get().saturating_sub(1));
-        let closing = Closing {
-            outcome: self.outcome,
-            status: self.status,
-            upstream_status: self.upstream_status,
-            request_bytes: self.request_bytes.unwrap_or_else(|| self.watch.bytes()),
-            response_bytes: self.response_bytes,
-            gate_nanos: before_upstream,
-            upstream_nanos: upstream,
-            total_nanos: total,
-            end: self.end,
-            idempotency: self.idempotency,
-            cost: self.cost,
-            charged: self.charged,
-        };
-        let draft = std::mem::take(&mut self.draft);
-        // Borrowed already only if writing a record panicked: then this one is lost with it.
-        if let Ok(mut records) = self.at.records.try_borrow_mut() {
-            records.close(draft, &closing);
-        }
     }
 }

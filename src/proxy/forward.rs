@@ -22,7 +22,7 @@ use crate::policy::decimal::Digits;
 use crate::policy::fields::{self, Field, Fields, is_printable, lists, members, printable};
 use crate::policy::head::{Seen, Unchecked};
 use crate::policy::money::Money;
-use crate::policy::order::Reading;
+use crate::policy::order::Heard;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::{
     Access, BalanceHeader, Grant, HostRule, Scheme, Snapshot, Upstream, UpstreamProtocol,
@@ -52,7 +52,7 @@ pub(super) struct Passage<'a> {
     /// The id of this request.
     pub(super) request_id: &'a RequestId,
     /// What its limits said.
-    pub(super) readings: &'a [Reading],
+    pub(super) heard: Heard<'a>,
 }
 
 /// Whether the client asks to leave HTTP.
@@ -275,10 +275,10 @@ fn gate_fields(
     if let Some(caller) = passage.permit.caller {
         to.say_lines(said.of_caller(caller.key, |lines| identity(policy, caller, lines)));
         if let Some(BalanceHeader { name, of }) = &policy.identity.balance
-            && let Some(reading) = passage.readings.iter().find(|reading| reading.limit == *of)
+            && let Some(line) = passage.heard.of(*of)
             && allows(upstream, name.as_str())
         {
-            to.say_own(name.as_str(), Money(reading.remaining).to_string().as_bytes());
+            to.say_own(name.as_str(), Money(line.reading.remaining).to_string().as_bytes());
         }
     }
     for (at, (name, value)) in upstream.set_headers.iter().enumerate() {

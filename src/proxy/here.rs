@@ -10,7 +10,7 @@ use super::request_id::RequestId;
 use super::serve::Answer;
 use crate::policy::limit::LimitIx;
 use crate::policy::money::Money;
-use crate::policy::order::Reading;
+use crate::policy::order::Heard;
 use crate::policy::snapshot::Snapshot;
 
 /// A status and nothing else.
@@ -33,12 +33,12 @@ pub(super) fn readiness(at: &WorkerContext, request_id: &RequestId) -> Answer {
 pub(super) fn balance(
     policy: &Snapshot,
     of: LimitIx,
-    readings: &[Reading],
+    heard: Heard<'_>,
     request_id: &RequestId,
 ) -> Answer {
     let limit = policy.limit(of);
-    let left = readings.iter().find(|reading| reading.limit == of);
-    let left = left.map_or("null".to_owned(), |reading| Money(reading.remaining).to_string());
+    let left = heard.of(of);
+    let left = left.map_or("null".to_owned(), |line| Money(line.reading.remaining).to_string());
     // The loader keeps units to characters that need no escaping.
     let unit = limit.unit.as_ref().map_or("null".to_owned(), |unit| format!("\"{unit}\""));
     json(StatusCode::OK, format!("{{\"balance\":{left},\"unit\":{unit}}}"), request_id)

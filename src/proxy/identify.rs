@@ -1,12 +1,14 @@
 //! Step 5 as the shell takes it: who asks, and what a failed attempt costs its address.
 
+use std::rc::Rc;
+
 use super::context::WorkerContext;
 use super::serve::Facts;
 use crate::clock::Now;
 use crate::policy::authenticate::authenticate;
 use crate::policy::covering;
 use crate::policy::known_head::Request;
-use crate::policy::order::{longest_wait, refusing};
+use crate::policy::order::Heard;
 use crate::policy::recall::Recall;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
@@ -57,7 +59,7 @@ fn guessed(
     if policy.guessing.is_empty() || refused.why == Refusal::KeyMissing {
         return None;
     }
-    let asks = covering::guesses(policy, facts.client, now.wall);
+    let asks = Rc::new(covering::guesses(policy, facts.client, now.wall));
     match at.ledger.open(now, &Order::of(&asks)) {
         // Rates alone are asked for here, which neither a record nor a failed store answers.
         Opening::Admitted(..)
@@ -65,11 +67,11 @@ fn guessed(
         | Opening::Full(_)
         | Opening::StoreFailed(_) => None,
         Opening::Refused(readings) => {
-            let reading = refusing(&readings)?;
+            let heard = Heard { asks: &asks, readings: &readings };
             Some(Refused {
                 why: Refusal::Guessing,
-                limit: Some(reading.limit),
-                wait: longest_wait(&readings),
+                limit: Some(heard.refusing()?.ask.limit),
+                wait: heard.longest_wait(),
                 detail: "too many failed authentications from this address",
             })
         }

@@ -22,6 +22,7 @@ pub mod drain;
 mod exchange;
 mod failure;
 pub mod field_text;
+mod formula;
 mod forward;
 mod handler;
 mod here;

@@ -9,7 +9,7 @@ use super::serve::{Facts, Stop};
 use crate::clock::Now;
 use crate::policy::authorize::Permit;
 use crate::policy::head::Head;
-use crate::policy::order::{Ask, Readings, longest_wait, refusing};
+use crate::policy::order::Heard;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::Snapshot;
 use crate::store::{Found, Order, Reservation, Told};
@@ -33,15 +33,15 @@ pub(super) fn open(
     let mut refrain = peer.refrain.borrow_mut();
     let asking = refrain.asking(policy, route, caller, facts.client, now.wall);
     let caller = permit.caller.as_ref();
-    let asks = asking.asks();
+    let asks = facts.binding.insert(asking.all()).asks();
     let order = Order { asks, claim: claim.as_ref(), bounds: policy.records, caller };
     let readings = &mut facts.readings;
     let again = |refuser| at.ledger.refuses_again(now, &order, refuser, readings);
     let told = if asking.refuser().is_some_and(again) {
         Told::Refused
     } else {
-        let told = at.ledger.open_into(now, &order, &mut facts.readings, taken);
-        asking.heard(if matches!(told, Told::Refused) { &facts.readings } else { &[] });
+        let told = at.ledger.open_into(now, &order, readings, taken);
+        asking.heard(matches!(told, Told::Refused).then_some(Heard { asks, readings }));
         told
     };
     let stop = match told {
@@ -49,7 +49,7 @@ pub(super) fn open(
             facts.idempotency = claim.map(|_| IdempotencyOutcome::Fresh);
             return Ok(());
         }
-        Told::Refused => limited(policy, &facts.readings).into(),
+        Told::Refused => limited(policy, facts.heard()).into(),
         Told::Repeated(found) => repeated(found),
         Told::Full => because(Refusal::IdempotencyFull, "there is no room for one more record"),
         Told::StoreFailed => because(Refusal::StoreUnavailable, "the store has failed"),
@@ -95,20 +95,18 @@ pub(super) fn look_at(
     if let (Some(route), Some(caller)) = (facts.route, facts.caller) {
         let mut refrain = peer.refrain.borrow_mut();
         let asking = refrain.asking(policy, route, Some(caller), facts.client, now.wall);
-        let shown =
-            |ask: &&Ask| policy.report.shows(ask.limit, ask.mode, ask.ceiling.window.kind());
-        let shown = asking.asks().iter().filter(shown);
-        at.ledger.peek_each(now, shown, Some(&caller), &mut facts.readings);
+        let shown = facts.binding.insert(asking.shown(&policy.report));
+        at.ledger.peek_each(now, shown.asks(), Some(&caller), &mut facts.readings);
     }
 }
 
 /// The refusal of the limit with the longest wait.
-fn limited(policy: &Snapshot, readings: &Readings) -> Refused {
-    let reading = refusing(readings);
+fn limited(policy: &Snapshot, heard: Heard<'_>) -> Refused {
+    let limit = heard.refusing().map(|line| line.ask.limit);
     Refused {
-        why: reading.map_or(Refusal::Rate, |reading| policy.limit(reading.limit).kind.refusal()),
-        limit: reading.map(|reading| reading.limit),
-        wait: longest_wait(readings),
+        why: limit.map_or(Refusal::Rate, |limit| policy.limit(limit).kind.refusal()),
+        limit,
+        wait: heard.longest_wait(),
         detail: "a limit is used up",
     }
 }

@@ -2,6 +2,7 @@
 //! a request. Never says who the *client* is; that is the policy's, from these facts.
 
 use std::cell::RefCell;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use rustls::ServerConfig;
 use super::answer::Answer;
 use super::body::{Body, OnEnd};
 use super::client_body::ClientBody;
+use super::formula::Formula;
 use super::refrain::Refrain;
 use super::worker::Slot;
 use crate::policy::head::Unchecked;
@@ -71,7 +73,32 @@ impl Peer {
 pub type Coming<E> = Pin<Box<dyn Future<Output = Answer<Body<E>>>>>;
 
 /// Where an answer goes that is at hand: from hand to hand it would be moved five times, for some 150 instructions.
-pub type AtHand<E> = Option<Answer<Body<E>>>;
+#[derive(Debug)]
+pub enum AtHand<E: OnEnd> {
+    /// None is.
+    Nothing,
+    /// This one.
+    Answer(Answer<Body<E>>),
+    /// One in set words, with what hangs on its end.
+    Formula(Rc<Formula>, Option<E>),
+}
+
+impl<E: OnEnd> AtHand<E> {
+    /// Takes the answer that is there, in whatever words.
+    pub fn take(&mut self) -> Option<Answer<Body<E>>> {
+        match mem::replace(self, AtHand::Nothing) {
+            AtHand::Nothing => None,
+            AtHand::Answer(answer) => Some(answer),
+            AtHand::Formula(formula, end) => {
+                let mut answer = formula.answer();
+                if let Some(end) = end {
+                    answer.body.hang(end);
+                }
+                Some(answer)
+            }
+        }
+    }
+}
 
 /// What answers requests: one value a worker, cloned for every connection (an `Rc` inside).
 pub trait Handler: Clone + 'static {

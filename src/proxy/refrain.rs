@@ -2,6 +2,7 @@
 //! what is said of its latest client and caller, with a worker what is said of limits under the ceilings that it met.
 //! A refrain belongs to one policy and is forgotten with it.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,15 +22,17 @@ use crate::policy::fields::is_printable;
 use crate::policy::keys::KeyIx;
 use crate::policy::known_head::KnownHead;
 use crate::policy::limit::{Ceiling, LimitIx};
-use crate::policy::order::Reading;
+use crate::policy::order::{Heard, Line, Reading};
 use crate::policy::recall::Recall;
 use crate::policy::snapshot::{RouteIx, Snapshot};
 use crate::telemetry::record::{
-    Caller, LimitPhrase, LimitsMember, Origin, write_host, write_method,
+    Caller, LimitPhrase, LimitsMember, Origin, Place, write_host, write_method, write_path,
 };
 
 /// The longest host that is remembered, in bytes: longer ones are no names (RFC 1035 §2.3.4).
 const LONGEST_HOST: usize = 300;
+/// The longest path that is remembered, in bytes: it stays as long as its connection.
+const LONGEST_PATH: usize = 256;
 
 /// What the requests of a connection and their records have in common: nearly always all its requests are of one client,
 /// and often of one key on one route. 700 instructions a record where they are.
@@ -38,9 +41,12 @@ pub(crate) struct Refrain {
     policy: MadeOf,
     client: Option<IpAddr>,
     method: Option<Method>,
-    /// The client, and the method from this byte on.
-    origin: Vec<u8>,
+    /// The client, and then its latest request: the method, the path and the caller, each behind the other from these bytes on.
+    place: Vec<u8>,
     method_at: usize,
+    path_at: usize,
+    /// Where the path ends, if it stands there as it was asked for.
+    path_end: Option<usize>,
     host: Option<Vec<u8>>,
     asked: Option<(Option<RouteIx>, Option<KeyIx>)>,
     /// The host, and the caller from this byte on.
@@ -103,18 +109,17 @@ impl Refrain {
     }
 
     /// Where a request of `peer` comes from and with what method, and who asks which host for what.
-    pub(super) fn of(
-        &mut self,
+    pub(super) fn of<'a>(
+        &'a mut self,
         policy: &Arc<Snapshot>,
         peer: &Peer,
         facts: &Facts,
-        method: &Method,
-        host: &[u8],
-    ) -> (&[u8], &[u8]) {
+        (method, path, host): (&Method, &'a str, &[u8]),
+    ) -> Place<'a> {
         self.belong_to(policy);
         if self.client != Some(facts.client) {
             self.client = Some(facts.client);
-            self.origin.clear();
+            self.place.clear();
             let protocol = match peer.http {
                 ClientHttp::Http1 => "http/1.1",
                 ClientHttp::Http2 => "http/2",
@@ -126,13 +131,14 @@ impl Refrain {
                 client: facts.client,
                 protocol,
             };
-            origin.write(&mut self.origin);
-            (self.method, self.method_at) = (None, self.origin.len());
+            origin.write(&mut self.place);
+            (self.method, self.method_at) = (None, self.place.len());
         }
         if self.method.as_ref() != Some(method) {
             self.method = Some(method.clone());
-            self.origin.truncate(self.method_at);
-            write_method(&mut self.origin, method.as_str());
+            self.place.truncate(self.method_at);
+            write_method(&mut self.place, method.as_str());
+            (self.path_end, self.path_at) = (None, self.place.len());
         }
         if self.host.as_deref() != Some(host) {
             self.host = Some(host.to_vec()).filter(|host| host.len() <= LONGEST_HOST);
@@ -152,8 +158,27 @@ impl Refrain {
                 scope: demanded_scope(policy, facts.route),
             };
             caller.write(&mut self.caller);
+            self.path_end = None;
         }
-        (&self.origin, &self.caller)
+        self.at(path)
+    }
+
+    /// The place with this path in it: 250 instructions a record where it is the latest one's.
+    fn at<'a>(&'a mut self, path: &'a str) -> Place<'a> {
+        let Refrain { place, path_at, path_end, caller, .. } = self;
+        let is_there = |end: usize| place.get(*path_at..end) == Some(path.as_bytes());
+        if !path_end.is_some_and(is_there) {
+            place.truncate(*path_at);
+            *path_end = None;
+            if path.len() > LONGEST_PATH {
+                return Place::Parts { origin: place, path, caller };
+            }
+            write_path(place, path);
+            // One that is written down in another way cannot be known again.
+            *path_end = Some(place.len()).filter(|end| place[*path_at..*end] == *path.as_bytes());
+            place.extend_from_slice(caller);
+        }
+        Place::Whole(place)
     }
 }
 
@@ -173,91 +198,83 @@ const SETS: usize = 64;
 pub(super) struct LimitRefrains {
     policy: MadeOf,
     /// By a hash of what was asked; a newer set takes the place of an older one.
-    sets: [Option<LimitRefrain>; SETS],
-    /// The place of the latest one, which is nearly always the next one's.
-    latest: usize,
+    sets: [Option<Rc<LimitRefrain>>; SETS],
 }
 
 impl Default for LimitRefrains {
     fn default() -> Self {
-        LimitRefrains { policy: MadeOf::default(), sets: [const { None }; SETS], latest: 0 }
+        LimitRefrains { policy: MadeOf::default(), sets: [const { None }; SETS] }
     }
 }
 
 /// What is said of the limits of one request whatever is left of them.
 #[derive(Debug)]
 pub(super) struct LimitRefrain {
-    /// In the order of the readings.
-    limits: Vec<Known>,
+    /// In the order of the asks.
+    limits: Box<[Known]>,
     /// For the record.
-    pub(super) member: LimitsMember,
+    pub(super) member: RefCell<LimitsMember>,
     /// For the answer.
     pub(super) fields: Rc<FieldWords>,
 }
 
 /// By what a limit is known again.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Known {
     limit: LimitIx,
     ceiling: Ceiling,
     /// Nanoseconds of its calendar's period.
     period: u64,
+    /// What its reading calls the whole: of credit, the ceiling does not say it.
+    whole: u64,
 }
 
 impl LimitRefrains {
-    /// What is said of the limits that gave these readings.
-    pub(super) fn of(&mut self, policy: &Arc<Snapshot>, readings: &[Reading]) -> &mut LimitRefrain {
+    /// What is said of the limits that were heard.
+    pub(super) fn of(&mut self, policy: &Arc<Snapshot>, heard: Heard<'_>) -> Rc<LimitRefrain> {
         if self.policy.was_another(policy) {
             self.sets.fill_with(|| None);
         }
-        let is_known =
-            |set: &Option<LimitRefrain>| set.as_ref().is_some_and(|set| set.is_of(readings));
-        if is_known(&self.sets[self.latest]) {
-            return self.at_latest(policy, readings);
-        }
-        let hash = readings.iter().fold(0u64, |hash, Reading { limit, ceiling, .. }| {
-            let one = u64::from(limit.0) ^ ceiling.units.rotate_left(32);
+        let hash = heard.lines().fold(0u64, |hash, Line { ask, .. }| {
+            let one = u64::from(ask.limit.0) ^ ask.ceiling.units.rotate_left(32);
             (hash ^ one).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         });
         // The multiplication's upper bits are the mixed ones.
-        self.latest = usize::try_from(hash >> 58).unwrap_or(0) % SETS;
-        let set = &mut self.sets[self.latest];
-        if !is_known(set) {
-            *set = None;
+        let set = &mut self.sets[usize::try_from(hash >> 58).unwrap_or(0) % SETS];
+        match set {
+            Some(refrain) if refrain.is_of(heard) => Rc::clone(refrain),
+            _ => Rc::clone(set.insert(Rc::new(LimitRefrain::new(policy, heard)))),
         }
-        self.at_latest(policy, readings)
-    }
-
-    fn at_latest(&mut self, policy: &Snapshot, readings: &[Reading]) -> &mut LimitRefrain {
-        self.sets[self.latest].get_or_insert_with(|| LimitRefrain::new(policy, readings))
     }
 }
 
 impl LimitRefrain {
-    fn new(policy: &Snapshot, readings: &[Reading]) -> LimitRefrain {
-        let known = |reading: &Reading| Known {
-            limit: reading.limit,
-            ceiling: reading.ceiling,
-            period: reading.period.length(),
-        };
-        let phrase = |reading: &Reading| {
-            let (ceiling, name) = (&reading.ceiling, &policy.limit(reading.limit).name);
-            LimitPhrase::new(name, ceiling.window.kind(), reading.mode, ceiling.whole())
+    fn new(policy: &Snapshot, heard: Heard<'_>) -> LimitRefrain {
+        let phrase = |Line { ask, reading }: Line<'_>| {
+            let name = &policy.limit(ask.limit).name;
+            LimitPhrase::new(name, ask.ceiling.window.kind(), ask.mode, reading.whole)
         };
         LimitRefrain {
-            limits: readings.iter().map(known).collect(),
-            member: LimitsMember::new(readings.iter().map(phrase)),
-            fields: Rc::new(FieldWords::new(policy, readings)),
+            limits: heard.lines().map(Known::of).collect(),
+            member: RefCell::new(LimitsMember::new(heard.lines().map(phrase))),
+            fields: Rc::new(FieldWords::new(policy, heard)),
         }
     }
 
-    fn is_of(&self, readings: &[Reading]) -> bool {
-        let same = |(known, reading): (&Known, &Reading)| {
-            known.limit == reading.limit
-                && known.ceiling == reading.ceiling
-                && known.period == reading.period.length()
-        };
-        self.limits.len() == readings.len() && self.limits.iter().zip(readings).all(same)
+    fn is_of(&self, heard: Heard<'_>) -> bool {
+        self.limits.iter().copied().eq(heard.lines().map(Known::of))
+    }
+
+    /// Whether it is of these readings of the limits that it is of.
+    pub(super) fn is_of_wholes(&self, readings: &[Reading]) -> bool {
+        self.limits.iter().zip(readings).all(|(known, reading)| known.whole == reading.whole)
+    }
+}
+
+impl Known {
+    fn of(Line { ask, reading }: Line<'_>) -> Known {
+        let period = ask.period.length();
+        Known { limit: ask.limit, ceiling: ask.ceiling, period, whole: reading.whole }
     }
 }
 

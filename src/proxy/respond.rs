@@ -1,5 +1,6 @@
 //! The gate's own words for requests that it refuses.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,15 +9,16 @@ use http::StatusCode;
 use super::body::Body;
 use super::context::WorkerContext;
 use super::field_text::Legal;
+use super::formula::Formula;
 use super::forward::X_REQUEST_ID;
-use super::limit_fields::LimitFields;
+use super::limit_fields::{FieldWords, LimitFields};
 use super::request_id::RequestId;
 use super::serve::Answer;
 use super::wording::{Case, Overrides, is_the_gates};
 use crate::clock::Wall;
 use crate::policy::answer::{Facts, Figure, Places, Text};
 use crate::policy::limit::Mode;
-use crate::policy::order::Reading;
+use crate::policy::order::{Heard, Line};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::report::retry_after_seconds;
 use crate::policy::route::{ScopeDemand, ScopeRule};
@@ -34,9 +36,9 @@ pub(super) struct Refusing<'a> {
     /// The route, where the request came that far.
     pub(super) route: Option<RouteIx>,
     /// What the limits said, where they were asked.
-    pub(super) readings: &'a [Reading],
+    pub(super) heard: Heard<'a>,
     /// The fields to show of them.
-    pub(super) fields: &'a mut LimitFields,
+    pub(super) fields: Shown<'a>,
     /// Value of `Allow` on 405, where the path has routes.
     pub(super) allow: Option<&'a str>,
     /// The id of this request.
@@ -45,6 +47,15 @@ pub(super) struct Refusing<'a> {
     pub(super) now: Wall,
     /// What the caller reads.
     pub(super) reads: Reads,
+}
+
+/// What a refusal shows of limits.
+#[derive(Clone, Copy)]
+pub(super) enum Shown<'a> {
+    /// What was heard of them, in these words.
+    Heard(&'a Rc<FieldWords>),
+    /// What was said of them when the request was decided.
+    Decided(&'a LimitFields),
 }
 
 /// What a caller reads of a refusal.
@@ -56,19 +67,44 @@ pub(super) enum Reads {
     Grpc,
 }
 
+/// What a refused caller is told.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would be an allocation, and it is taken apart at once"
+)]
+pub(super) enum Words {
+    /// What the one before was told.
+    Formula(Rc<Formula>),
+    /// Put together for this one.
+    Answer(Answer),
+}
+
+impl From<Words> for Answer {
+    fn from(words: Words) -> Answer {
+        match words {
+            Words::Formula(formula) => formula.answer(),
+            Words::Answer(answer) => answer,
+        }
+    }
+}
+
 /// The answer to a refused request.
-pub(super) fn refusal(at: &WorkerContext, refusing: &mut Refusing<'_>) -> Answer {
+pub(super) fn refusal(at: &WorkerContext, refusing: &Refusing<'_>) -> Words {
     let Refusing { policy, refused, request_id, .. } = *refusing;
     let words = policy.answers.to(refused.why);
     let case = case(refusing);
     let mut wordings = at.wordings.borrow_mut();
     let (wording, room) = wordings.of(policy, refused.why, refusing.reads);
+    let lines = match refusing.fields {
+        Shown::Heard(words) => Some(words.lines(&policy.report, refusing.heard, refusing.now)),
+        Shown::Decided(fields) => fields.lines(),
+    };
     let made = match request_id {
-        RequestId::Made(id) if refusing.allow.is_none() => Some(id),
+        RequestId::Made(_) if refusing.allow.is_none() => Some(request_id),
         RequestId::Made(_) | RequestId::Given(_) | RequestId::Nameless => None,
     };
-    if let Some(answer) = made.and_then(|id| wording.again(&case, refusing.fields, id)) {
-        return answer;
+    if let Some(answer) = made.and_then(|id| wording.again(&case, lines.as_ref(), id)) {
+        return Words::Formula(answer);
     }
     let facts = facts(policy, &case, request_id.printable());
     let mut ids = Places::new();
@@ -88,7 +124,9 @@ pub(super) fn refusal(at: &WorkerContext, refusing: &mut Refusing<'_>) -> Answer
     if words.status == StatusCode::METHOD_NOT_ALLOWED {
         fields.add_text("allow", &[refusing.allow.unwrap_or(FORWARDABLE)]);
     }
-    refusing.fields.say(fields);
+    if let Some(lines) = &lines {
+        lines.say(fields);
+    }
     for (name, text) in &words.headers {
         let fixed = matches!(text, Text::Fixed(_));
         let said = fixed && wording.overrides == Overrides::None;
@@ -109,9 +147,9 @@ pub(super) fn refusal(at: &WorkerContext, refusing: &mut Refusing<'_>) -> Answer
         head.fields_mut().add_number("content-length", body.len() as u64);
     }
     if made.is_some() && in_fields == 0 {
-        wording.remember(case, refusing.fields.taken(), &head, &body, ids);
+        wording.remember(case, lines.as_ref(), &head, &body, &ids);
     }
-    Answer { head, body: Body::full(body) }
+    Words::Answer(Answer { head, body: Body::full(body) })
 }
 
 /// The answer where no request was decided: its head cannot be read, or the gate failed on it.
@@ -119,30 +157,30 @@ pub(super) fn unasked(at: &WorkerContext, refused: &Refused) -> Answer {
     let policy = at.policy.load();
     let (_, request_id) = at.next_id();
     at.metrics.refusal(None, refused.why, None, Mode::Enforce);
-    let mut refusing = Refusing {
+    let refusing = Refusing {
         policy: &policy,
         refused,
         route: None,
-        readings: &[],
-        fields: &mut LimitFields::default(),
+        heard: Heard::default(),
+        fields: Shown::Decided(&LimitFields::default()),
         allow: None,
         request_id: &request_id,
         now: at.clock.now().wall,
         reads: Reads::Http,
     };
-    refusal(at, &mut refusing)
+    refusal(at, &refusing).into()
 }
 
 /// What the words follow from.
 fn case(refusing: &Refusing<'_>) -> Case {
-    let Refusing { policy: _, refused, readings, now, .. } = *refusing;
-    let reading = readings.iter().find(|reading| Some(reading.limit) == refused.limit);
-    let figure = |reading: &Reading, units| Figure::of(reading.ceiling.window.kind(), units);
+    let Refusing { policy: _, refused, heard, now, .. } = *refusing;
+    let line = refused.limit.and_then(|limit| heard.of(limit));
+    let figure = |line: Line<'_>, units| Figure::of(line.ask.ceiling.window.kind(), units);
     Case {
         route: refusing.route,
         limit: refused.limit,
-        ceiling: reading.map(|reading| figure(reading, reading.ceiling.whole())),
-        remaining: reading.map(|reading| figure(reading, reading.remaining)),
+        ceiling: line.map(|line| figure(line, line.reading.whole)),
+        remaining: line.map(|line| figure(line, line.reading.remaining)),
         retry_after: retry_after(refused),
         reset: refused.wait.map(|wait| now.plus_nanos(wait).unix_seconds_up()),
     }

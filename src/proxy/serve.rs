@@ -8,12 +8,13 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
+use super::asking::Binding;
 use super::body::Body;
 use super::client_body::ClientBody;
 use super::commit::commit;
 use super::context::WorkerContext;
 use super::depart::{Written, ready_to_leave};
-use super::exchange::{Decided, Exchange};
+use super::exchange::{Decided, Exchange, Worded};
 use super::forward::Wish;
 use super::here;
 use super::idempotent::{Compared, Repeat};
@@ -24,7 +25,7 @@ use super::peer::{AtHand, Coming, Peer};
 use super::pool::{Departure, Pool};
 use super::request_body::RequestBody;
 use super::request_id::RequestId;
-use super::respond::{Reads, Refusing, refusal};
+use super::respond::{Reads, Refusing, Shown, Words, refusal};
 use crate::clock::Now;
 use crate::policy::authenticate::Caller;
 use crate::policy::authorize::Permit;
@@ -33,7 +34,7 @@ use crate::policy::fields::{Lines, printable};
 use crate::policy::head::{Head, Seen, Unchecked};
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::LimitIx;
-use crate::policy::order::Readings;
+use crate::policy::order::{Heard, Readings};
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
 use crate::policy::snapshot::{OnRevoke, RouteIx, Snapshot};
@@ -56,9 +57,7 @@ pub(super) fn serve(
     let mut exchange = Exchange::begin(&at, now);
     match decide(&at, &peer, unchecked, now, (&mut exchange, at_hand)) {
         Decision::Here => {
-            if let Some(answer) = at_hand {
-                exchange.answered(answer);
-            }
+            exchange.answered(at_hand);
             None
         }
         Decision::Replay(repeat, idle) => Some(Box::pin(replay(at, exchange, repeat, idle, body))),
@@ -176,12 +175,24 @@ pub(super) struct Facts {
     pub(super) route: Option<RouteIx>,
     pub(super) key: Option<KeyIx>,
     pub(super) caller: Option<Caller>,
+    /// What its limits are asked, as soon as they are.
+    pub(super) binding: Option<Rc<Binding>>,
+    /// What they said.
     pub(super) readings: Readings,
     pub(super) asked: Asked,
     pub(super) shadowed: SmallVec<[Refusal; 2]>,
     /// What its idempotency key came to.
     pub(super) idempotency: Option<IdempotencyOutcome>,
     allow: Option<String>,
+}
+
+impl Facts {
+    /// What its limits were asked, and what they said.
+    pub(super) fn heard(&self) -> Heard<'_> {
+        let asks =
+            self.binding.as_deref().map_or([].as_slice(), |binding| binding.asks().as_slice());
+        Heard { asks, readings: &self.readings }
+    }
 }
 
 /// What becomes of a request.
@@ -218,6 +229,7 @@ fn decide(
         route: None,
         key: None,
         caller: None,
+        binding: None,
         readings: Readings::new(),
         asked: Asked::Decided,
         shadowed: SmallVec::new(),
@@ -237,7 +249,12 @@ fn decide(
         look_at(at, &policy, peer, &mut facts, now);
         facts.asked = Asked::Peeked;
     }
-    exchange.decided(&policy, peer, (head, &seen), Decided { id, request_id, reads }, &facts);
+    let worded = match judged {
+        Err(Stop::Refused(_)) => Worded::AtOnce,
+        Ok(_) | Err(_) => Worded::Later,
+    };
+    let said = Decided { id, request_id, reads, worded };
+    let words = exchange.decided(&policy, peer, (head, &seen), said, &facts);
 
     let stop = match judged.and_then(|permit| {
         ready_to_leave(at, &policy, peer, (head, &seen), &facts, &permit, exchange)
@@ -246,34 +263,40 @@ fn decide(
         Err(stop) => stop,
     };
     let request_id = exchange.request_id().clone();
-    *at_hand = Some(match stop {
+    *at_hand = match stop {
         Stop::Repeated(repeat) => return Decision::Replay(repeat, policy.bounds.body_idle),
-        Stop::Here(status) => here::bare(status, &request_id),
-        Stop::Ready => here::readiness(at, &request_id),
+        Stop::Here(status) => AtHand::Answer(here::bare(status, &request_id)),
+        Stop::Ready => AtHand::Answer(here::readiness(at, &request_id)),
         Stop::Balance(of) => {
-            let mut answer = here::balance(&policy, of, &facts.readings, &request_id);
+            let mut answer = here::balance(&policy, of, facts.heard(), &request_id);
             exchange.fields().give(answer.head.fields_mut());
-            answer
+            AtHand::Answer(answer)
         }
         Stop::Refused(refused) => {
             exchange.refused(&policy, &refused);
             if let Some(key) = facts.key {
                 at.struck(&policy, now, key, refused.why);
             }
-            let mut refusing = Refusing {
+            let refusing = Refusing {
                 policy: &policy,
                 refused: &refused,
                 route: facts.route,
-                readings: &facts.readings,
-                fields: exchange.fields(),
+                heard: facts.heard(),
+                fields: match &words {
+                    Some(words) => Shown::Heard(words),
+                    None => Shown::Decided(exchange.fields()),
+                },
                 allow: facts.allow.as_deref(),
                 request_id: &request_id,
                 now: now.wall,
                 reads,
             };
-            refusal(at, &mut refusing)
+            match refusal(at, &refusing) {
+                Words::Formula(formula) => AtHand::Formula(formula, None),
+                Words::Answer(answer) => AtHand::Answer(answer),
+            }
         }
-    });
+    };
     Decision::Here
 }
 
@@ -359,18 +382,18 @@ pub(super) fn late_refusal(
 ) -> Answer {
     let policy = at.policy.load();
     let (request_id, reads) = (exchange.request_id().clone(), exchange.reads());
-    let mut refusing = Refusing {
+    let refusing = Refusing {
         policy: &policy,
         refused,
         route: None,
-        readings: &[],
-        fields: exchange.fields(),
+        heard: Heard::default(),
+        fields: Shown::Decided(exchange.fields()),
         allow: None,
         request_id: &request_id,
         now: at.clock.now().wall,
         reads,
     };
-    refusal(at, &mut refusing)
+    refusal(at, &refusing).into()
 }
 
 /// A body that says it is too large is refused before its `100 Continue`, and before it spends anything.

@@ -45,7 +45,7 @@ impl<H: Handler> Serving<H> {
             self.handler.handle(Rc::clone(&self.peer), head, body, at_hand)
         }));
         handled.unwrap_or_else(|_| {
-            *at_hand = Some(self.panicked());
+            *at_hand = AtHand::Answer(self.panicked());
             None
         })
     }
@@ -81,9 +81,9 @@ impl<H: Handler> Serving<H> {
             fields: Fields(&lines),
             mark: None,
         };
-        let mut now = None;
+        let mut now = AtHand::Nothing;
         let later = self.handle(&head, ClientBody::http2(body), &mut now);
-        Answering { serving: Rc::clone(self), owed: Some(owed), head_only, now, later }
+        Answering { serving: Rc::clone(self), owed: Some(owed), head_only, now: now.take(), later }
     }
 }
 

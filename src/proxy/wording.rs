@@ -10,19 +10,18 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 
-use super::answer::{Head, KeptFields};
-use super::body::Body;
+use super::answer::Head;
 use super::field_text::Legal;
-use super::forward::X_REQUEST_ID;
-use super::limit_fields::LimitFields;
+use super::formula::Formula;
+use super::limit_fields::{Edition, LimitLines};
 use super::made_of::MadeOf;
+use super::request_id::RequestId;
 use super::respond::Reads;
-use super::serve::Answer;
-use crate::policy::answer::{Figure, Places, Text};
+use crate::policy::answer::{Figure, Text};
 use crate::policy::limit::LimitIx;
 use crate::policy::refusal::Refusal;
+use crate::policy::report::Spelling;
 use crate::policy::snapshot::{RouteIx, Snapshot};
-use crate::telemetry::decision_id::RequestId;
 
 /// What a worker's refusals have in common.
 #[derive(Debug, Default)]
@@ -41,6 +40,7 @@ pub(super) struct Wording {
     pub(super) head: Head,
     /// Whether the policy has words of its own for a field in which the gate speaks of a request.
     pub(super) overrides: Overrides,
+    spelling: Spelling,
     latest: Option<Latest>,
 }
 
@@ -67,20 +67,10 @@ pub(super) struct Case {
 struct Latest {
     case: Case,
     /// What limits say on the answer.
-    fields: LimitFields,
-    answer: Option<Said>,
-}
-
-/// An answer, and where the id of its request stands in it. An answer is mostly sent before the next one is given, which then
-/// has its memory: only the id is written. Some 300 instructions fewer than a copy.
-#[derive(Debug)]
-struct Said {
-    status: StatusCode,
-    fields: Rc<KeptFields>,
-    id: usize,
-    /// Empty where there is none.
-    body: Rc<Vec<u8>>,
-    ids: Places,
+    fields: Option<Edition>,
+    /// An answer is mostly sent before the next one is given, which then has its memory: only the id is written. Some 300
+    /// instructions fewer than a copy.
+    formula: Option<Rc<Formula>>,
 }
 
 /// Whether a policy's own fields take the place of those that the gate words for each request.
@@ -147,19 +137,20 @@ impl Wording {
         }
         let ours = answer.headers.iter().any(|(name, _)| speaks_of_a_request(name));
         let overrides = if ours { Overrides::Some } else { Overrides::None };
-        Wording { head, overrides, latest: None }
+        Wording { head, overrides, spelling: policy.report.spelling, latest: None }
     }
 
     /// The answer to the latest case once more, for a request with this id: 1 200 instructions fewer than to put it together.
     pub(super) fn again(
         &mut self,
         case: &Case,
-        fields: &LimitFields,
+        fields: Option<&LimitLines<'_>>,
         id: &RequestId,
-    ) -> Option<Answer> {
-        let latest = self.latest.as_mut()?;
-        let same = latest.case == *case && latest.fields == *fields;
-        latest.answer.as_mut().filter(|_| same).map(|said| said.to(id))
+    ) -> Option<Rc<Formula>> {
+        let latest = self.latest.as_mut().filter(|latest| latest.is_of(case, fields))?;
+        let formula = latest.formula.as_mut()?;
+        Rc::make_mut(formula).say_to(id);
+        Some(Rc::clone(formula))
     }
 
     /// Remembers the answer to a case, if it is the second time that this one comes. `ids` says where in the body the id of
@@ -167,49 +158,37 @@ impl Wording {
     pub(super) fn remember(
         &mut self,
         case: Case,
-        fields: LimitFields,
+        fields: Option<&LimitLines<'_>>,
         head: &Head,
         body: &Bytes,
-        ids: Places,
+        ids: &[usize],
     ) {
         // Where the policy words a field of the gate's, the id may be anywhere.
         if self.overrides == Overrides::Some {
             return;
         }
         match &mut self.latest {
-            Some(latest) if latest.case == case && latest.fields == fields => {
-                let id = head.fields().place_of(X_REQUEST_ID.as_str());
-                let fields = KeptFields::of(head);
-                latest.answer = id.zip(fields).map(|(id, fields)| Said {
-                    status: head.status(),
-                    fields: Rc::new(fields),
-                    id: id.start,
-                    body: Rc::new(body.to_vec()),
-                    ids,
-                });
+            Some(latest) if latest.is_of(&case, fields) => {
+                let mut head = head.copied();
+                head.spell(self.spelling);
+                latest.formula = Formula::of(&head, body, ids).map(Rc::new);
             }
-            _ => self.latest = Some(Latest { case, fields, answer: None }),
+            _ => {
+                let fields = fields.map(LimitLines::edition);
+                self.latest = Some(Latest { case, fields, formula: None });
+            }
         }
     }
 }
 
-impl Said {
-    /// The same answer to the request with this id.
-    fn to(&mut self, id: &RequestId) -> Answer {
-        let id = id.as_bytes();
-        Rc::make_mut(&mut self.fields).write_over(self.id, id);
-        if !self.ids.is_empty() {
-            let body = Rc::make_mut(&mut self.body);
-            for at in &self.ids {
-                if let Some(place) = body.get_mut(*at..*at + id.len()) {
-                    place.copy_from_slice(id);
-                }
-            }
-        }
-        let head = Head::kept(self.status, Rc::clone(&self.fields));
-        let no_body = self.body.is_empty();
-        let body = if no_body { Body::empty() } else { Body::kept(Rc::clone(&self.body)) };
-        Answer { head, body }
+impl Latest {
+    fn is_of(&self, case: &Case, fields: Option<&LimitLines<'_>>) -> bool {
+        let same_fields = match (&self.fields, fields) {
+            (Some(edition), Some(fields)) => fields.say_as(edition),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_fields && self.case == *case
     }
 }
 
@@ -242,6 +221,8 @@ fn grpc_message(code: &str) -> HeaderValue {
 pub(super) mod tests {
     use std::path::Path;
 
+    use super::super::answer::Answer;
+    use super::super::body::Body;
     use super::*;
     use crate::clock::Wall;
     use crate::config::{self, Overrides as Flags, Sources};
@@ -274,10 +255,6 @@ pub(super) mod tests {
 
     fn case(retry_after: Option<u64>) -> Case {
         Case { route: None, limit: None, ceiling: None, remaining: None, retry_after, reset: None }
-    }
-
-    fn none() -> LimitFields {
-        LimitFields::default()
     }
 
     #[test]
@@ -318,24 +295,26 @@ pub(super) mod tests {
         let mut ids = DecisionIds::new(BootId::from_bytes([7; 24]), 0);
         let mut next_id = || {
             let id = ids.next_id();
-            ids.request_id(id)
+            RequestId::Made(ids.request_id(id))
         };
         let mut wording = Wording::new(&policy(""), Refusal::Rate, Reads::Http);
         let (first, second) = (next_id(), next_id());
         let mut head = wording.head.copied();
         head.fields_mut().add("x-request-id", Legal::known(first.as_bytes()));
         let body = Bytes::from(format!("{{\"id\":\"{}\"}}", first.as_str()));
-        let places = Places::from_slice(&[7]);
+        head.fields_mut().add_number("content-length", body.len() as u64);
+        let places = [7];
         for times in 0..3 {
-            let again = wording.again(&case(Some(1)), &none(), &second);
+            let again = wording.again(&case(Some(1)), None, &second);
             assert_eq!(again.is_some(), times == 2, "remembered the second time");
-            wording.remember(case(Some(1)), none(), &head, &body, places.clone());
+            wording.remember(case(Some(1)), None, &head, &body, &places);
         }
-        let mut again = wording.again(&case(Some(1)), &none(), &second).unwrap();
+        let again = wording.again(&case(Some(1)), None, &second).unwrap();
+        let mut again: Answer<Body> = again.answer();
         assert_eq!(again.head.fields().first("x-request-id"), Some(second.as_bytes()));
         assert_eq!(again.body.take_full(), format!("{{\"id\":\"{}\"}}", second.as_str()));
-        assert!(wording.again(&case(Some(2)), &none(), &second).is_none());
-        assert!(wording.again(&case(None), &none(), &second).is_none());
+        assert!(wording.again(&case(Some(2)), None, &second).is_none());
+        assert!(wording.again(&case(None), None, &second).is_none());
     }
 
     #[test]
@@ -344,7 +323,7 @@ pub(super) mod tests {
         let mut wording = Wording::new(&policy, Refusal::Rate, Reads::Http);
         let head = wording.head.copied();
         for _ in 0..2 {
-            wording.remember(case(None), none(), &head, &Bytes::new(), Places::new());
+            wording.remember(case(None), None, &head, &Bytes::new(), &[]);
         }
         assert!(wording.latest.is_none());
     }

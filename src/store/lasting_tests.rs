@@ -1,5 +1,6 @@
 //! What lasts longer than a request: records, doubts, acts, last uses.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::clock::{Now, Steady, Wall};
@@ -70,7 +71,10 @@ fn claim(id: u128) -> Claim {
 }
 
 fn open(ledger: &Ledger, now: Now, claim: Option<&Claim>, asks: &[Ask]) -> Opening {
-    ledger.open(now, &Order { asks: &Asks::from_slice(asks), claim, bounds: BOUNDS, caller: None })
+    ledger.open(
+        now,
+        &Order { asks: &Rc::new(Asks::from_slice(asks)), claim, bounds: BOUNDS, caller: None },
+    )
 }
 
 /// A request that was sent and never answered.

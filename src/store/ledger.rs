@@ -13,6 +13,7 @@ use crate::policy::idempotency::RecordId;
 use crate::policy::keys::Near;
 use crate::policy::limit::{LimitKind, SubjectKey};
 use crate::policy::meter::{Block, Meter};
+use crate::policy::order::Ask;
 use crate::policy::overlay::Overlay;
 
 use super::backing::Backing;
@@ -21,7 +22,6 @@ use super::office::Office;
 use super::op::{Batch, Charge, Charges, Doubt, MeterId, Op, Pending, Record, ReservationId};
 use super::promise::Keeping;
 use super::records::{RecordOccupancy, Records};
-use super::reservation::Taken;
 use super::resets::Resets;
 use super::restored::Restored;
 use super::table::{Occupancy, Swept, Table};
@@ -231,13 +231,12 @@ impl Ledger {
     }
 
     /// Undoes a take of a rate or a quota, unless a reset has undone it.
-    pub(super) fn give_back(&self, taken: &Taken, at: Now) {
-        let kind = taken.ceiling.window.kind();
-        let id = MeterId { limit: taken.limit, kind, subject: taken.seated };
+    pub(super) fn give_back(&self, ask: &Ask, seated: SubjectKey, at: Now) {
+        let id = MeterId { limit: ask.id, kind: ask.ceiling.window.kind(), subject: seated };
         if self.resets.forgave(&id, at.steady) {
             return;
         }
-        self.change(&id, |meter| meter.give_back(&taken.ceiling, taken.weight, at));
+        self.change(&id, |meter| meter.give_back(&ask.ceiling, ask.weight, at));
     }
 
     /// Gives money back to the period that was charged.

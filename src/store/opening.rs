@@ -1,6 +1,7 @@
 //! The one operation of a request: look at its record, find its cells, lock them in order, read every limit, take from
 //! all or from none.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use parking_lot::MutexGuard;
@@ -42,7 +43,6 @@ pub enum Told {
 /// The answer to [`Ledger::open`]. One reading an ask, in the order of the asks. A limit that was not asked has a reading
 /// that admits and shows how it stands.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation in every request")]
 pub enum Opening {
     /// Every enforced limit admits, and all that admit were taken.
     Admitted(Reservation, Readings),
@@ -74,8 +74,8 @@ pub enum Found {
 /// What a request asks of the ledger.
 #[derive(Clone, Copy, Debug)]
 pub struct Order<'a> {
-    /// Its limits.
-    pub asks: &'a Asks,
+    /// What it asks of its limits. Shared with what it holds of them afterwards.
+    pub asks: &'a Rc<Asks>,
     /// The claim on its idempotency key.
     pub claim: Option<&'a Claim>,
     /// The most records that there may be.
@@ -101,7 +101,7 @@ pub struct Claim {
 
 impl<'a> Order<'a> {
     /// Limits alone.
-    pub fn of(asks: &'a Asks) -> Order<'a> {
+    pub fn of(asks: &'a Rc<Asks>) -> Order<'a> {
         let bounds = RecordBounds { records: 0, per_tenant: 0, bytes: 0 };
         Order { asks, claim: None, bounds, caller: None }
     }
@@ -110,10 +110,8 @@ impl<'a> Order<'a> {
 /// What is known of an ask on its way: where it is counted, at which place its meter is in the cell, and what that says.
 struct Line<'g> {
     seat: Seat<'g>,
-    /// The lock of its cell, which the first of a cell's lines holds for all of them.
-    lock: Option<MutexGuard<'g, Meters>>,
-    /// The place of that line.
-    holder: usize,
+    /// The place in [`Locks`] of its cell's, which all lines of one cell share.
+    lock: usize,
     meter: usize,
     look: Look,
 }
@@ -121,11 +119,27 @@ struct Line<'g> {
 /// One an ask, in their order.
 type Lines<'g> = SmallVec<[Line<'g>; 6]>;
 
-/// The number of a line's cell, and the line's place.
-#[derive(Clone, Copy)]
-struct Turn {
-    cell: CellIx,
-    at: usize,
+/// One a cell.
+type Locks<'g> = SmallVec<[MutexGuard<'g, Meters>; 6]>;
+
+/// The number of a line's cell, and the line's place: in that order of weight, for they are compared and moved as one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn(u64);
+
+impl Turn {
+    fn new(cell: CellIx, at: usize) -> Turn {
+        // There are at most as many asks as limits, whose places are of 16 bits.
+        Turn((u64::from(cell.to_bits()) << 32) | (at as u64 & u64::from(u32::MAX)))
+    }
+
+    fn cell(self) -> u64 {
+        self.0 >> 32
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "cut to what was put in")]
+    fn at(self) -> usize {
+        self.0 as u32 as usize
+    }
 }
 
 /// The order in which lines are locked, ascending by cell: everybody locks in this order, so nobody waits in a ring. By
@@ -152,7 +166,7 @@ impl Ledger {
         match (self.open_into(now, order, &mut readings, &mut taken), taken) {
             (Told::Admitted, Some(reservation)) => Opening::Admitted(reservation, readings),
             (Told::Admitted, None) => {
-                Opening::Admitted(Reservation::new(now, Slots::new()), readings)
+                Opening::Admitted(Reservation::new(now, order.asks), readings)
             }
             (Told::Refused, _) => Opening::Refused(readings),
             (Told::Repeated(found), _) => Opening::Repeated(found, readings),
@@ -266,7 +280,7 @@ impl Ledger {
         readings: &mut Readings,
         taken: &mut Option<Reservation>,
     ) -> Told {
-        let some: Asks = order.asks.iter().copied().filter(&is_asked).collect();
+        let some = Rc::new(order.asks.iter().copied().filter(&is_asked).collect());
         let mut of_some = Readings::new();
         let of_those = Order { asks: &some, ..*order };
         let told = self.open_all(now, &of_those, Keeping::Memory, &mut of_some, taken);
@@ -287,7 +301,7 @@ impl Ledger {
         taken: &mut Option<Reservation>,
     ) -> Told {
         if order.asks.is_empty() {
-            *taken = Some(Reservation::new(now, Slots::new()));
+            *taken = Some(Reservation::new(now, order.asks));
             return Told::Admitted;
         }
         let mut way = Way::Shortcut;
@@ -318,72 +332,67 @@ impl Ledger {
         for (at, ask) in asks.iter().enumerate() {
             let seat = self.table.seat(ask, order.caller, way);
             seat.cell.approach();
-            turns.push(Turn { cell: seat.ix, at });
-            lines.push(Line { seat, lock: None, holder: at, meter: 0, look: Look::default() });
+            turns.push(Turn::new(seat.ix, at));
+            lines.push(Line { seat, lock: 0, meter: 0, look: Look::default() });
             concurrent += usize::from(ask.ceiling.window == Window::Concurrent);
         }
-        turns.sort_by_key(|turn| turn.cell);
+        turns.sort_unstable();
         let lines = lines.as_mut_slice();
         // Room for everything is made before a lock is held.
-        let (mut blocks, mut slots) = (Blocks::new(), Slots::new());
+        let (mut blocks, mut slots, mut locks) = (Blocks::new(), Slots::new(), Locks::new());
         readings.reserve(asks.len());
         blocks.reserve(asks.len());
+        locks.reserve(asks.len());
         slots.reserve(concurrent);
-        let mut latest: Option<Turn> = None;
+        let mut latest = 0;
         let mut crowded = 0;
         let mut are_there = true;
         let mut agreed = true;
         // Nothing is written before everything is known.
         for turn in &turns {
-            let (ask, line) = (&asks[turn.at], &mut lines[turn.at]);
-            match latest {
-                Some(holder) if holder.cell == turn.cell => {
-                    // It became another's since it was found.
-                    if !line.seat.is_still_its() {
-                        return None;
-                    }
-                    line.holder = holder.at;
-                }
-                _ => {
-                    line.lock = Some(line.seat.lock()?);
-                    latest = Some(*turn);
-                }
+            let (ask, line) = (&asks[turn.at()], &mut lines[turn.at()]);
+            if turn.cell() != latest {
+                locks.push(line.seat.lock()?);
+                latest = turn.cell();
+            } else if !line.seat.is_still_its() {
+                // It became another's since it was found.
+                return None;
             }
-            if ask.subject != line.seat.subject {
+            line.lock = locks.len() - 1;
+            if line.seat.subject != ask.subject {
                 crowded += 1;
                 if self.table.has_nearer(ask, line.seat.subject) {
                     return None;
                 }
             }
-            let holder = line.holder;
-            let Some((meter, look)) = lines[holder].meters().look(ask, now) else {
+            // Lines of one cell follow one another.
+            let Some((meter, look)) = locks.last_mut()?.look(ask, now) else {
                 are_there = false;
                 continue;
             };
-            let line = &mut lines[turn.at];
             (line.meter, line.look) = (meter, look);
             agreed &= look.admits || ask.mode == Mode::Shadow;
         }
         if !are_there {
-            unlock(lines);
+            drop(locks);
             self.furnish(now, asks, lines);
             return None;
         }
         self.table.count_crowded(crowded);
-        for (at, ask) in asks.iter().enumerate() {
-            let Line { holder, meter: place, look, .. } = lines[at];
-            let meters = lines[holder].meters();
-            let meter = meters.at_mut(place);
-            if !agreed || !look.admits {
-                readings.push(meter.decline(ask, now, look));
+        let cells = locks.as_mut_slice();
+        for (at, (ask, line)) in asks.iter().zip(lines.iter()).enumerate() {
+            let meters = &mut cells[line.lock];
+            let meter = meters.at_mut(line.meter);
+            if !agreed || !line.look.admits {
+                readings.push(meter.decline(ask, now, line.look));
                 continue;
             }
-            readings.push(meter.charge(ask, now, look));
+            readings.push(meter.charge(ask, now, line.look));
             match meter {
                 Meter::Quota(tally) if keeping == Keeping::Durable => {
                     blocks.extend(tally.block(&ask.ceiling).map(|block| (at, block)));
                 }
-                Meter::Concurrent(_) => slots.extend(meters.slot(place)),
+                Meter::Concurrent(_) => slots.extend(meters.slot(line.meter)),
                 Meter::Bucket(_)
                 | Meter::Sliding(_)
                 | Meter::Fixed(_)
@@ -401,10 +410,18 @@ impl Ledger {
                 line.seat.cell.note_change();
             }
         }
-        unlock(lines);
-        let reservation = taken.insert(Reservation::new(now, slots));
-        for (ask, line) in asks.iter().zip(lines.iter()).filter(|(_, line)| line.look.admits) {
-            reservation.hold(self, keeping, ask, &line.seat);
+        drop(locks);
+        let reservation = taken.insert(Reservation::new(now, order.asks));
+        reservation.open(slots);
+        for (at, (ask, line)) in asks.iter().zip(lines.iter()).enumerate() {
+            if !line.look.admits {
+                reservation.leave_out(at);
+            } else if line.seat.subject != ask.subject {
+                reservation.seat_elsewhere(at, line.seat.subject);
+            }
+            if line.look.admits && ask.ceiling.window.kind().is_money() {
+                reservation.charge(self, keeping, ask, &line.seat);
+            }
         }
         // By reference: to take the list apart would move its 300 bytes, which are nearly always empty.
         for (at, block) in &blocks {
@@ -420,22 +437,6 @@ impl Ledger {
             let crowd = self.table.crowd_of(ask, subject);
             cell.furnish(subject, ask.id, &ask.ceiling, now, crowd);
         }
-    }
-}
-
-impl Line<'_> {
-    /// The meters of its cell, if it is the holder of the lock.
-    fn meters(&mut self) -> &mut Meters {
-        self.lock
-            .as_mut()
-            .expect("the first line of a cell locks it before any of them is looked at")
-    }
-}
-
-/// Gives all locks back.
-fn unlock(lines: &mut [Line<'_>]) {
-    for line in lines {
-        line.lock = None;
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::clock::Now;
 use crate::policy::authenticate::Caller;
 use crate::policy::meter::Meter;
-use crate::policy::order::{Ask, Asks, Reading, Readings};
+use crate::policy::order::{Ask, Line, Reading, Readings};
 
 use super::backing::Health;
 use super::ledger::Ledger;
@@ -20,10 +20,10 @@ impl Ledger {
 
     /// As [`Ledger::peek`], what each of them would say to the `caller`, behind what `readings` hold: by where a request
     /// that is admitted finds its cells, and by name where nothing is there: each name that is not looked up saves some 50 instructions.
-    pub fn peek_each<'a>(
+    pub fn peek_each(
         &self,
         now: Now,
-        asks: impl Iterator<Item = &'a Ask>,
+        asks: &[Ask],
         caller: Option<&Caller>,
         readings: &mut Readings,
     ) {
@@ -35,7 +35,7 @@ impl Ledger {
     }
 
     /// As [`Ledger::peek`], what each of them would say, in their order.
-    pub(super) fn peek_all(&self, now: Now, asks: &Asks, readings: &mut Readings) {
+    pub(super) fn peek_all(&self, now: Now, asks: &[Ask], readings: &mut Readings) {
         readings.extend(asks.iter().map(|ask| self.peek(now, ask)));
     }
 
@@ -69,8 +69,9 @@ impl Ledger {
         readings: &mut Readings,
     ) -> Option<()> {
         // Alone and first: where it admits again, nothing else was done in vain.
-        let first = self.decline(now, order.asks.get(refuser)?, order.caller)?;
-        if !first.vetoes() {
+        let ask = order.asks.get(refuser)?;
+        let first = self.decline(now, ask, order.caller)?;
+        if !(Line { ask, reading: &first }).vetoes() {
             return None;
         }
         for (at, ask) in order.asks.iter().enumerate() {
@@ -84,14 +85,9 @@ impl Ledger {
     fn decline(&self, now: Now, ask: &Ask, caller: Option<&Caller>) -> Option<Reading> {
         let seat = self.table.known(ask, caller)?;
         let mut meters = seat.lock()?;
-        let place = meters.place(ask.id, ask.ceiling.window.kind())?;
-        let meter = meters.at_mut(place);
-        if !meter.counts(ask.ceiling.window) {
-            return None;
-        }
+        let (place, look) = meters.look(ask, now)?;
         // As a refusal does that is asked in order.
-        meter.keep(&ask.ceiling, now);
-        Some(meter.read(ask, now))
+        Some(meters.at_mut(place).decline(ask, now, look))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an admitted request holds until its outcome is known: one owned guard, settled once, whoever leaves first.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -7,9 +8,9 @@ use smallvec::SmallVec;
 use crate::clock::Now;
 use crate::policy::charge::{ChargeRule, Stated, Verdict};
 use crate::policy::idempotency::BodyPrint;
-use crate::policy::limit::{Ceiling, LimitId, LimitKind, SubjectKey};
+use crate::policy::limit::{LimitKind, SubjectKey};
 use crate::policy::meter::Block;
-use crate::policy::order::Ask;
+use crate::policy::order::{Ask, Asks};
 use crate::policy::outcome::{Charge, Settlement, Stage, Step};
 
 use super::backing::{Reply, StoreFailed};
@@ -31,9 +32,10 @@ pub struct Reservation {
     stage: Stage,
     /// One a concurrent limit.
     slots: Slots,
-    /// Rates and quotas. Names, not cells: most requests never look at it again, and counting references would write
-    /// to lines that other requests read.
-    taken: SmallVec<[Taken; 6]>,
+    /// What was asked. Nearly all of it was taken, each by its own subject: most requests never look at it again.
+    asks: Rc<Asks>,
+    /// Those of which neither is so.
+    others: Vec<Other>,
     /// Money, blocks and the claim; most requests have none.
     promise: Option<Box<Promise>>,
     at: Now,
@@ -53,37 +55,46 @@ pub enum Completion {
     Broken,
 }
 
-/// Units taken from one limit.
+/// An ask that was not taken by its own subject.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Taken {
-    /// Where it was counted: the ask's subject or its crowd.
-    pub(super) seated: SubjectKey,
-    pub(super) limit: LimitId,
-    pub(super) ceiling: Ceiling,
-    pub(super) weight: u64,
+struct Other {
+    /// Its place.
+    ask: usize,
+    /// The crowd that it was counted in; `None` of a limit in shadow that would refuse, where nothing was taken.
+    seated: Option<SubjectKey>,
 }
 
 impl Reservation {
-    pub(super) fn new(now: Now, slots: Slots) -> Reservation {
-        Reservation { stage: Stage::Held, slots, taken: SmallVec::new(), promise: None, at: now }
+    pub(super) fn new(now: Now, asks: &Rc<Asks>) -> Reservation {
+        Reservation {
+            stage: Stage::Held,
+            slots: Slots::new(),
+            asks: Rc::clone(asks),
+            others: Vec::new(),
+            promise: None,
+            at: now,
+        }
     }
 
-    /// Holds what an ask took where it was seated.
-    pub(super) fn hold(&mut self, ledger: &Ledger, keeping: Keeping, ask: &Ask, seat: &Seat<'_>) {
-        match ask.ceiling.window.kind() {
-            // Its slot was handed over under the lock.
-            LimitKind::Concurrent => {}
-            LimitKind::Rate | LimitKind::Quota => self.taken.push(Taken {
-                seated: seat.subject,
-                limit: ask.id,
-                ceiling: ask.ceiling,
-                weight: ask.weight,
-            }),
-            // What costs nothing has nothing to settle.
-            LimitKind::Spend | LimitKind::Credit if ask.weight == 0 => {}
-            LimitKind::Spend | LimitKind::Credit => {
-                self.promise(ledger, keeping).charge(ask, seat.subject);
-            }
+    /// Holds open places, one of each concurrent limit.
+    pub(super) fn open(&mut self, slots: Slots) {
+        self.slots = slots;
+    }
+
+    /// Nothing was taken of the ask at this place.
+    pub(super) fn leave_out(&mut self, ask: usize) {
+        self.others.push(Other { ask, seated: None });
+    }
+
+    /// The ask at this place was counted in a crowd.
+    pub(super) fn seat_elsewhere(&mut self, ask: usize, crowd: SubjectKey) {
+        self.others.push(Other { ask, seated: Some(crowd) });
+    }
+
+    /// Holds money that was taken. What costs nothing has nothing to settle.
+    pub(super) fn charge(&mut self, ledger: &Ledger, keeping: Keeping, ask: &Ask, seat: &Seat<'_>) {
+        if ask.weight > 0 {
+            self.promise(ledger, keeping).charge(ask, seat.subject);
         }
     }
 
@@ -170,7 +181,7 @@ impl Reservation {
         if self.step(Step::Learn(verdict.outcome)) {
             match row.quota {
                 Charge::Kept => {}
-                Charge::Back => self.give_quotas_back(ledger),
+                Charge::Back => self.give_back(ledger, |kind| kind == LimitKind::Quota),
             }
             if let Some(promise) = &mut self.promise {
                 promise.learned(ledger, verdict.outcome, row, stated);
@@ -195,7 +206,7 @@ impl Reservation {
     pub fn close(mut self, ledger: &Ledger) {
         match self.stage {
             Stage::Held | Stage::Committed => {
-                self.give_quotas_back(ledger);
+                self.give_back(ledger, |kind| kind == LimitKind::Quota);
                 if let Some(promise) = &mut self.promise {
                     promise.undo(ledger);
                 }
@@ -217,23 +228,21 @@ impl Reservation {
             self.close(ledger);
             return;
         }
-        for taken in self.taken.drain(..) {
-            ledger.give_back(&taken, self.at);
-        }
+        self.give_back(ledger, |kind| matches!(kind, LimitKind::Rate | LimitKind::Quota));
         if let Some(promise) = &mut self.promise {
             promise.undo(ledger);
         }
     }
 
-    fn give_quotas_back(&mut self, ledger: &Ledger) {
-        let at = self.at;
-        self.taken.retain(|taken| match taken.ceiling.window.kind() {
-            LimitKind::Quota => {
-                ledger.give_back(taken, at);
-                false
+    /// Gives back what was taken of limits of some kinds: once, for no stage that it is done in comes again.
+    fn give_back(&self, ledger: &Ledger, is_wanted: impl Fn(LimitKind) -> bool) {
+        for (at, ask) in self.asks.iter().enumerate() {
+            let other = self.others.iter().find(|other| other.ask == at);
+            let seated = other.map_or(Some(ask.subject), |other| other.seated);
+            if let Some(seated) = seated.filter(|_| is_wanted(ask.ceiling.window.kind())) {
+                ledger.give_back(ask, seated, self.at);
             }
-            LimitKind::Rate | LimitKind::Concurrent | LimitKind::Spend | LimitKind::Credit => true,
-        });
+        }
     }
 
     /// Whether the step was legal. An illegal one changes nothing, and is a mistake of the caller that tests must see.

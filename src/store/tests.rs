@@ -1,3 +1,4 @@
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 
@@ -51,8 +52,8 @@ fn learns(ledger: &Ledger, reservation: &mut Reservation, outcome: Outcome) -> S
     reservation.learned(ledger, verdict, &ChargeRule::default(), Stated::Unasked)
 }
 
-fn asks(all: &[Ask]) -> Asks {
-    Asks::from_slice(all)
+fn asks(all: &[Ask]) -> Rc<Asks> {
+    Rc::new(Asks::from_slice(all))
 }
 
 fn admitted(opening: Opening) -> (Reservation, Readings) {
@@ -478,7 +479,7 @@ fn what_is_shown_is_what_each_limit_says_by_name() {
     let all = [ask(0, 1, Window::Bucket, 10), ask(1, 2, Window::Sliding, 10)];
     for known in [false, true] {
         let mut shown = Readings::new();
-        ledger.peek_each(at(1), all.iter(), None, &mut shown);
+        ledger.peek_each(at(1), &all, None, &mut shown);
         let named: Vec<_> = all.iter().map(|ask| ledger.peek(at(1), ask)).collect();
         assert_eq!(shown.as_slice(), named);
         assert_eq!(shown[0].used, u64::from(known));

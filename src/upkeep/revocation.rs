@@ -2,6 +2,7 @@
 //! and reports; the upkeep's thread decides and acts, once a key and rule.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::sync::mpsc::SyncSender;
 
 use smallvec::smallvec;
@@ -11,7 +12,7 @@ use crate::policy::Name;
 use crate::policy::calendar::Period;
 use crate::policy::keys::{Key, KeyStatus};
 use crate::policy::limit::{LimitId, LimitIx, Mode, OnStoreFailure, SubjectKey};
-use crate::policy::order::{Ask, Asks};
+use crate::policy::order::Ask;
 use crate::policy::overlay::{Revoked, RevokedBy};
 use crate::policy::refusal::Refusal;
 use crate::policy::revocation::{RevocationRule, RevokeWhen};
@@ -79,7 +80,7 @@ fn live(key: &Key, ledger: &Ledger, now: Wall) -> bool {
 /// Counts one refusal; whether it makes as many as the rule revokes for.
 fn strikes(ledger: &Ledger, now: Now, rule: &RevocationRule, key: &Key) -> bool {
     let Some(ask) = ask(rule, key.subject) else { return false };
-    let asks: Asks = smallvec![ask];
+    let asks = Rc::new(smallvec![ask]);
     match ledger.open(now, &Order::of(&asks)) {
         Opening::Refused(_) => true,
         Opening::Admitted(_, readings) => readings.iter().any(|reading| reading.remaining == 0),

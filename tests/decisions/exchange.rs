@@ -1,5 +1,7 @@
 //! How exchanges go on once they are admitted, and what becomes of what they took.
 
+use std::rc::Rc;
+
 use tollgate::policy::charge::{ChargeClass, ChargeRule, Stated, Verdict};
 use tollgate::policy::limit::LimitKind;
 use tollgate::policy::money::Money;
@@ -168,7 +170,7 @@ impl World {
     }
 
     pub(super) fn nothing(&self) -> Reservation {
-        match self.ground.ledger.open(self.now(), &Order::of(&Asks::new())) {
+        match self.ground.ledger.open(self.now(), &Order::of(&Rc::new(Asks::new()))) {
             Opening::Admitted(reservation, _) => reservation,
             other => panic!("nothing was asked: {other:?}"),
         }

@@ -9,6 +9,7 @@ mod restarted;
 mod threads;
 mod world;
 
+use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
 use tollgate::clock::{Now, Steady, Wall};
@@ -110,5 +111,6 @@ pub(crate) fn claim(tenant: u128, key: u128) -> Claim {
 }
 
 pub(crate) fn open(ledger: &Ledger, now: Now, asks: &Asks, claim: Option<&Claim>) -> Opening {
+    let asks = &Rc::new(asks.clone());
     ledger.open(now, &Order { asks, claim, bounds: BOUNDS, caller: None })
 }

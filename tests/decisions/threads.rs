@@ -141,7 +141,7 @@ fn charges_refunds_and_top_ups_at_once_never_pass_a_ceiling_and_add_up() {
             else {
                 return;
             };
-            assert!(readings.iter().all(|reading| reading.used <= reading.ceiling.units));
+            assert!(readings.iter().all(|reading| reading.used <= reading.whole));
             commit(ledger, &mut reservation);
             reservation.sending();
             let verdict = match turn % 3 {

@@ -1,13 +1,14 @@
 //! One ledger and its model, how requests are opened, and what people do to both.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use jiff::tz::TimeZone;
 use tollgate::clock::{Now, Steady, Wall};
 use tollgate::policy::calendar::{Calendar, CalendarIx, Every, Period};
 use tollgate::policy::idempotency::{HeadPrint, OnUnknown, RecordBounds, RecordId};
 use tollgate::policy::limit::{Ceiling, LimitId, LimitKind, Mode, SubjectKey, Window};
-use tollgate::policy::order::{Ask, Asks, Readings};
+use tollgate::policy::order::{Ask, Asks, Heard, Readings};
 use tollgate::policy::outcome::Record as Fate;
 use tollgate::store::{
     Act, ActProblem, Adjustment, Claim, Found, MeterId, Opening, Order, Reservation, ReservationId,
@@ -118,8 +119,9 @@ impl World {
         }
     }
 
-    pub(super) fn asks(&self, tenant: u128, cost: u64, weight: u64) -> Asks {
-        (0..self.limits.len()).map(|limit| self.ask(limit, tenant, cost, weight)).collect()
+    pub(super) fn asks(&self, tenant: u128, cost: u64, weight: u64) -> Rc<Asks> {
+        let limits = 0..self.limits.len();
+        Rc::new(limits.map(|limit| self.ask(limit, tenant, cost, weight)).collect())
     }
 
     pub(super) fn says(&self, asks: &Asks) -> Vec<Said> {
@@ -203,7 +205,8 @@ impl World {
                     word != "full" && vetoes(&asks[0], before[0]),
                     "only a rate refuses repeats"
                 );
-                assert!(readings[1..].iter().all(|reading| !reading.vetoes()));
+                let others = Heard { asks: &asks[1..], readings: &readings[1..] };
+                assert_eq!(others.refusing(), None);
             }
             (claimed, opening) => panic!("{claimed:?}, and the ledger says {opening:?}"),
         }
@@ -432,10 +435,10 @@ impl World {
         assert!(full.records <= BOUNDS.records && full.bytes <= BOUNDS.bytes);
         assert_eq!(ledger.unresolved().len(), self.listed.len());
         for tenant in 1..3 {
-            for ask in self.asks(tenant, 1, 1) {
-                let reading = ledger.peek(self.now(), &ask);
+            for ask in self.asks(tenant, 1, 1).iter() {
+                let reading = ledger.peek(self.now(), ask);
                 let read = (reading.used, reading.remaining, reading.admits);
-                assert_eq!(read, self.model.says(&ask, self.steady), "{ask:?}");
+                assert_eq!(read, self.model.says(ask, self.steady), "{ask:?}");
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What is refused was never there, for those who look at the same moment too: nothing is taken and then given back.
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
@@ -42,7 +43,7 @@ fn a_request_that_one_limit_refuses_takes_no_others_last_unit_for_a_moment() {
                 while !over.load(Ordering::Relaxed) {
                     // One unit of the subject of the moment, and a limit that has none.
                     let subject = u128::from(race.load(Ordering::Relaxed));
-                    let asks = Asks::from_slice(&[ask(0, subject, 1), ask(1, subject, 0)]);
+                    let asks = Rc::new(Asks::from_slice(&[ask(0, subject, 1), ask(1, subject, 0)]));
                     assert!(matches!(ledger.open(now, &Order::of(&asks)), Opening::Refused(_)));
                 }
             });
@@ -51,7 +52,7 @@ fn a_request_that_one_limit_refuses_takes_no_others_last_unit_for_a_moment() {
             race.store(*number, Ordering::Relaxed);
             // The rivals need a moment to see whose turn it is.
             thread::yield_now();
-            let asks = Asks::from_slice(&[ask(0, u128::from(*number), 1)]);
+            let asks = Rc::new(Asks::from_slice(&[ask(0, u128::from(*number), 1)]));
             matches!(ledger.open(now, &Order::of(&asks)), Opening::Refused(_))
         });
         over.store(true, Ordering::Relaxed);

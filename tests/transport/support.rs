@@ -205,18 +205,18 @@ impl Handler for PassOn {
         state.requests.set(state.requests.get() + 1);
         *at_hand = match head.target.path {
             "/panic" => panic!("asked to"),
-            "/refused" => Some(own(401, "refused")),
+            "/refused" => AtHand::Answer(own(401, "refused")),
             "/worker" => {
                 let _ = state.events.send(Event::Worker(state.index));
-                Some(own(200, "here"))
+                AtHand::Answer(own(200, "here"))
             }
             "/peer" => {
                 let _ = state.events.send(Event::Peer(peer.announced));
-                Some(own(200, "here"))
+                AtHand::Answer(own(200, "here"))
             }
             "/cut" => {
                 state.cut.cut();
-                Some(own(200, "cut"))
+                AtHand::Answer(own(200, "cut"))
             }
             "/late-panic" => {
                 return Some(Box::pin(async {

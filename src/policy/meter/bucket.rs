@@ -91,11 +91,20 @@ impl Bucket {
     }
 
     fn standing_at(&self, level: u128, ceiling: &Ceiling, now: Steady) -> Standing {
-        let used = ceil(level, ceiling.period.max(1));
+        let period = ceiling.period.max(1);
+        let used = ceil(level, period);
         // A burst is a whole number of units, so this is what is left of it, rounded down.
         let remaining = ceiling.burst.saturating_sub(used);
-        let more_in = (time_helps(ceiling) && remaining < ceiling.burst)
-            .then(|| self.until_fits(remaining + 1, level, ceiling, now));
+        let more_in = (time_helps(ceiling) && remaining < ceiling.burst).then(|| {
+            match u64::try_from(level) {
+                // One more is there when what is above the last whole unit has drained: as `until_fits` says it, in 64 bits.
+                Ok(level) if used <= ceiling.burst => {
+                    let above = level - (used - 1) * period;
+                    above.div_ceil(ceiling.units).saturating_add(self.at.since(now))
+                }
+                _ => self.until_fits(remaining + 1, level, ceiling, now),
+            }
+        });
         Standing { used, remaining, more_in }
     }
 
@@ -164,9 +173,11 @@ impl Bucket {
     }
 
     fn keep_at(&mut self, level: u128, ceiling: &Ceiling, now: Steady) {
-        if ceiling.units > 0 {
-            let to_drain = ceil(level, ceiling.units);
-            self.idle = Idle::From(self.at.max(now).plus(to_drain));
+        match ceiling.units {
+            0 => {}
+            // As below: what has drained by `now` drained at this same rate.
+            units if self.period == ceiling.period.max(1) => self.idle = Idle::Drained(units),
+            units => self.idle = Idle::From(self.at.max(now).plus(ceil(level, units))),
         }
     }
 

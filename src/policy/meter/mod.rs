@@ -49,7 +49,8 @@ pub enum Meter {
 pub struct Look {
     /// Whether the ask is admitted.
     pub admits: bool,
-    /// The level of a bucket at this instant, so that the take need not work it out again; 0 of every other meter.
+    /// The level of a bucket or the use of a sliding window at this instant, so that the take need not work it out again; 0
+    /// of every other meter.
     level: u128,
 }
 
@@ -134,7 +135,9 @@ impl Meter {
             (Meter::Bucket(bucket), Window::Bucket) => {
                 return Some(bucket.look(ceiling, weight, steady));
             }
-            (Meter::Sliding(sliding), Window::Sliding) => sliding.admits(ceiling, weight, steady),
+            (Meter::Sliding(sliding), Window::Sliding) => {
+                return Some(sliding.look(ceiling, weight, steady));
+            }
             (Meter::Fixed(fixed), Window::Fixed) => fixed.admits(ceiling, weight, steady),
             (Meter::Concurrent(concurrent), Window::Concurrent) => concurrent.admits(ceiling),
             (Meter::Quota(tally), Window::Quota(_)) | (Meter::Spend(tally), Window::Spend(_)) => {
@@ -153,13 +156,16 @@ impl Meter {
 
     fn reading(&self, ask: &Ask, figures: Figures) -> Reading {
         let Figures { used, remaining, admits, wait, more_in } = figures;
-        let Ask { limit, mode, ceiling, period, .. } = *ask;
-        let mut reading =
-            Reading { limit, mode, ceiling, period, used, remaining, admits, wait, more_in };
-        if let Meter::Credit(purse) = self {
-            reading.ceiling.units = purse.granted;
-        }
-        reading
+        let whole = match self {
+            Meter::Credit(purse) => purse.granted,
+            Meter::Bucket(_)
+            | Meter::Sliding(_)
+            | Meter::Fixed(_)
+            | Meter::Concurrent(_)
+            | Meter::Quota(_)
+            | Meter::Spend(_) => ask.ceiling.whole(),
+        };
+        Reading { whole, used, remaining, admits, wait, more_in }
     }
 
     /// What a limit says of which nothing is used: as `Meter::empty(window).read(…)`, without making the meter.
@@ -229,10 +235,7 @@ impl Meter {
         let (ceiling, weight, steady) = (&ask.ceiling, ask.weight, now.steady);
         let standing = match self {
             Meter::Bucket(bucket) => bucket.charge(ceiling, weight, steady, look.level),
-            Meter::Sliding(sliding) => {
-                sliding.take(ceiling, weight, steady);
-                sliding.standing(ceiling, steady)
-            }
+            Meter::Sliding(sliding) => sliding.charge(ceiling, weight, steady, look.level),
             Meter::Fixed(fixed) => {
                 fixed.take(ceiling, weight, steady);
                 fixed.standing(ceiling, steady)
@@ -258,11 +261,17 @@ impl Meter {
     /// ceiling under which the meter was looked at, as [`Meter::keep`] does. Only behind a `look` under the same lock, at the
     /// same `now`.
     pub fn decline(&mut self, ask: &Ask, now: Now, look: Look) -> Reading {
-        let figures = if let Meter::Bucket(bucket) = self {
-            bucket.decline(&ask.ceiling, ask.weight, now.steady, look)
-        } else {
-            self.keep(&ask.ceiling, now);
-            self.figures(ask, now)
+        let figures = match self {
+            Meter::Bucket(bucket) => bucket.decline(&ask.ceiling, ask.weight, now.steady, look),
+            Meter::Sliding(sliding) => sliding.decline(&ask.ceiling, ask.weight, now.steady, look),
+            Meter::Fixed(_)
+            | Meter::Concurrent(_)
+            | Meter::Quota(_)
+            | Meter::Spend(_)
+            | Meter::Credit(_) => {
+                self.keep(&ask.ceiling, now);
+                self.figures(ask, now)
+            }
         };
         self.reading(ask, figures)
     }

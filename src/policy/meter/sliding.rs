@@ -9,7 +9,7 @@ use crate::clock::Steady;
 use crate::policy::limit::Ceiling;
 
 use super::wide::Wide;
-use super::{Carried, Figures, Standing};
+use super::{Carried, Figures, Look, Standing};
 
 /// The most groups that are kept.
 const GROUPS: usize = 32;
@@ -70,45 +70,74 @@ impl Sliding {
         Some(sliding)
     }
 
-    pub(super) fn admits(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> bool {
-        ceiling.units > 0
-            && u128::from(weight)
-                <= u128::from(ceiling.units).saturating_sub(self.live(ceiling, now).used)
+    pub(super) fn look(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Look {
+        let used = self.live(ceiling, now).used;
+        let free = u128::from(ceiling.units).saturating_sub(used);
+        Look { admits: ceiling.units > 0 && u128::from(weight) <= free, level: used }
     }
 
     pub(super) fn figures(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
         figures(self.live(ceiling, now), ceiling, weight, now)
     }
 
-    pub(super) fn standing(&self, ceiling: &Ceiling, now: Steady) -> Standing {
-        standing(self.live(ceiling, now), ceiling, now)
+    /// Takes, where so much was `used` at this same instant, and says how it stands then.
+    pub(super) fn charge(
+        &mut self,
+        ceiling: &Ceiling,
+        weight: u64,
+        now: Steady,
+        used: u128,
+    ) -> Standing {
+        self.take(ceiling, weight, now);
+        let groups = self.used();
+        let groups = &groups[gone(groups, ceiling, now)..];
+        let live = Live { groups, used: used + u128::from(weight) };
+        debug_assert_eq!(live.used, self.live(ceiling, now).used, "what was used, and this");
+        standing(live, ceiling, now)
+    }
+
+    /// Keeps the ceiling, and says how it stands, behind a look at this same instant.
+    pub(super) fn decline(
+        &mut self,
+        ceiling: &Ceiling,
+        weight: u64,
+        now: Steady,
+        look: Look,
+    ) -> Figures {
+        self.keep(ceiling);
+        let groups = self.used();
+        let groups = &groups[gone(groups, ceiling, now)..];
+        figures(Live { groups, used: look.level }, ceiling, weight, now)
     }
 
     pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {
         if weight == 0 {
             return;
         }
-        // Groups stay in order, also where another worker's clock was read a moment earlier.
-        let at = self.newest().map_or(now, |newest| newest.at.max(now));
-        if self.len == GROUPS && self.newest().is_some_and(|newest| newest.at < at) {
-            self.make_room(ceiling, at);
-        }
-        let shares = self.len > 0 && {
-            let newest = self.groups[self.len - 1].at;
-            newest == at || (self.len == GROUPS && grain(newest, ceiling) == grain(at, ceiling))
+        let at = match self.newest() {
+            // Groups stay in order, also where another worker's clock was read a moment earlier.
+            Some(newest) if now <= newest.at => return self.join(weight, newest.at, ceiling),
+            Some(newest) if self.len == GROUPS && !self.forget_gone(ceiling, now) => {
+                if is_one_grain(newest.at, now, ceiling) {
+                    return self.join(weight, now, ceiling);
+                }
+                self.merge_two(ceiling);
+                now
+            }
+            Some(_) | None => now,
         };
-        if shares {
-            let newest = &mut self.groups[self.len - 1];
-            let room = u64::MAX - newest.units;
-            let added = weight.min(room);
-            *newest = Group { at, units: newest.units + added };
-            self.add(added);
-        } else {
-            self.groups[self.len] = Group { at, units: weight };
-            self.len += 1;
-            self.add(weight);
-        }
-        debug_assert_eq!(self.sum.get(), total(self.used()), "the sum of what is kept");
+        self.groups[self.len] = Group { at, units: weight };
+        self.len += 1;
+        self.add(weight);
+        self.keep(ceiling);
+    }
+
+    /// Adds to the newest group, which is of the later instant `at` from now on.
+    fn join(&mut self, weight: u64, at: Steady, ceiling: &Ceiling) {
+        let newest = &mut self.groups[self.len - 1];
+        let added = weight.min(u64::MAX - newest.units);
+        *newest = Group { at, units: newest.units + added };
+        self.add(added);
         self.keep(ceiling);
     }
 
@@ -177,6 +206,7 @@ impl Sliding {
 
     fn add(&mut self, units: u64) {
         self.sum = Wide::new(self.sum.get() + u128::from(units));
+        debug_assert_eq!(self.sum.get(), total(self.used()), "the sum of what is kept");
     }
 
     fn subtract(&mut self, units: u128) {
@@ -187,25 +217,22 @@ impl Sliding {
         self.used().last().copied()
     }
 
-    /// Forgets what has left the period, or else merges two groups of one grain, unless the newest of them can take
-    /// in an arrival at `at` anyway.
-    fn make_room(&mut self, ceiling: &Ceiling, at: Steady) {
+    /// Whether something had left the period at `at`, and so there is room now.
+    fn forget_gone(&mut self, ceiling: &Ceiling, at: Steady) -> bool {
         let gone = gone_at(self.used(), ceiling, at);
         if gone > 0 {
             self.subtract(total(&self.groups[..gone]));
             self.groups.copy_within(gone..self.len, 0);
             self.len -= gone;
-            return;
         }
-        let newest = self.groups[self.len - 1].at;
-        if grain(newest, ceiling) == grain(at, ceiling) {
-            return;
-        }
-        let sharing = self
-            .used()
-            .windows(2)
-            .position(|pair| grain(pair[0].at, ceiling) == grain(pair[1].at, ceiling));
+        gone > 0
+    }
+
+    /// Makes room where all count: merges two groups of one grain.
+    fn merge_two(&mut self, ceiling: &Ceiling) {
+        let mut pairs = self.used().windows(2);
         // By the arithmetic of `GRAINS` there is a pair; the oldest two would be a safe choice as well.
+        let sharing = pairs.position(|pair| is_one_grain(pair[0].at, pair[1].at, ceiling));
         let older = sharing.unwrap_or(0);
         let units = self.groups[older].units;
         self.groups.copy_within(older + 1..self.len, older);
@@ -284,6 +311,10 @@ fn total(groups: &[Group]) -> u128 {
     groups.iter().map(|group| u128::from(group.units)).sum()
 }
 
-fn grain(at: Steady, ceiling: &Ceiling) -> u64 {
-    at.0 / ceiling.period.div_ceil(GRAINS).max(1)
+/// Whether two instants, the earlier one first, are of one grain. Nearly always the grain is longer than what is between
+/// them, or much shorter: one division, and none.
+fn is_one_grain(earlier: Steady, later: Steady, ceiling: &Ceiling) -> bool {
+    let grain = ceiling.period.div_ceil(GRAINS).max(1);
+    let between = later.since(earlier);
+    between < grain && earlier.0 % grain < grain - between
 }

@@ -27,6 +27,6 @@ pub(super) use framing::content_length;
 pub(super) use head_in::{AnswerHead, is_of_the_hop};
 pub use head_out::{BadLength, RequestHead};
 pub use served::{Arriving, BrokenIn, Interims, Upgrading};
-pub(super) use served::{Ended, Served, Terms, Today};
+pub(super) use served::{DATE_LINE, Ended, Served, Terms, Today};
 pub use stock::Stock;
 pub(super) use text::Text;

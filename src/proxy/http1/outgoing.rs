@@ -112,14 +112,23 @@ impl<B> Outgoing<B> {
             BodyLength::Exactly(LARGE..) => Size::Large,
             _ => Size::Any,
         };
+        self.begin_anew(text);
+        self.body = Some(body).filter(|_| self.stage != Stage::Last);
+        (self.length, self.announced) = (length, announced);
+    }
+
+    /// As [`Outgoing::begin`], where `text` is the whole message.
+    pub(super) fn begin_whole(&mut self, text: Text) {
+        (self.stage, self.size) = (Stage::Last, Size::Any);
+        self.begin_anew(text);
+        (self.length, self.announced) = (BodyLength::Exactly(0), None);
+    }
+
+    fn begin_anew(&mut self, text: Text) {
         (self.text, self.written) = (text, 0);
         self.pieces.clear();
         self.pipeful = None;
-        self.body = None;
-        if self.stage != Stage::Last {
-            self.body = Some(body);
-        }
-        (self.length, self.announced) = (length, announced);
+        self.drop_body();
         (self.accepted, self.unflushed) = (Accepted::Nothing, false);
     }
 
@@ -158,7 +167,10 @@ impl<B> Outgoing<B> {
 
     /// Lets the body go: nobody wants the rest.
     pub(super) fn drop_body(&mut self) {
-        self.body = None;
+        // Mostly there is none any more, which takes a look and not a call.
+        if self.body.is_some() {
+            self.body = None;
+        }
     }
 
     /// Whether more of the body is wanted now: while what waits is little, and goes out with it. Nothing is taken up behind
@@ -314,7 +326,11 @@ impl<B: Carried + Unpin> Outgoing<B> {
                 Stage::Held | Stage::Open => return Poll::Pending,
                 // A connection may wait long for its next message: it holds nothing of the last one's body.
                 Stage::Last => {
-                    (self.stage, self.body, self.pieces) = (Stage::Sent, None, Vec::new());
+                    self.stage = Stage::Sent;
+                    self.drop_body();
+                    if self.pieces.capacity() > 0 {
+                        self.pieces = Vec::new();
+                    }
                     return Poll::Ready(Ok(()));
                 }
                 Stage::Sent => return Poll::Ready(Ok(())),

@@ -25,12 +25,16 @@ impl Text {
         self.place(piece.len()).copy_from_slice(piece);
     }
 
+    /// Adds a short piece whose length is known beforehand: no call for its copy.
+    #[inline]
+    pub(crate) fn piece<const N: usize>(&mut self, piece: &[u8; N]) {
+        self.place(N).copy_from_slice(piece);
+    }
+
     /// Ends a line, or the head where a line has ended.
-    pub(super) fn end_line(&mut self) {
-        // Byte by byte: a copy of two bytes is a call.
-        let place = self.place(2);
-        place[0] = b'\r';
-        place[1] = b'\n';
+    #[inline]
+    pub(crate) fn end_line(&mut self) {
+        self.piece(b"\r\n");
     }
 
     /// Adds these pieces, one behind the other.

@@ -14,6 +14,9 @@ use super::{Closing, Draft, Opening, RefusalLine, Wanted};
 pub(super) const HAND_ON: usize = 128 * 1024;
 /// Bytes a record has room for before it grows.
 const DRAFT: usize = 1024;
+/// Bytes that a buffer has room for: what is handed on, and any but an extraordinary record behind it. A buffer that grows is
+/// copied as a whole.
+const FULL: usize = HAND_ON + 4 * DRAFT;
 /// Drafts kept for further requests.
 const SPARE: usize = 64;
 /// Bytes that a buffer holds at most while nobody takes it.
@@ -55,8 +58,9 @@ impl RecordBuffer {
 
     fn onto(sink: Option<Sink>) -> RecordBuffer {
         RecordBuffer {
+            // Memory that is not written yet takes none.
+            lines: if sink.is_some() { Vec::with_capacity(FULL) } else { Vec::new() },
             sink,
-            lines: Vec::new(),
             records: 0,
             spare: Vec::new(),
             beginning: Beginning::default(),
@@ -113,7 +117,7 @@ impl RecordBuffer {
             return;
         }
         // Whole at once where none came back yet: a busy worker fills it, and to let it grow would copy it several times.
-        let fresh = sink.back.try_recv().unwrap_or_else(|_| Vec::with_capacity(HAND_ON + DRAFT));
+        let fresh = sink.back.try_recv().unwrap_or_else(|_| Vec::with_capacity(FULL));
         let chunk = Chunk {
             lines: std::mem::replace(&mut self.lines, fresh),
             records: std::mem::take(&mut self.records),

@@ -4,6 +4,7 @@
 use crate::policy::decimal::Numeral;
 use crate::policy::limit::{LimitKind, Mode};
 use crate::policy::money::Money;
+use crate::policy::order::Reading;
 use crate::telemetry::json::string;
 
 /// What a record says of one limit beside what a request finds used and left of it.
@@ -92,6 +93,12 @@ impl LimitPhrase {
 }
 
 impl LimitLine {
+    /// What a reading says.
+    pub fn of(reading: &Reading) -> LimitLine {
+        let Reading { used, remaining, admits, wait, .. } = *reading;
+        LimitLine { used, remaining, admits, wait_nanos: wait.filter(|_| !admits) }
+    }
+
     /// Rounded up: a wait that is written as 0 would say that time does not matter.
     #[inline]
     fn wait_micros(&self) -> Option<u64> {

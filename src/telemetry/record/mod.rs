@@ -18,7 +18,7 @@ use remembered::{Because, Beginning, CameOut};
 
 pub use buffer::RecordBuffer;
 pub use limits::{LimitLine, LimitPhrase, LimitsMember};
-pub use phrase::{Caller, Origin, write_host, write_method};
+pub use phrase::{Caller, Origin, write_host, write_method, write_path};
 pub use writer::RecordWriter;
 
 /// The version of the record's form. Fields may be added under one version; none changes its meaning.
@@ -32,12 +32,8 @@ pub struct Opening<'a> {
     pub time: Wall,
     /// Its name.
     pub id: DecisionId,
-    /// Where it came from: an [`Origin`] with the method behind it, rendered.
-    pub origin: &'a [u8],
-    /// The path without its query.
-    pub path: &'a str,
-    /// Who asked for what: the host with a [`Caller`] behind it, rendered.
-    pub caller: &'a [u8],
+    /// Where it came from, and who asked for what.
+    pub place: Place<'a>,
     /// What each limit that was asked said: a [`LimitsMember`], rendered.
     pub limits: &'a [u8],
     /// What `mode: shadow` rules would have refused.
@@ -46,6 +42,22 @@ pub struct Opening<'a> {
     pub request_id: ShownId<'a>,
     /// The request headers that the policy names, by lower-case name.
     pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// Where a request came from, and who asked for what.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// Rendered: what [`Place::Parts`] says, with its path as [`write_path`] has it.
+    Whole(&'a [u8]),
+    /// In parts, of which the path is not rendered yet.
+    Parts {
+        /// An [`Origin`] with the method behind it, rendered.
+        origin: &'a [u8],
+        /// The path without its query.
+        path: &'a str,
+        /// The host with a [`Caller`] behind it, rendered.
+        caller: &'a [u8],
+    },
 }
 
 /// Whose words the id of a request is.
@@ -163,10 +175,15 @@ impl Draft {
         }
         let out = &mut self.line;
         // Every request writes these: whole pieces, each with the quotes of its neighbours.
-        beginning.write(out, opening.time, opening.id);
-        out.extend_from_slice(opening.origin);
-        inside(out, without_query(opening.path).as_bytes());
-        out.extend_from_slice(opening.caller);
+        out.extend_from_slice(beginning.of(opening.time, opening.id));
+        match opening.place {
+            Place::Whole(text) => out.extend_from_slice(text),
+            Place::Parts { origin, path, caller } => {
+                out.extend_from_slice(origin);
+                write_path(out, path);
+                out.extend_from_slice(caller);
+            }
+        }
         out.extend_from_slice(opening.limits);
         opening.finish(out);
     }
@@ -188,18 +205,10 @@ impl Draft {
     fn close(&mut self, came_out: &mut CameOut, closing: &Closing) {
         let out = &mut self.line;
         let before = out.len();
-        out.extend_from_slice(came_out.of(
-            closing.outcome,
-            closing.status,
-            closing.upstream_status,
-        ));
+        out.extend_from_slice(came_out.of(closing));
         if let (0, Some(first)) = (before, out.first_mut()) {
             *first = b'{';
         }
-        count(out, closing.request_bytes);
-        out.extend_from_slice(b",\"response_bytes\":");
-        count(out, closing.response_bytes);
-        out.extend_from_slice(b",\"gate_us\":");
         count(out, closing.gate_nanos / 1000);
         if let Some(nanos) = closing.upstream_nanos {
             out.extend_from_slice(b",\"upstream_us\":");
@@ -256,16 +265,6 @@ impl Opening<'_> {
             headers.end();
         }
     }
-}
-
-/// The caller hands over a path; should a query ever hang on it, it stops here.
-fn without_query(path: &str) -> &str {
-    // Without an early end first, so that it is done many bytes at a time: 80 instructions, and there is none nearly always.
-    if !path.bytes().fold(false, |any, byte| any | matches!(byte, b'?' | b'#')) {
-        return path;
-    }
-    let end = path.bytes().position(|byte| matches!(byte, b'?' | b'#'));
-    end.and_then(|end| path.get(..end)).unwrap_or(path)
 }
 
 #[cfg(test)]

@@ -26,6 +26,22 @@ pub fn write_method(out: &mut Vec<u8>, method: &str) {
     out.extend_from_slice(b"\",\"path\":\"");
 }
 
+/// Appends the path of a request, without its query, as a record has it between an [`Origin`] with its method and a
+/// [`Caller`] with its host.
+pub fn write_path(out: &mut Vec<u8>, path: &str) {
+    inside(out, without_query(path).as_bytes());
+}
+
+/// The caller hands over a path; should a query ever hang on it, it stops here.
+fn without_query(path: &str) -> &str {
+    // Without an early end first, so that it is done many bytes at a time: 80 instructions, and there is none nearly always.
+    if !path.bytes().fold(false, |any, byte| any | matches!(byte, b'?' | b'#')) {
+        return path;
+    }
+    let end = path.bytes().position(|byte| matches!(byte, b'?' | b'#'));
+    end.and_then(|end| path.get(..end)).unwrap_or(path)
+}
+
 /// Appends the host that a request asked for, if that is known, as a record has it between the text of the path and a
 /// [`Caller`].
 pub fn write_host(out: &mut Vec<u8>, host: Option<&[u8]>) {

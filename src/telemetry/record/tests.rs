@@ -67,14 +67,16 @@ fn origin_of(peer: SocketAddr, method: &str) -> Vec<u8> {
     out
 }
 
+fn parts(path: &str) -> Place<'_> {
+    Place::Parts { origin: &ORIGIN, path, caller: &CALLER }
+}
+
 fn record<'a>() -> Record<'a> {
     Record {
         opening: Opening {
             time: Wall(1_709_209_845_007),
             id: DecisionIds::new(BootId::from_bytes([1; 24]), 0).next_id(),
-            origin: &ORIGIN,
-            path: "/sms/send",
-            caller: &CALLER,
+            place: parts("/sms/send"),
             limits: b"",
             shadow: &[],
             request_id: ShownId::Given(b"r-1"),
@@ -85,7 +87,7 @@ fn record<'a>() -> Record<'a> {
     }
 }
 
-const CLOSING: Closing = Closing {
+pub(super) const CLOSING: Closing = Closing {
     outcome: Outcome::Admitted,
     status: 202,
     upstream_status: Some(202),
@@ -183,7 +185,7 @@ fn a_peer_of_ipv6_is_written_with_its_brackets() {
 #[test]
 fn a_query_and_a_secret_header_are_never_written() {
     let opening = Opening {
-        path: "/sms/send?api_key=hunter2#hunter2",
+        place: parts("/sms/send?api_key=hunter2#hunter2"),
         headers: &[("Authorization", b"Bearer hunter2"), ("cookie", b"hunter2")],
         ..record().opening
     };
@@ -202,14 +204,20 @@ proptest! {
         let headers = [(name.as_str(), header.as_slice())];
         let origin = origin_of("127.0.0.1:1".parse().unwrap(), &method);
         let caller = caller_of(Some(host.as_bytes()));
+        let place = Place::Parts { origin: &origin, path: &path, caller: &caller };
+        let request_id = request_id.as_str();
         let opening = Opening {
-            path: &path, origin: &origin, caller: &caller, request_id: ShownId::Given(request_id.as_bytes()),
-            headers: &headers, ..record().opening
+            place, request_id: ShownId::Given(request_id.as_bytes()), headers: &headers, ..record().opening
         };
-        let value = written(&Record { opening, ..record() });
+        let value = written(&Record { opening: opening.clone(), ..record() });
+        let mut whole = origin.clone();
+        write_path(&mut whole, &path);
+        whole.extend_from_slice(&caller);
+        let opening = Opening { place: Place::Whole(&whole), ..opening };
+        prop_assert_eq!(&value, &written(&Record { opening, ..record() }));
         prop_assert_eq!(&value["host"], host.as_str());
         prop_assert_eq!(&value["method"], method.as_str());
-        prop_assert_eq!(&value["request_id"], request_id.as_str());
+        prop_assert_eq!(&value["request_id"], request_id);
         prop_assert_eq!(&value["outcome"], "admitted");
         prop_assert_eq!(&value["status"], 202);
     }

@@ -32,6 +32,11 @@ pub(super) struct Asker {
 }
 
 impl Asker {
+    /// Whether it takes an answer as HTTP/1.1 has it, whole, and may ask again behind it.
+    pub(super) fn takes_as_it_stands(self) -> bool {
+        self.version == Version::HTTP_11 && self.asked == Asked::Whole && self.after == After::Keep
+    }
+
     /// Before the first request.
     pub(super) const NOBODY: Asker = Asker {
         version: Version::HTTP_11,
@@ -65,13 +70,13 @@ pub(super) struct Written {
 /// says of the hop is the connection's to say, and what frames the body is said once.
 pub(super) fn write(
     mut text: Text,
-    mut head: Head,
+    head: &mut Head,
     size: &SizeHint,
     asker: Asker,
     today: &Today,
 ) -> Written {
     let status = head.status();
-    let said = Said::by(&head);
+    let said = Said::by(head);
     let (length, says) = framing(status, size, asker, said.length);
     if said.hop == Hop::Said && status != StatusCode::SWITCHING_PROTOCOLS {
         head.fields_mut().remove_all(|name| matches!(name, b"connection" | b"transfer-encoding"));
@@ -93,7 +98,7 @@ pub(super) fn write(
         Says::Length(_) | Says::Nothing => {}
     }
     if said.date == Date::Missing && !status.is_informational() {
-        text.field(b"date", &today.words());
+        text.piece(&today.line());
     }
     let then = match (status, length, said.after, asker.after) {
         (StatusCode::SWITCHING_PROTOCOLS, ..) => Then::Switches,
@@ -109,7 +114,7 @@ pub(super) fn write(
     }
     text.end_line();
     let announced = match (said.trailer, asker.trailers) {
-        (Trailer::Announced, Trailers::Taken) => Some(Box::new(announced(&head))),
+        (Trailer::Announced, Trailers::Taken) => Some(Box::new(announced(head))),
         (Trailer::Announced | Trailer::Silent, _) => None,
     };
     Written { text, length, then, announced }
@@ -195,11 +200,6 @@ impl Said {
             date: Date::Missing,
             trailer: Trailer::Silent,
         };
-        if let Some(kept) = head.kept_fields() {
-            said.length = kept.length();
-            said.lengths = usize::from(said.length.is_some());
-            return said;
-        }
         for (name, value) in head.fields().of_lengths(NAMES) {
             match name {
                 b"content-length" => {

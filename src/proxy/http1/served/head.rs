@@ -281,17 +281,16 @@ impl HeadReader {
             // Asked once for the head, not once a name: 400 instructions less for five lines.
             None => (head, str::from_utf8(head).ok(), lines),
         };
-        into.extend(lines.iter().map(|line| {
-            Field {
-                name: match whole {
-                    Some(whole) => whole.get(line.name.range()),
-                    None => str::from_utf8(&bytes[line.name.range()]).ok(),
-                }
-                // A token is ASCII.
-                .unwrap_or(""),
-                value: &bytes[line.value.range()],
-            }
-        }));
+        // One by one, where `extend` would call for each: 80 instructions for five lines.
+        into.reserve(lines.len());
+        for line in lines {
+            let name = match whole {
+                Some(whole) => whole.get(line.name.range()),
+                None => str::from_utf8(&bytes[line.name.range()]).ok(),
+            };
+            // A token is ASCII.
+            into.push(Field { name: name.unwrap_or(""), value: &bytes[line.value.range()] });
+        }
     }
 
     fn bounded(&self, bytes: usize) -> Result<(), BadHead> {

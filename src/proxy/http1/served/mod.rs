@@ -17,7 +17,7 @@ mod turns;
 mod upgrading;
 
 pub use arriving::{Arriving, BrokenIn};
-pub(in crate::proxy) use date::Today;
+pub(in crate::proxy) use date::{DATE_LINE, Today};
 pub use interims::Interims;
 pub(in crate::proxy) use turns::{Ended, Served, Terms};
 pub use upgrading::Upgrading;

@@ -11,6 +11,7 @@ use http_body::Body as _;
 use super::super::framing::{Asked, BodyLength};
 use super::super::outgoing::{Head, Outgoing, Unsent};
 use super::super::stock::{ROOM, Stock};
+use super::super::text::Text;
 use super::answer::{self, Asker, Then, Written};
 use super::arriving::Arriving;
 use super::client::{CONTINUE, Client, Hears, Reading, Writes};
@@ -20,7 +21,7 @@ use crate::policy::fields::Fields;
 use crate::policy::head::Unchecked;
 use crate::policy::snapshot::Bounds;
 use crate::proxy::answer::Answer;
-use crate::proxy::body::{Body, OnEnd};
+use crate::proxy::body::{Body, BodyEnd, OnEnd};
 use crate::proxy::client_body::ClientBody;
 use crate::proxy::drain::DrainPhase;
 use crate::proxy::io::{COALESCED, Stream};
@@ -145,11 +146,11 @@ impl<H: Handler> Served<H> {
                 Turn::Asking => self.poll_asking(cx),
                 Turn::Handling(coming) => {
                     // Into its place from within: on the way out it would be moved twice.
-                    let mut answer = None;
+                    let mut answer = AtHand::Nothing;
                     poll_handler(&self.serving, coming, &mut answer, cx);
                     match answer {
-                        Some(_) => Poll::Ready(Ok(self.answer(answer))),
-                        None => self.poll_ahead(cx),
+                        AtHand::Nothing => self.poll_ahead(cx),
+                        _ => Poll::Ready(Ok(self.answer(&mut answer))),
                     }
                 }
                 Turn::Answering => match self.out.poll(&mut Writes(&self.client), cx) {
@@ -242,7 +243,7 @@ impl<H: Handler> Served<H> {
         let (head, behind) = unread.split_at(found.bytes);
         let (line, Hop { length, after, expects, trailers }) = (&found.line, found.hop);
         let target = self.heads.target(found, head);
-        let mut at_hand = None;
+        let mut at_hand = AtHand::Nothing;
         let later = {
             // Filled where it stands: collected, a kilobyte would be moved.
             let mut fields = FieldLines::new();
@@ -271,13 +272,12 @@ impl<H: Handler> Served<H> {
         };
         Ok(match later {
             Some(coming) => Turn::Handling(coming),
-            None => self.answer(at_hand),
+            None => self.answer(&mut at_hand),
         })
     }
 
     /// Begins an answer that is at hand.
-    fn answer(&mut self, at_hand: AtHand<H::End>) -> Turn<H::End> {
-        let Answer { head, mut body } = at_hand.unwrap_or_else(|| self.serving.panicked());
+    fn answer(&mut self, at_hand: &mut AtHand<H::End>) -> Turn<H::End> {
         let mut io = self.client.io.borrow_mut();
         let ends = match self.client.reading.get() {
             Reading::Over | Reading::Unasked | Reading::Asked => false,
@@ -294,16 +294,36 @@ impl<H: Handler> Served<H> {
             text.push(&ahead);
         }
         drop(io);
-        let Written { mut text, mut length, then, announced } =
-            answer::write(text, head, &body.size_hint(), self.asker, &self.terms.today);
+        match at_hand {
+            AtHand::Formula(formula, end) if self.asker.takes_as_it_stands() => {
+                formula.write(&mut text, &self.terms.today.line());
+                if let Some(end) = end.take() {
+                    end.ended(BodyEnd::Clean, formula.body().len() as u64);
+                }
+                self.then = Then::Asks;
+                self.out.begin_whole(text);
+            }
+            AtHand::Formula(..) | AtHand::Answer(_) | AtHand::Nothing => {
+                let answer = at_hand.take().unwrap_or_else(|| self.serving.panicked());
+                self.answer_with(answer, text);
+            }
+        }
+        Turn::Answering
+    }
+
+    /// Begins an answer behind this text.
+    fn answer_with(&mut self, answer: Answer<Body<H::End>>, text: Text) {
+        let Answer { mut head, mut body } = answer;
+        let Written { mut text, length, then, announced } =
+            answer::write(text, &mut head, &body.size_hint(), self.asker, &self.terms.today);
         self.then = then;
         if let BodyLength::Exactly(1..) = length
             && body.hand_on(COALESCED, &mut text).is_some()
         {
-            length = BodyLength::Exactly(0);
+            self.out.begin_whole(text);
+        } else {
+            self.out.begin(text, body, length, announced, Head::Leaves);
         }
-        self.out.begin(text, body, length, announced, Head::Leaves);
-        Turn::Answering
     }
 
     /// An answer is out.
@@ -361,15 +381,15 @@ impl<H: Handler> Drop for Served<H> {
 fn poll_handler<H: Handler>(
     serving: &Serving<H>,
     coming: &mut Coming<H::End>,
-    answer: &mut Option<Answer<Body<H::End>>>,
+    answer: &mut AtHand<H::End>,
     cx: &mut Context<'_>,
 ) {
     let polled = catch_unwind(AssertUnwindSafe(|| {
         if let Poll::Ready(came) = coming.as_mut().poll(cx) {
-            *answer = Some(came);
+            *answer = AtHand::Answer(came);
         }
     }));
     if polled.is_err() {
-        *answer = Some(serving.panicked());
+        *answer = AtHand::Answer(serving.panicked());
     }
 }
