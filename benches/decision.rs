@@ -282,6 +282,7 @@ fn decide(
         target: Target { authority: None, path, query: Some("id=42") },
         version: Version::HTTP_11,
         fields: Fields(&lines),
+        mark: None,
     };
     let seen = Seen::of(head.fields);
     let head = Head::check(&head, &seen, &snapshot.bounds).expect("a good head");

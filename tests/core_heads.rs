@@ -12,10 +12,10 @@ use proptest::prelude::*;
 use tollgate::clock::Wall;
 use tollgate::config::{self, Overrides, Sources};
 use tollgate::policy::authenticate::authenticate;
-use tollgate::policy::authorize::authorize;
 use tollgate::policy::covering;
 use tollgate::policy::fields::{Field, Fields};
-use tollgate::policy::head::{Head, Seen, Target, Unchecked};
+use tollgate::policy::head::{Mark, Seen, Target, Unchecked};
+use tollgate::policy::known_head::{KnownHead, Request};
 use tollgate::policy::overlay::Overlay;
 use tollgate::policy::recall::Recall;
 use tollgate::policy::refusal::Refusal;
@@ -63,44 +63,54 @@ enum End {
     Refused(Refusal),
     Nowhere,
     OtherMethod,
-    Permitted { limits: usize },
+    Permitted { shadowed: Vec<Refusal>, limits: usize },
+}
+
+/// What a connection remembers.
+#[derive(Default)]
+struct Shown {
+    head: KnownHead,
+    credential: Recall,
 }
 
 fn decide(
     snapshot: &Snapshot,
     unchecked: &Unchecked<'_>,
     peer: IpAddr,
-    recall: &mut Recall,
-) -> End {
+    shown: &mut Shown,
+) -> (Option<IpAddr>, End) {
     let seen = Seen::of(unchecked.fields);
-    let head = match Head::check(unchecked, &seen, &snapshot.bounds) {
-        Ok(head) => head,
-        Err(refused) => return End::Refused(refused.why),
+    let request = match shown.head.read(snapshot, unchecked, &seen, peer) {
+        Ok(request) => request,
+        Err(refused) => return (None, End::Refused(refused.why)),
     };
-    let client = snapshot.client_address.client(peer, head.fields);
-    let routed = snapshot.router.find(head.method, head.path);
+    let Request { head, client, routed } = request;
     let public = matches!(routed, Routed::To(ix) if snapshot.route(ix).access == Access::Public);
-    let caller = match authenticate(snapshot, &Overlay::default(), &head, recall, Wall(1), |_| ()) {
+    let (overlay, recall) = (Overlay::default(), &mut shown.credential);
+    let caller = match authenticate(snapshot, &overlay, &head, recall, Wall(1), |_| ()) {
         _ if public => None,
         Ok(caller) => Some(caller),
         Err(stranger) => {
             covering::guesses(snapshot, client, Wall(1));
-            return End::Refused(stranger.refused.why);
+            return (Some(client), End::Refused(stranger.refused.why));
         }
     };
-    match routed {
+    let end = match routed {
         Routed::Nowhere => End::Nowhere,
         Routed::OtherMethods(allow) => {
             assert!(!allow.is_empty());
             End::OtherMethod
         }
-        Routed::To(route) => match authorize(snapshot, route, caller, client, &head) {
+        Routed::To(route) => match shown.head.authorize(snapshot, &request, route, caller) {
             Err(refused) => End::Refused(refused.why),
-            Ok(permit) => End::Permitted {
-                limits: covering::asks(snapshot, route, permit.caller, client, Wall(1)).len(),
-            },
+            Ok(permit) => {
+                assert_eq!((permit.route, permit.caller), (route, caller));
+                let limits = covering::asks(snapshot, route, permit.caller, client, Wall(1)).len();
+                End::Permitted { shadowed: permit.shadowed.to_vec(), limits }
+            }
         },
-    }
+    };
+    (Some(client), end)
 }
 
 fn words() -> impl Strategy<Value = String> {
@@ -207,11 +217,19 @@ proptest! {
         let lines: Vec<Field<'_>> =
             lines.iter().map(|(name, value)| Field { name, value: value.as_bytes() }).collect();
         let target = target(authority, &text);
-        let head = Unchecked { method: &method, target, version, fields: Fields(&lines) };
-        // The second time its connection knows the credential.
-        let mut recall = Recall::default();
-        let once = decide(&SNAPSHOT, &head, peer, &mut recall);
-        prop_assert_eq!(decide(&SNAPSHOT, &head, peer, &mut recall), once);
+        let fields = Fields(&lines);
+        let head = Unchecked { method: &method, target, version, fields, mark: None };
+        let once = decide(&SNAPSHOT, &head, peer, &mut Shown::default());
+        // The second time its connection knows the credential, and the fourth the head, behind another one.
+        let mut shown = Shown::default();
+        let other = [Field { name: "host", value: b"a" }, Field { name: "authorization", value: b"Bearer secret" }];
+        let other = Unchecked { target: self::target(None, "/a/b"), fields: Fields(&other), ..head };
+        for (marked, mark) in [(head, None), (head, None), (other, Some(Mark(6))), (head, Some(Mark(7))), (head, Some(Mark(7)))] {
+            let told = decide(&SNAPSHOT, &Unchecked { mark, ..marked }, peer, &mut shown);
+            if marked.fields.0 == head.fields.0 {
+                prop_assert_eq!(&told, &once);
+            }
+        }
     }
 }
 
@@ -224,7 +242,9 @@ fn the_generator_reaches_a_permit() {
         target: target(None, "/a/b"),
         version: Version::HTTP_11,
         fields: Fields(&lines),
+        mark: None,
     };
-    let end = decide(&SNAPSHOT, &head, [127, 0, 0, 1].into(), &mut Recall::default());
-    assert_eq!(end, End::Permitted { limits: 1 });
+    let (client, end) = decide(&SNAPSHOT, &head, [127, 0, 0, 1].into(), &mut Shown::default());
+    assert_eq!(client, Some([127, 0, 0, 1].into()));
+    assert_eq!(end, End::Permitted { shadowed: vec![], limits: 1 });
 }

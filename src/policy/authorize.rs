@@ -39,22 +39,18 @@ pub fn authorize(
     head: &Head<'_>,
 ) -> Result<Permit, Refused> {
     let route = snapshot.route(route_ix);
-    let mut permit = Permit { route: route_ix, caller, shadowed: SmallVec::new(), _made_here: () };
-    if let Some(caller) = caller {
-        permit.ask_scope(snapshot, caller, route)?;
-        for rule in allowlists(snapshot, caller) {
-            permit.ask_address(snapshot, rule, client)?;
-        }
+    let mut asked = Asked { snapshot, shadowed: SmallVec::new() };
+    if let Some(caller) = &caller {
+        asked.scope(caller, route)?;
+        asked.addresses(caller, client)?;
     }
-    if let Some(rule) = route.allow {
-        permit.ask_address(snapshot, rule, client)?;
-    }
-    if let (Some(caller), Some(rule)) = (caller, &route.tenant) {
+    asked.address(route.allow, client)?;
+    if let (Some(caller), Some(rule)) = (&caller, &route.tenant) {
         let tenant = &snapshot.tenant(caller.tenant).name;
         let detail = "the request names another tenant than the key's";
-        permit.ask(rule.mode, Refusal::TenantDenied, detail, || names_only(head, rule, tenant))?;
+        asked.rule(rule.mode, Refusal::TenantDenied, detail, || names_only(head, rule, tenant))?;
     }
-    Ok(permit)
+    Ok(Permit { route: route_ix, caller, shadowed: asked.shadowed, _made_here: () })
 }
 
 /// Whether an exchange that is open for long would still be admitted: its secret, key, tenant, route, scope and address;
@@ -74,31 +70,32 @@ pub fn still_admitted(
     let caller = authenticate::by_digest(snapshot, overlay, secret, now)
         .ok_or(gone)?
         .map_err(|stranger| stranger.refused)?;
-    let mut permit = Permit {
-        route: RouteIx(u32::try_from(at).unwrap_or(u32::MAX)),
-        caller: Some(caller),
-        shadowed: SmallVec::new(),
-        _made_here: (),
-    };
-    permit.ask_scope(snapshot, caller, route)?;
-    let lists = allowlists(snapshot, caller).chain(route.allow);
-    lists.into_iter().try_for_each(|rule| permit.ask_address(snapshot, rule, client))
-}
-
-/// The lists that bind a caller, which intersect: policy, tenant, plan, key.
-fn allowlists(snapshot: &Snapshot, caller: Caller) -> impl Iterator<Item = AddressRule> {
-    [
-        snapshot.allow,
-        snapshot.tenant(caller.tenant).allow,
-        snapshot.plan(caller.plan).allow,
-        caller.allow,
-    ]
-    .into_iter()
-    .flatten()
+    let mut asked = Asked { snapshot, shadowed: SmallVec::new() };
+    asked.scope(&caller, route)?;
+    asked.addresses(&caller, client)?;
+    asked.address(route.allow, client)
 }
 
 impl Permit {
-    fn ask(
+    /// This permit for another request with the same head from the same address, if it is for this route and the same
+    /// secret of the same key asks, under the policy that it was made under: nothing else is read to make one.
+    pub(super) fn again(&self, route: RouteIx, caller: Option<Caller>) -> Option<Permit> {
+        let place = |caller: &Caller| caller.place;
+        let same =
+            self.route == route && self.caller.as_ref().map(place) == caller.as_ref().map(place);
+        same.then(|| Permit { route, caller, shadowed: self.shadowed.clone(), _made_here: () })
+    }
+}
+
+/// The rules that a request was held against.
+struct Asked<'a> {
+    snapshot: &'a Snapshot,
+    shadowed: SmallVec<[Refusal; 2]>,
+}
+
+impl Asked<'_> {
+    #[inline]
+    fn rule(
         &mut self,
         mode: Mode,
         refusal: Refusal,
@@ -115,28 +112,32 @@ impl Permit {
         }
     }
 
-    fn ask_scope(
-        &mut self,
-        snapshot: &Snapshot,
-        caller: Caller,
-        route: &Route,
-    ) -> Result<(), Refused> {
+    fn scope(&mut self, caller: &Caller, route: &Route) -> Result<(), Refused> {
         let Some(rule) = &route.scope else { return Ok(()) };
+        let grant = self.snapshot.grant(caller.grant);
         let detail = "the key's scopes, its tenant's and its plan's do not cover the route";
-        let agrees = || grants(snapshot.grant(caller.grant), rule);
-        self.ask(rule.mode, Refusal::ScopeDenied, detail, agrees)
+        self.rule(rule.mode, Refusal::ScopeDenied, detail, || grants(grant, rule))
     }
 
-    fn ask_address(
-        &mut self,
-        snapshot: &Snapshot,
-        rule: AddressRule,
-        client: IpAddr,
-    ) -> Result<(), Refused> {
+    /// The lists that bind a caller, which intersect.
+    fn addresses(&mut self, caller: &Caller, client: IpAddr) -> Result<(), Refused> {
+        let Asked { snapshot, .. } = *self;
+        self.address(snapshot.allow, client)?;
+        self.address(snapshot.tenant(caller.tenant).allow, client)?;
+        self.address(snapshot.plan(caller.plan).allow, client)?;
+        self.address(caller.allow, client)
+    }
+
+    // Most lists are not there: to find that out takes no call.
+    #[inline]
+    fn address(&mut self, rule: Option<AddressRule>, client: IpAddr) -> Result<(), Refused> {
+        rule.map_or(Ok(()), |rule| self.listed(rule, client))
+    }
+
+    fn listed(&mut self, rule: AddressRule, client: IpAddr) -> Result<(), Refused> {
+        let nets = self.snapshot.nets(rule.nets);
         let detail = "the client's address is not on an allowlist that applies";
-        self.ask(rule.mode, Refusal::AddressDenied, detail, || {
-            snapshot.nets(rule.nets).contains(client)
-        })
+        self.rule(rule.mode, Refusal::AddressDenied, detail, || nets.contains(client))
     }
 }
 

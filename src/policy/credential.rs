@@ -12,6 +12,7 @@ use super::challenge::Challenges;
 use super::fields::{Fields, Lines};
 use super::head::query_parameters;
 use super::keys::SecretDigest;
+use super::plain::is_plain_word;
 use super::refusal::{Refusal, Refused};
 
 /// Where credentials are looked for, and how their digests are made.
@@ -91,10 +92,18 @@ impl Credentials {
                 Ok(())
             }
         };
-        if self.reads_authorization()
-            && let Some(value) = self.authorization(authorization)?
-        {
-            offer(value)?;
+        if self.reads_authorization() {
+            let line = match authorization {
+                Lines::None => None,
+                Lines::One(line) => Some(line),
+                Lines::Several(_) => {
+                    let detail = "more than one Authorization";
+                    return Err(Refused::because(Refusal::BadRequest, detail));
+                }
+            };
+            if let Some(value) = line.map_or(Ok(None), |line| self.authorization(line))? {
+                offer(value)?;
+            }
         }
         for place in &self.places {
             match place {
@@ -116,18 +125,12 @@ impl Credentials {
                 }
             }
         }
-        let value = found
-            .ok_or(Refused::because(Refusal::KeyMissing, "no credential in any accepted place"))?;
-        // Without an early end, so that it is done many bytes at a time.
-        let is_word =
-            |value: &[u8]| value.iter().fold(true, |all, byte| all & matches!(byte, 0x21..0x7f));
-        if value.len() > LONGEST || !is_word(&value) {
-            return Err(Refused::because(
-                Refusal::KeyMalformed,
-                "a credential that is no single printable word",
-            ));
-        }
-        Ok(Presented(value))
+        word(found)
+    }
+
+    /// As [`Credentials::present`], where this is the [`Credentials::only_line`].
+    pub(super) fn present_in<'a>(&self, line: &'a [u8]) -> Result<Presented<'a>, Refused> {
+        word(self.authorization(line)?)
     }
 
     /// Whether the `Authorization` header is the gate's to read and to remove.
@@ -147,28 +150,22 @@ impl Credentials {
         }
     }
 
-    fn authorization<'a>(&self, lines: Lines<'a>) -> Result<Option<Cow<'a, [u8]>>, Refused> {
-        let line = match lines {
-            Lines::None => return Ok(None),
-            Lines::One(line) => line,
-            Lines::Several(_) => {
-                return Err(Refused::because(Refusal::BadRequest, "more than one Authorization"));
-            }
-        };
+    /// What an `Authorization` line presents.
+    fn authorization<'a>(&self, line: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, Refused> {
         let line = line.trim_ascii();
-        let accepts = |place| self.places.contains(&place);
+        let accepts = |is_it: fn(&Place) -> bool| self.places.iter().any(is_it);
         // A scheme is looked for first, so that `Bearer abc` is never taken for the raw key "Bearer abc".
-        if accepts(Place::Bearer)
-            && let Some(token) = after_scheme(line, b"bearer")
+        if accepts(|place| matches!(place, Place::Bearer))
+            && let Some(token) = after_scheme(line, b"Bearer")
         {
             return Ok((!token.is_empty()).then_some(Cow::Borrowed(token)));
         }
-        if accepts(Place::Basic)
-            && let Some(encoded) = after_scheme(line, b"basic")
+        if accepts(|place| matches!(place, Place::Basic))
+            && let Some(encoded) = after_scheme(line, b"Basic")
         {
             return basic_key(encoded).map(Some);
         }
-        let raw = accepts(Place::Authorization) && !line.is_empty();
+        let raw = accepts(|place| matches!(place, Place::Authorization)) && !line.is_empty();
         Ok(raw.then_some(Cow::Borrowed(line)))
     }
 
@@ -204,12 +201,24 @@ impl Credentials {
     }
 }
 
-/// What follows `scheme` and at least one space; an empty slice for the scheme alone.
-fn after_scheme<'a>(line: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
-    let rest = line
-        .get(..scheme.len())
-        .filter(|start| start.eq_ignore_ascii_case(scheme))
-        .map(|_| &line[scheme.len()..])?;
+/// What was found, if it can be a key.
+fn word(found: Option<Cow<'_, [u8]>>) -> Result<Presented<'_>, Refused> {
+    let value = found
+        .ok_or(Refused::because(Refusal::KeyMissing, "no credential in any accepted place"))?;
+    if value.len() > LONGEST || !is_plain_word(&value) {
+        let detail = "a credential that is no single printable word";
+        return Err(Refused::because(Refusal::KeyMalformed, detail));
+    }
+    Ok(Presented(value))
+}
+
+/// What follows `scheme`, in any case, and at least one space; an empty slice for the scheme alone.
+fn after_scheme<'a, const N: usize>(line: &'a [u8], scheme: &[u8; N]) -> Option<&'a [u8]> {
+    let (start, rest) = line.split_first_chunk::<N>()?;
+    // As nearly all write it: less than to fold each letter.
+    if start != scheme && !start.eq_ignore_ascii_case(scheme) {
+        return None;
+    }
     match rest.first() {
         None => Some(rest),
         Some(b' ' | b'\t') => Some(rest.trim_ascii_start()),

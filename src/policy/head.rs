@@ -5,6 +5,7 @@ use http::uri::Authority;
 use http::{Method, Version};
 
 use super::fields::{Field, Fields, Lines, members};
+use super::plain::{is_plain_host, is_plain_path, is_plain_query};
 use super::refusal::{Refusal, Refused};
 use super::snapshot::Bounds;
 
@@ -19,7 +20,13 @@ pub struct Unchecked<'a> {
     pub version: Version,
     /// All field lines.
     pub fields: Fields<'a>,
+    /// By what it is known again, if its parser can tell.
+    pub mark: Option<Mark>,
 }
+
+/// By what a head is known again: heads of one connection with the same mark are the same, byte for byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(pub u64);
 
 /// What a request asks for, in the parts that it was sent in (RFC 9112 §3.2, RFC 9113 §8.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +52,13 @@ pub struct Head<'a> {
     pub fields: Fields<'a>,
     /// Those of them that many steps read.
     pub seen: &'a Seen<'a>,
+    /// By what it is known again.
+    pub mark: Option<Mark>,
 }
+
+/// That the head with this mark was checked, and was good. Made by [`Head::checked`] only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked(Mark);
 
 /// The fields that many steps read, found in one pass over a head.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,7 +119,7 @@ impl<'a> Head<'a> {
         bounds: &Bounds,
     ) -> Result<Head<'a>, Refused> {
         let bad = |detail| Err(Refused::because(Refusal::BadRequest, detail));
-        let Unchecked { method, target, version, fields } = *head;
+        let Unchecked { method, target, version, fields, mark } = *head;
         let Target { authority, path, query } = target;
         if fields.len() > bounds.fields {
             return Err(Refused::because(Refusal::HeadTooLarge, "too many header fields"));
@@ -114,16 +127,8 @@ impl<'a> Head<'a> {
         if path.len() + query.map_or(0, str::len) > bounds.target {
             return Err(Refused::because(Refusal::HeadTooLarge, "the request target is too long"));
         }
-        if method == Method::CONNECT || method == Method::TRACE {
-            // RFC 9110 §9.3.6, §9.3.8: a gateway is no tunnel, and an echo would show credentials.
-            return Err(Refused::because(
-                Refusal::MethodUnknown,
-                "CONNECT and TRACE are never forwarded",
-            ));
-        }
-        if *method != Method::GET && method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
-            // Methods are case-sensitive (RFC 9110 §9.1), but many frameworks take `post` for `POST`.
-            return bad("a method in lower case");
+        if *method != Method::GET {
+            check_method(method)?;
         }
         check_host(authority, version, seen.host)?;
         if seen.connection != Lines::None {
@@ -139,13 +144,38 @@ impl<'a> Head<'a> {
         if let Some(query) = query {
             check_query(query)?;
         }
-        Ok(Head { method, path, query, fields, seen })
+        Ok(Head { method, path, query, fields, seen, mark })
     }
+
+    /// That this head was checked, for the next one of its connection; `None` where that could not be known again.
+    pub fn checked(&self) -> Option<Checked> {
+        self.mark.map(Checked)
+    }
+
+    /// The head, if it is the one that was checked before, on the same connection and under the same bounds.
+    pub fn again(head: &Unchecked<'a>, seen: &'a Seen<'a>, before: Checked) -> Option<Head<'a>> {
+        let Unchecked { method, target, fields, mark, version: _ } = *head;
+        let Target { path, query, authority: _ } = target;
+        (mark == Some(before.0)).then_some(Head { method, path, query, fields, seen, mark })
+    }
+}
+
+fn check_method(method: &Method) -> Result<(), Refused> {
+    if method == Method::CONNECT || method == Method::TRACE {
+        // RFC 9110 §9.3.6, §9.3.8: a gateway is no tunnel, and an echo would show credentials.
+        let detail = "CONNECT and TRACE are never forwarded";
+        return Err(Refused::because(Refusal::MethodUnknown, detail));
+    }
+    if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+        // Methods are case-sensitive (RFC 9110 §9.1), but many frameworks take `post` for `POST`.
+        return Err(Refused::because(Refusal::BadRequest, "a method in lower case"));
+    }
+    Ok(())
 }
 
 fn check_query(query: &str) -> Result<(), Refused> {
     let bad = |detail| Err(Refused::because(Refusal::BadRequest, detail));
-    if query.bytes().all(|byte| of_class(byte, QUERY)) {
+    if is_plain_query(query.as_bytes()) {
         return Ok(());
     }
     if query.bytes().any(|byte| !(0x21..0x7f).contains(&byte)) {
@@ -194,18 +224,6 @@ fn check_host(authority: Option<&str>, version: Version, lines: Lines<'_>) -> Re
 
 fn is_host(host: &[u8]) -> bool {
     is_plain_host(host) || is_other_host(host)
-}
-
-/// A name or an IPv4 address in lower case, perhaps with a port: nearly all there are, and told in a quarter of the work.
-fn is_plain_host(host: &[u8]) -> bool {
-    let Some(end) = host.iter().position(|byte| !of_class(*byte, HOST)) else {
-        return !host.is_empty();
-    };
-    let (name, rest) = host.split_at(end);
-    !name.is_empty()
-        && rest[0] == b':'
-        && (1..=5).contains(&rest[1..].len())
-        && rest[1..].iter().all(u8::is_ascii_digit)
 }
 
 fn is_other_host(host: &[u8]) -> bool {
@@ -259,7 +277,7 @@ fn check_connection(fields: Fields<'_>) -> Result<(), Refused> {
 
 /// Whether `path` has one reading only. The error says what has two.
 pub fn canonical_path(path: &str) -> Result<(), &'static str> {
-    // Nearly all paths, in one pass: 400 instructions less for three segments.
+    // Nearly all paths.
     if is_plain_path(path.as_bytes()) {
         return Ok(());
     }
@@ -278,55 +296,6 @@ pub fn canonical_path(path: &str) -> Result<(), &'static str> {
         canonical_segment(segment)?;
     }
     Ok(())
-}
-
-/// Whether a path begins with a slash and has nothing in it that could make two readings: no empty segment but the last,
-/// none that starts with a dot, and no character that is ever encoded or cut at.
-fn is_plain_path(path: &[u8]) -> bool {
-    let mut next = SLASH;
-    !path.is_empty()
-        && path.iter().all(|&byte| {
-            let fine = of_class(byte, next);
-            next = if byte == b'/' { SEGMENT } else { SEGMENT | DOT | SLASH };
-            fine
-        })
-}
-
-/// What never means anything but itself in a path segment.
-const SEGMENT: u8 = 1;
-const DOT: u8 = 2;
-const SLASH: u8 = 4;
-/// What stands in a host's name, in lower case.
-const HOST: u8 = 8;
-/// What stands in a query and means nothing to who decodes it as characters: all that is printable but the percent sign and what
-/// must be encoded.
-const QUERY: u8 = 16;
-
-/// The classes of every byte: five instructions a byte less than to compare it, for hosts, paths and queries together 300 a
-/// request.
-static CLASSES: [u8; 256] = classes();
-
-const fn classes() -> [u8; 256] {
-    let mut classes = [0; 256];
-    let mut byte: u8 = 0x21;
-    while byte < 0x7f {
-        let segment = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        let host =
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
-        let query = !matches!(byte, b'%' | b'#' | b'"' | b'<' | b'>');
-        classes[byte as usize] = if segment { SEGMENT } else { 0 }
-            | if byte == b'.' { DOT } else { 0 }
-            | if byte == b'/' { SLASH } else { 0 }
-            | if host { HOST } else { 0 }
-            | if query { QUERY } else { 0 };
-        byte += 1;
-    }
-    classes
-}
-
-#[inline]
-fn of_class(byte: u8, class: u8) -> bool {
-    CLASSES[usize::from(byte)] & class != 0
 }
 
 /// Whether one path segment has one reading only. Empty is fine here: only the last segment of a path may be.

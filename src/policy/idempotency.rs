@@ -323,7 +323,7 @@ mod tests {
             None => (target, None),
         };
         let fields = Fields(lines);
-        let head = Head { method, path, query, fields, seen: &Seen::of(fields) };
+        let head = Head { method, path, query, fields, seen: &Seen::of(fields), mark: None };
         HeadPrint::of(&head, &credentials)
     }
 

@@ -6,6 +6,7 @@ use std::fmt;
 
 use zeroize::Zeroize;
 
+use super::head::Mark;
 use super::keys::{SecretDigest, SecretIx};
 use super::refusal::Refused;
 
@@ -18,9 +19,9 @@ pub struct Recall {
     text: [u8; LONGEST],
     /// 0: nothing is remembered.
     length: usize,
-    digest: SecretDigest,
-    place: Option<SecretIx>,
-    stranger: Option<Refused>,
+    /// Of a head in which it stood.
+    mark: Option<Mark>,
+    known: Recalled,
 }
 
 /// What is remembered of a text.
@@ -34,10 +35,12 @@ pub struct Recalled {
     pub stranger: Option<Refused>,
 }
 
+/// Nothing.
+const BLANK: Recalled = Recalled { digest: SecretDigest([0; 32]), place: None, stranger: None };
+
 impl Default for Recall {
     fn default() -> Recall {
-        let digest = SecretDigest([0; 32]);
-        Recall { text: [0; LONGEST], length: 0, digest, place: None, stranger: None }
+        Recall { text: [0; LONGEST], length: 0, mark: None, known: BLANK }
     }
 }
 
@@ -52,11 +55,15 @@ impl Recall {
     ///
     /// Bytes that the same connection has sent before are no secret from it. But a proxy may send many callers' requests
     /// on one connection, so the comparison ends at no difference: how long it takes tells of the length alone.
-    pub fn of(&self, given: &[u8]) -> Option<Recalled> {
-        let known = self.text.get(..self.length).filter(|known| known.len() == given.len())?;
-        let differences = known.iter().zip(given).fold(0, |all, (a, b)| all | (a ^ b));
-        let Recall { digest, place, stranger, .. } = *self;
-        (differences == 0 && !given.is_empty()).then_some(Recalled { digest, place, stranger })
+    pub fn of(&self, given: &[u8]) -> Option<&Recalled> {
+        let text = self.text.get(..self.length).filter(|text| text.len() == given.len())?;
+        let differences = text.iter().zip(given).fold(0, |all, (a, b)| all | (a ^ b));
+        (differences == 0 && !given.is_empty()).then_some(&self.known)
+    }
+
+    /// What is remembered of the text that stood in the head with this mark, if it is known to.
+    pub fn of_head(&self, mark: Option<Mark>) -> Option<&Recalled> {
+        (mark.is_some() && mark == self.mark).then_some(&self.known)
     }
 
     /// Remembers this text and no other.
@@ -64,28 +71,35 @@ impl Recall {
         self.forget();
         if let Some(place) = self.text.get_mut(..given.len()) {
             place.copy_from_slice(given);
-            (self.length, self.digest) = (given.len(), *digest);
+            (self.length, self.known.digest) = (given.len(), *digest);
         }
+    }
+
+    /// The text that is remembered, if one is, stands in the head with this mark.
+    pub fn stands_in(&mut self, mark: Option<Mark>) {
+        self.mark = mark.filter(|_| self.length > 0);
     }
 
     /// A key has the digest that is remembered, if one is, and its secret is there.
     pub fn is_at(&mut self, place: SecretIx) {
-        self.place = Some(place).filter(|_| self.length > 0);
+        self.known.place = Some(place).filter(|_| self.length > 0);
     }
 
     /// No key has the digest that is remembered, if one is.
     pub fn is_strangers(&mut self, refused: Refused) {
-        self.stranger = Some(refused).filter(|_| self.length > 0);
+        self.known.stranger = Some(refused).filter(|_| self.length > 0);
     }
 
     /// Remembers nothing any more.
     pub fn forget(&mut self) {
+        if self.length == 0 {
+            return;
+        }
         // Behind its length there are zeros anyway, and to wipe is to write byte for byte.
         if let Some(known) = self.text.get_mut(..self.length) {
             known.zeroize();
         }
-        (self.length, self.digest) = (0, SecretDigest([0; 32]));
-        (self.place, self.stranger) = (None, None);
+        (self.length, self.mark, self.known) = (0, None, BLANK);
     }
 }
 
@@ -159,10 +173,25 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_known_by_the_head_that_it_stood_in_until_another_one_comes() {
+        let mut recall = Recall::default();
+        recall.stands_in(Some(Mark(1)));
+        assert_eq!((recall.of_head(Some(Mark(1))), recall.of_head(None)), (None, None));
+        keep(&mut recall, "abc");
+        assert_eq!((recall.of_head(Some(Mark(1))), recall.of_head(None)), (None, None));
+        recall.stands_in(Some(Mark(1)));
+        let digest = SecretDigest::sha256(b"abc");
+        assert_eq!(recall.of_head(Some(Mark(1))).map(|known| known.digest), Some(digest));
+        assert_eq!((recall.of_head(Some(Mark(2))), recall.of_head(None)), (None, None));
+        keep(&mut recall, "abd");
+        assert_eq!(recall.of_head(Some(Mark(1))), None);
+    }
+
+    #[test]
     fn what_is_forgotten_is_wiped() {
         let mut recall = Recall::default();
         keep(&mut recall, "abc");
         recall.forget();
-        assert_eq!((recall.text, recall.digest.0), ([0; LONGEST], [0; 32]));
+        assert_eq!((recall.text, recall.known.digest.0), ([0; LONGEST], [0; 32]));
     }
 }

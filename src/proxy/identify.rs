@@ -1,48 +1,45 @@
 //! Step 5 as the shell takes it: who asks, and what a failed attempt costs its address.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::context::WorkerContext;
-use super::peer::Peer;
 use super::serve::Facts;
 use crate::clock::Now;
-use crate::policy::authenticate::{Caller, authenticate};
+use crate::policy::authenticate::authenticate;
 use crate::policy::covering;
-use crate::policy::head::Head;
+use crate::policy::known_head::Request;
 use crate::policy::order::Heard;
+use crate::policy::recall::Recall;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::route::Routed;
 use crate::policy::snapshot::{Access, Snapshot};
 use crate::store::{Opening, Order};
 
-/// Step 5. A public route asks nobody; a path of no route asks, unless there is nothing here that needs a key.
+/// Step 5: whoever asks is in `facts` then. A public route asks nobody; a path of no route asks, unless there is nothing here that needs a key.
 pub(super) fn identify(
     at: &WorkerContext,
-    policy: &Arc<Snapshot>,
-    peer: &Peer,
-    head: &Head<'_>,
-    routed: Routed<'_>,
+    policy: &Snapshot,
+    request: &Request<'_, '_>,
+    recall: &mut Recall,
     now: Now,
     facts: &mut Facts,
-) -> Result<Option<Caller>, Refused> {
-    let keyed = match routed {
+) -> Result<(), Refused> {
+    let keyed = match request.routed {
         Routed::To(ix) => policy.route(ix).access == Access::Keyed,
         Routed::OtherMethods(_) | Routed::Nowhere => {
             policy.routes.iter().any(|route| route.access == Access::Keyed)
         }
     };
     if !keyed {
-        return Ok(None);
+        return Ok(());
     }
-    let mut refrain = peer.refrain.borrow_mut();
-    let (overlay, recall) = (at.ledger.overlay(), refrain.recall(policy));
+    let overlay = at.ledger.overlay();
     let approach = |place| at.ledger.approach(place);
-    match authenticate(policy, &overlay, head, recall, now.wall, approach) {
+    match authenticate(policy, &overlay, &request.head, recall, now.wall, approach) {
         Ok(caller) => {
             (facts.key, facts.caller) = (Some(caller.key), Some(caller));
             at.used(policy, now.wall, caller.subject);
-            Ok(Some(caller))
+            Ok(())
         }
         Err(stranger) => {
             facts.key = stranger.key;

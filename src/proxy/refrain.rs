@@ -20,6 +20,7 @@ use crate::clock::Wall;
 use crate::policy::authenticate::Caller as Asker;
 use crate::policy::fields::is_printable;
 use crate::policy::keys::KeyIx;
+use crate::policy::known_head::KnownHead;
 use crate::policy::limit::{Ceiling, LimitIx};
 use crate::policy::order::{Heard, Line, Reading};
 use crate::policy::recall::Recall;
@@ -51,18 +52,28 @@ pub(crate) struct Refrain {
     /// The host, and the caller from this byte on.
     caller: Vec<u8>,
     caller_at: usize,
-    /// The credential that came last.
-    recall: Recall,
+    /// What the last request showed.
+    shown: Shown,
     /// Boxed, and only where limits are asked: a connection may never come that far.
     asking: Option<Box<Asking>>,
     said: Said,
+}
+
+/// What the last request of a connection showed, to be known again in the next one.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    /// Its head.
+    pub(super) head: KnownHead,
+    /// Its credential.
+    pub(super) credential: Recall,
 }
 
 impl Refrain {
     fn belong_to(&mut self, policy: &Arc<Snapshot>) {
         if self.policy.was_another(policy) {
             (self.client, self.host, self.asked) = (None, None, None);
-            self.recall.forget();
+            self.shown.head.forget();
+            self.shown.credential.forget();
             if let Some(asking) = &mut self.asking {
                 asking.forget();
             }
@@ -70,10 +81,10 @@ impl Refrain {
         }
     }
 
-    /// What the connection presented last under this policy.
-    pub(super) fn recall(&mut self, policy: &Arc<Snapshot>) -> &mut Recall {
+    /// What the last request on the connection showed under this policy.
+    pub(super) fn shown(&mut self, policy: &Arc<Snapshot>) -> &mut Shown {
         self.belong_to(policy);
-        &mut self.recall
+        &mut self.shown
     }
 
     /// What a request asks of the limits.
@@ -277,9 +288,10 @@ mod tests {
     fn what_a_connection_presented_under_one_policy_is_forgotten_under_the_next() {
         let [first, second] = [policy(""), policy("")];
         let mut refrain = Refrain::default();
-        refrain.recall(&first).keep(b"abc", &SecretDigest::sha256(b"abc"));
-        assert!(refrain.recall(&first).of(b"abc").is_some());
-        assert!(refrain.recall(&second).of(b"abc").is_none());
-        assert!(refrain.recall(&first).of(b"abc").is_none());
+        let mut known = |policy| refrain.shown(policy).credential.of(b"abc").is_some();
+        assert!(!known(&first));
+        refrain.shown(&first).credential.keep(b"abc", &SecretDigest::sha256(b"abc"));
+        let mut known = |policy| refrain.shown(policy).credential.of(b"abc").is_some();
+        assert!(known(&first) && !known(&second) && !known(&first));
     }
 }

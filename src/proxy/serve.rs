@@ -28,7 +28,7 @@ use super::request_id::RequestId;
 use super::respond::{Reads, Refusing, Shown, Words, refusal};
 use crate::clock::Now;
 use crate::policy::authenticate::Caller;
-use crate::policy::authorize::{Permit, authorize};
+use crate::policy::authorize::Permit;
 use crate::policy::charge::ChargeRule;
 use crate::policy::fields::{Lines, printable};
 use crate::policy::head::{Head, Seen, Unchecked};
@@ -336,18 +336,17 @@ fn judge(
     if at.in_flight.get() > policy.bounds.in_flight.div_ceil(at.workers) {
         return Err(Refused::because(Refusal::Overloaded, "too many requests are in flight").into());
     }
-    // 2 head
-    let head = Head::check(unchecked, seen, &policy.bounds)?;
-    // 3 client address
-    facts.client = policy.client_address.client(peer.address(), head.fields);
-    // 4 route
-    let routed = policy.router.find(head.method, head.path);
-    if let Routed::To(ix) = routed {
+    let mut refrain = peer.refrain.borrow_mut();
+    let shown = refrain.shown(policy);
+    // 2 head, 3 client address, 4 route
+    let request = shown.head.read(policy, unchecked, seen, peer.address())?;
+    facts.client = request.client;
+    if let Routed::To(ix) = request.routed {
         facts.route = Some(ix);
     }
     // 5 authenticate; what step 4 found missing is said after it only, so that strangers learn no routes
-    let caller = identify(at, policy, peer, &head, routed, now, facts)?;
-    let route_ix = match routed {
+    identify(at, policy, &request, &mut shown.credential, now, facts)?;
+    let route_ix = match request.routed {
         Routed::To(ix) => ix,
         Routed::OtherMethods(allow) => {
             facts.allow = Some(allow.to_owned());
@@ -362,13 +361,15 @@ fn judge(
         }
     };
     // 6 authorise
-    let permit = authorize(policy, route_ix, caller, facts.client, &head)?;
+    let permit = shown.head.authorize(policy, &request, route_ix, facts.caller)?;
+    drop(refrain);
     if !permit.shadowed.is_empty() {
         facts.shadowed.clone_from(&permit.shadowed);
     }
-    refuse_large_body(policy.body_bound(route_ix), &head)?;
+    let head = &request.head;
+    refuse_large_body(policy.body_bound(route_ix), head)?;
     // 7 open
-    open(at, policy, (peer, &head), &permit, now, facts, exchange.hold())?;
+    open(at, policy, (peer, head), &permit, now, facts, exchange.hold())?;
     Ok(permit)
 }
 

@@ -79,6 +79,7 @@ impl<H: Handler> Serving<H> {
             },
             version: parts.version,
             fields: Fields(&lines),
+            mark: None,
         };
         let mut now = AtHand::Nothing;
         let later = self.handle(&head, ClientBody::http2(body), &mut now);

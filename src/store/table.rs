@@ -126,15 +126,13 @@ impl Table {
 
     /// Begins to fetch from memory the cell of the key of this secret.
     pub(super) fn approach(&self, secret: Near) {
-        let at = match secret {
-            Near::Known(at) => at,
-            Near::Guessed { about, at } => {
-                self.shortcuts.approach(about);
-                at
+        match secret {
+            Near::About(about) => self.shortcuts.approach(about),
+            Near::At(at) => {
+                if let Some(ix) = self.shortcuts.of_key(at) {
+                    self.cells.at(ix).approach();
+                }
             }
-        };
-        if let Some(ix) = self.shortcuts.of_key(at) {
-            self.cells.at(ix).approach();
         }
     }
 

@@ -253,6 +253,7 @@ impl<H: Handler> Served<H> {
                 target: target.ok_or(BadHead::Malformed)?,
                 version: line.version,
                 fields: Fields(&fields),
+                mark: found.mark,
             };
             self.requests += 1;
             self.asker = Asker {
