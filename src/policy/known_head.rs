@@ -23,7 +23,8 @@ pub struct Request<'a, 'p> {
 }
 
 /// What was made of the latest head of one connection, under one policy: to be forgotten under another. Only of one that has
-/// a mark and leads to a route: 600 instructions a request fewer.
+/// a mark and leads to a route. With the credential that is known by its head it saves 790 instructions a request, 430 of one
+/// without a policy.
 #[derive(Debug, Default)]
 pub struct KnownHead(Option<Box<Known>>);
 

@@ -344,6 +344,7 @@ impl Ledger {
         blocks.reserve(asks.len());
         locks.reserve(asks.len());
         slots.reserve(concurrent);
+        // No cell has this number.
         let mut latest = 0;
         let mut crowded = 0;
         let mut are_there = true;

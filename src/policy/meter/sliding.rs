@@ -89,9 +89,7 @@ impl Sliding {
         used: u128,
     ) -> Standing {
         self.take(ceiling, weight, now);
-        let groups = self.used();
-        let groups = &groups[gone(groups, ceiling, now)..];
-        let live = Live { groups, used: used + u128::from(weight) };
+        let live = self.live_with(used + u128::from(weight), ceiling, now);
         debug_assert_eq!(live.used, self.live(ceiling, now).used, "what was used, and this");
         standing(live, ceiling, now)
     }
@@ -105,9 +103,7 @@ impl Sliding {
         look: Look,
     ) -> Figures {
         self.keep(ceiling);
-        let groups = self.used();
-        let groups = &groups[gone(groups, ceiling, now)..];
-        figures(Live { groups, used: look.level }, ceiling, weight, now)
+        figures(self.live_with(look.level, ceiling, now), ceiling, weight, now)
     }
 
     pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {
@@ -202,6 +198,12 @@ impl Sliding {
             total(groups)
         };
         Live { groups, used }
+    }
+
+    /// As [`Sliding::live`], where it is known how much is `used`.
+    fn live_with(&self, used: u128, ceiling: &Ceiling, now: Steady) -> Live<'_> {
+        let groups = self.used();
+        Live { groups: &groups[gone(groups, ceiling, now)..], used }
     }
 
     fn add(&mut self, units: u64) {
