@@ -57,7 +57,7 @@ impl std::error::Error for BrokenOff {}
 /// An answer's body, as it is when its head is there.
 #[derive(Debug)]
 pub(crate) enum Arrived {
-    /// It came with its head, as short ones do, and the exchange with the upstream is over: 500 instructions less than to
+    /// It came with its head, as short ones do, and the exchange with the upstream is over: some 900 instructions less than to
     /// read it piece by piece from a connection that nothing more is to come from.
     Whole(Bytes),
     /// It is still to be read. Boxed: it goes from hand to hand.
