@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use super::capture::Piped;
 use super::cut::Cut;
 use super::deadline::Silence;
-use super::http1::{AnswerBody, BrokenOff, Switched, Text};
+use super::http1::{Arrived, BrokenOff, Switched, Text};
 use super::pool::SharedStream;
 use super::splice::{Carried, Pipeful};
 
@@ -83,28 +83,46 @@ pub struct UpstreamBody(Came);
 
 #[derive(Debug)]
 enum Came {
-    Http1(AnswerBody),
-    Http2 { incoming: Incoming, stream: Option<SharedStream>, silence: Silence },
+    Http1(Arrived),
+    /// Boxed, because it is rarer and larger.
+    Http2(Box<Streamed>),
+}
+
+/// A body on a stream of a shared connection.
+#[derive(Debug)]
+struct Streamed {
+    incoming: Incoming,
+    stream: Option<SharedStream>,
+    silence: Silence,
 }
 
 impl UpstreamBody {
-    /// A body on a connection of its own.
-    pub(super) fn http1(body: AnswerBody) -> UpstreamBody {
+    /// A body from a connection of its own.
+    pub(super) fn http1(body: Arrived) -> UpstreamBody {
         UpstreamBody(Came::Http1(body))
     }
 
     /// A body on a stream of a shared connection, which is given up with its end.
     pub(super) fn http2(incoming: Incoming, stream: SharedStream, idle: Duration) -> UpstreamBody {
         let stream = Some(stream).filter(|_| !http_body::Body::is_end_stream(&incoming));
-        UpstreamBody(Came::Http2 { incoming, stream, silence: Silence::new(idle) })
+        let silence = Silence::new(idle);
+        UpstreamBody(Came::Http2(Box::new(Streamed { incoming, stream, silence })))
+    }
+
+    /// All of it, if it is at hand.
+    fn whole(&self) -> Option<&Bytes> {
+        match &self.0 {
+            Came::Http1(Arrived::Whole(bytes)) => Some(bytes),
+            Came::Http1(Arrived::Coming(_)) | Came::Http2(_) => None,
+        }
     }
 
     /// What follows a 101; `None` where nothing can.
     pub fn switched(self) -> Option<Switched> {
         match self.0 {
-            Came::Http1(body) => body.switched(),
-            // RFC 9113 §8.6: HTTP/2 knows no 101.
-            Came::Http2 { .. } => None,
+            Came::Http1(Arrived::Coming(body)) => body.switched(),
+            // A 101 has no body, and HTTP/2 knows none (RFC 9113 §8.6).
+            Came::Http1(Arrived::Whole(_)) | Came::Http2(_) => None,
         }
     }
 }
@@ -121,15 +139,15 @@ impl From<BrokenOff> for AnswerError {
 impl Carried for UpstreamBody {
     fn is_at_hand(&self) -> bool {
         match &self.0 {
-            Came::Http1(body) => body.is_at_hand(),
-            Came::Http2 { .. } => false,
+            Came::Http1(Arrived::Coming(body)) => body.is_at_hand(),
+            Came::Http1(Arrived::Whole(_)) | Came::Http2(_) => false,
         }
     }
 
     fn poll_pipeful(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Pipeful>, AnswerError>> {
         match &mut self.0 {
-            Came::Http1(body) => body.poll_pipeful(cx).map_err(AnswerError::from),
-            Came::Http2 { .. } => Poll::Ready(Ok(None)),
+            Came::Http1(Arrived::Coming(body)) => body.poll_pipeful(cx).map_err(AnswerError::from),
+            Came::Http1(Arrived::Whole(_)) | Came::Http2(_) => Poll::Ready(Ok(None)),
         }
     }
 }
@@ -143,10 +161,14 @@ impl http_body::Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let (incoming, stream, silence) = match &mut self.0 {
-            Came::Http1(body) => {
-                return Pin::new(body).poll_frame(cx).map_err(AnswerError::from);
+            Came::Http1(Arrived::Whole(bytes)) if bytes.is_empty() => return Poll::Ready(None),
+            Came::Http1(Arrived::Whole(bytes)) => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
             }
-            Came::Http2 { incoming, stream, silence } => (incoming, stream, silence),
+            Came::Http1(Arrived::Coming(body)) => {
+                return Pin::new(&mut **body).poll_frame(cx).map_err(AnswerError::from);
+            }
+            Came::Http2(body) => (&mut body.incoming, &mut body.stream, &mut body.silence),
         };
         match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -174,15 +196,17 @@ impl http_body::Body for UpstreamBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Came::Http1(body) => http_body::Body::is_end_stream(body),
-            Came::Http2 { incoming, .. } => http_body::Body::is_end_stream(incoming),
+            Came::Http1(Arrived::Whole(bytes)) => bytes.is_empty(),
+            Came::Http1(Arrived::Coming(body)) => http_body::Body::is_end_stream(&**body),
+            Came::Http2(body) => http_body::Body::is_end_stream(&body.incoming),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Came::Http1(body) => http_body::Body::size_hint(body),
-            Came::Http2 { incoming, .. } => http_body::Body::size_hint(incoming),
+            Came::Http1(Arrived::Whole(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Came::Http1(Arrived::Coming(body)) => http_body::Body::size_hint(&**body),
+            Came::Http2(body) => http_body::Body::size_hint(&body.incoming),
         }
     }
 }
@@ -192,7 +216,8 @@ enum Source {
     Empty,
     Full(Bytes),
     Upstream(UpstreamBody),
-    Piped(Piped),
+    /// Boxed, because it is rarer and larger.
+    Piped(Box<Piped>),
 }
 
 /// An answer's body on its way to the client, with what hangs on its end.
@@ -224,7 +249,7 @@ impl<E: OnEnd> Body<E> {
 
     /// The upstream's body, by way of somebody who reads it to its end whether the client does or not.
     pub(super) fn piped(body: Piped) -> Body<E> {
-        Body { source: Source::Piped(body), on_end: None, cut: None, bytes: 0 }
+        Body { source: Source::Piped(Box::new(body)), on_end: None, cut: None, bytes: 0 }
     }
 
     /// Hangs something on the end of the body. It is told when the last frame was handed to the client's connection, or
@@ -250,7 +275,11 @@ impl<E: OnEnd> Body<E> {
 
     /// Hands the whole body on at once, behind this text, if it is at hand and short enough: then it is over.
     pub(super) fn hand_on(&mut self, most: usize, to: &mut Text) -> Option<()> {
-        let Source::Full(whole) = &self.source else { return None };
+        let whole = match &self.source {
+            Source::Full(whole) => whole,
+            Source::Upstream(body) => body.whole()?,
+            Source::Empty | Source::Piped(_) => return None,
+        };
         let length = whole.len();
         if length > most || self.cut.is_some() {
             return None;
@@ -280,7 +309,7 @@ impl<E: OnEnd> Body<E> {
             Source::Empty => true,
             Source::Full(_) => false,
             Source::Upstream(body) => http_body::Body::is_end_stream(body),
-            Source::Piped(body) => http_body::Body::is_end_stream(body),
+            Source::Piped(body) => http_body::Body::is_end_stream(&**body),
         }
     }
 }
@@ -337,7 +366,7 @@ impl<E: OnEnd> http_body::Body for Body<E> {
             Source::Empty => None,
             Source::Full(_) => Some(Ok(Frame::data(body.take_full()))),
             Source::Upstream(upstream) => ready!(Pin::new(upstream).poll_frame(cx)),
-            Source::Piped(piped) => ready!(Pin::new(piped).poll_frame(cx)),
+            Source::Piped(piped) => ready!(Pin::new(&mut **piped).poll_frame(cx)),
         };
         match &frame {
             Some(Ok(frame)) => {
@@ -361,7 +390,7 @@ impl<E: OnEnd> http_body::Body for Body<E> {
             Source::Empty => SizeHint::with_exact(0),
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Upstream(body) => http_body::Body::size_hint(body),
-            Source::Piped(body) => http_body::Body::size_hint(body),
+            Source::Piped(body) => http_body::Body::size_hint(&**body),
         }
     }
 }
@@ -371,7 +400,7 @@ impl<E: OnEnd> Drop for Body<E> {
         // The gate's own bytes are there in full, whether the client wanted them (HEAD) or not.
         let how = match &self.source {
             Source::Upstream(body) if !http_body::Body::is_end_stream(body) => BodyEnd::Dropped,
-            Source::Piped(body) if !http_body::Body::is_end_stream(body) => BodyEnd::Dropped,
+            Source::Piped(body) if !http_body::Body::is_end_stream(&**body) => BodyEnd::Dropped,
             _ => BodyEnd::Clean,
         };
         self.end(how);

@@ -88,23 +88,31 @@ pub(super) fn ready_to_leave(
     let needs_commit = exchange.held().is_some_and(Reservation::needs_commit);
     let holds_promise = exchange.held().is_some_and(Reservation::holds_promise);
     let holds_claim = exchange.held().is_some_and(Reservation::holds_claim);
-    // Boxed: it goes from hand to hand.
-    let admission = Box::new(Admission {
-        wish,
-        response_timeout: route.response_timeout,
-        body_idle: policy.bounds.body_idle,
-        max_body: policy.body_bound(permit.route),
-        on_revoke: route.on_revoke,
-        secret: permit.caller.map(|caller| policy.keys.digest(caller.place)),
-        route: route.slot,
-        client: facts.client,
-        pool,
-        // Where nothing needs a commit, the lists of what nobody knows still want a name.
-        party: (needs_commit || holds_promise)
-            .then(|| Box::new(party(policy, permit, exchange.request_id()))),
-        charge: holds_promise.then(|| Arc::clone(&route.charge)),
-        keep_answer: route.idempotency.as_ref().filter(|_| holds_claim).map(|rule| rule.max_answer),
-    });
+    // Boxed: it goes from hand to hand. Its memory first: then it is put together there, and not moved.
+    let memory = Box::new_uninit();
+    let admission = Box::write(
+        memory,
+        Admission {
+            wish,
+            response_timeout: route.response_timeout,
+            body_idle: policy.bounds.body_idle,
+            max_body: policy.body_bound(permit.route),
+            on_revoke: route.on_revoke,
+            secret: permit.caller.map(|caller| policy.keys.digest(caller.place)),
+            route: route.slot,
+            client: facts.client,
+            pool,
+            // Where nothing needs a commit, the lists of what nobody knows still want a name.
+            party: (needs_commit || holds_promise)
+                .then(|| Box::new(party(policy, permit, exchange.request_id()))),
+            charge: holds_promise.then(|| Arc::clone(&route.charge)),
+            keep_answer: route
+                .idempotency
+                .as_ref()
+                .filter(|_| holds_claim)
+                .map(|rule| rule.max_answer),
+        },
+    );
     Ok((written, admission))
 }
 

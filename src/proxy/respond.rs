@@ -68,10 +68,6 @@ pub(super) enum Reads {
 }
 
 /// What a refused caller is told.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would be an allocation, and it is taken apart at once"
-)]
 pub(super) enum Words {
     /// What the one before was told.
     Formula(Rc<Formula>),

@@ -78,6 +78,38 @@ fn bytes_behind_an_answer_never_become_another() {
 }
 
 #[test]
+fn a_body_frees_its_connection_whether_it_comes_with_its_head_or_behind_it() {
+    // What is taken up with its head has a bound: 4 KiB.
+    const LENGTHS: [usize; 6] = [0, 1, 4095, 4096, 4097, 20_000];
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    let address = backend(move |mut stream, _| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        for length in LENGTHS {
+            let said = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            let body = "x".repeat(length);
+            head(&mut stream);
+            let _ = stream.write_all(format!("{said}{body}").as_bytes());
+            head(&mut stream);
+            let _ = stream.write_all(said.as_bytes());
+            let (some, rest) = body.split_at(length / 2);
+            let _ = stream.write_all(some.as_bytes());
+            let _ = stream.write_all(rest.as_bytes());
+        }
+    });
+    let gate = Setup::before(address).start();
+    for length in LENGTHS {
+        for _ in 0..2 {
+            let answer = gate.ask(GET);
+            let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert_eq!(body.len(), length);
+        }
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    gate.stop();
+}
+
+#[test]
 fn an_answer_before_the_request_is_whole_does_not_free_the_connection() {
     let connections = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&connections);

@@ -20,7 +20,7 @@ mod stock;
 mod text;
 mod upload;
 
-pub(super) use answer::AnswerBody;
+pub(super) use answer::{AnswerBody, Arrived};
 pub use answer::{BrokenOff, Switched};
 pub(super) use connection::{Connection, Errand, Failure, Seen, Shared, Wrong};
 pub(super) use framing::content_length;

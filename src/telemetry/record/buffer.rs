@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
 use super::remembered::{Because, Beginning, CameOut};
 use super::writer::{Chunk, Message};
-use super::{Closing, Draft, Opening, RefusalLine, Wanted};
+use super::{Closing, Draft, Opening, RefusalLine};
 
 /// Bytes at which a buffer is handed on without waiting for the tick: some 150 records, for which the writer is woken once,
 /// sleeps once and writes once.
@@ -72,11 +72,8 @@ impl RecordBuffer {
     /// An empty draft for one more request.
     pub fn draft(&mut self) -> Draft {
         match &self.sink {
-            None => Draft { line: Vec::new(), wanted: Wanted::No },
-            Some(_) => self
-                .spare
-                .pop()
-                .unwrap_or_else(|| Draft { line: Vec::with_capacity(DRAFT), wanted: Wanted::Yes }),
+            None => Draft::default(),
+            Some(_) => self.spare.pop().unwrap_or_else(|| Draft::wanted(DRAFT)),
         }
     }
 
@@ -95,14 +92,15 @@ impl RecordBuffer {
     pub fn close(&mut self, mut draft: Draft, closing: &Closing) {
         let Some(sink) = &self.sink else { return };
         draft.close(&mut self.came_out, closing);
-        if self.lines.len() + draft.line.len() > MOST {
+        let Some(line) = &mut draft.line else { return };
+        if self.lines.len() + line.0.len() > MOST {
             sink.dropped.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.lines.extend_from_slice(&draft.line);
+            self.lines.extend_from_slice(&line.0);
             self.records += 1;
         }
-        draft.line.clear();
-        if self.spare.len() < SPARE && draft.line.capacity() <= 4 * DRAFT {
+        line.0.clear();
+        if self.spare.len() < SPARE && line.0.capacity() <= 4 * DRAFT {
             self.spare.push(draft);
         }
         if self.lines.len() >= HAND_ON {

@@ -25,7 +25,7 @@ struct Record<'a> {
 
 impl Record<'_> {
     fn draft(&self) -> Draft {
-        let mut draft = Draft::default();
+        let mut draft = Draft::wanted(0);
         draft.open(&mut Beginning::default(), &self.opening);
         if let Some(refusal) = &self.refusal {
             draft.refuse(&mut Because::default(), refusal);
@@ -109,7 +109,7 @@ fn write(buffer: &mut RecordBuffer, record: &Record<'_>) {
 fn written(record: &Record<'_>) -> Value {
     let mut draft = record.draft();
     draft.close(&mut CameOut::default(), &record.closing);
-    let text = String::from_utf8(draft.line).unwrap();
+    let text = String::from_utf8(draft.line.unwrap().0).unwrap();
     assert_eq!(text.matches('\n').count(), 1, "{text}");
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
@@ -165,7 +165,7 @@ fn a_record_holds_every_input_of_the_decision_under_its_name() {
 fn an_opening_is_written_in_the_order_that_readers_know() {
     let mut draft = record().draft();
     draft.close(&mut CameOut::default(), &CLOSING);
-    let text = String::from_utf8(draft.line).unwrap();
+    let text = String::from_utf8(draft.line.unwrap().0).unwrap();
     let expected = "{\"v\":1,\"time\":\"2024-02-29T12:30:45.007Z\",\"id\":\"010101010101-0-1\",\
         \"policy\":\"0123456789ab\",\"listener\":0,\"peer\":\"127.0.0.1:4711\",\"client\":\"203.0.113.7\",\
         \"protocol\":\"http/1.1\",\"method\":\"POST\",\"path\":\"/sms/send\",\"host\":\"api.example\",\
@@ -298,7 +298,7 @@ fn a_blocked_pipe_drops_and_counts_and_blocks_no_worker() {
     let one = {
         let mut draft = record().draft();
         draft.close(&mut CameOut::default(), &CLOSING);
-        draft.line.len()
+        draft.line.unwrap().0.len()
     };
     // More than the queue and the buffer can hold together.
     while dropped() < 10 {
@@ -371,11 +371,11 @@ fn a_sink_that_is_off_or_fails_stops_nobody() {
 
 #[test]
 fn money_is_decimal_text_and_is_there_only_where_there_was_some() {
-    let mut draft = Draft::default();
+    let mut draft = Draft::wanted(0);
     draft.close(&mut CameOut::default(), &CLOSING);
-    let plain: Value = serde_json::from_slice(&draft.line).unwrap();
+    let plain: Value = serde_json::from_slice(&draft.line.unwrap().0).unwrap();
     assert!(plain.get("cost").is_none() && plain.get("idempotency").is_none());
-    let mut draft = Draft::default();
+    let mut draft = Draft::wanted(0);
     draft.close(
         &mut CameOut::default(),
         &Closing {
@@ -385,7 +385,7 @@ fn money_is_decimal_text_and_is_there_only_where_there_was_some() {
             ..CLOSING
         },
     );
-    let told: Value = serde_json::from_slice(&draft.line).unwrap();
+    let told: Value = serde_json::from_slice(&draft.line.unwrap().0).unwrap();
     assert_eq!((&told["idempotency"], &told["cost"]), (&Value::from("fresh"), &Value::from("5")));
     assert_eq!((&told["charged"], &told["end"]), (&Value::from("0.05"), &Value::from("clean")));
 }

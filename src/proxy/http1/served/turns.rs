@@ -71,8 +71,9 @@ pub(in crate::proxy) struct Served<H: Handler> {
     out: Outgoing<Body<H::End>>,
 }
 
-/// What a turn leads to.
-type Step<E> = Result<Turn<E>, Ended>;
+/// What a turn leads to: to the next, which stands in the connection then, or to the end of HTTP. Handed on from here to
+/// there, a turn is written in pieces and read at once in larger ones, which costs more than to ask whose it is.
+type Step = Result<(), Ended>;
 
 /// Whose turn it is.
 enum Turn<E: OnEnd> {
@@ -148,9 +149,11 @@ impl<H: Handler> Served<H> {
                     // Into its place from within: on the way out it would be moved twice.
                     let mut answer = AtHand::Nothing;
                     poll_handler(&self.serving, coming, &mut answer, cx);
-                    match answer {
-                        AtHand::Nothing => self.poll_ahead(cx),
-                        _ => Poll::Ready(Ok(self.answer(&mut answer))),
+                    if let AtHand::Nothing = answer {
+                        self.poll_ahead(cx)
+                    } else {
+                        self.answer(&mut answer);
+                        Poll::Ready(Ok(()))
                     }
                 }
                 Turn::Answering => match self.out.poll(&mut Writes(&self.client), cx) {
@@ -161,7 +164,8 @@ impl<H: Handler> Served<H> {
                     Poll::Ready(Err(Unsent::Io)) => Poll::Ready(Err(Ended::Gone)),
                     Poll::Ready(Err(Unsent::Body)) => {
                         self.out.drop_body();
-                        Poll::Ready(Ok(Turn::Breaking))
+                        self.turn = Turn::Breaking;
+                        Poll::Ready(Ok(()))
                     }
                     Poll::Pending => self.poll_leaving(cx),
                 },
@@ -180,7 +184,7 @@ impl<H: Handler> Served<H> {
                 },
             };
             match next {
-                Poll::Ready(Ok(turn)) => self.turn = turn,
+                Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),
                 Poll::Pending => return Poll::Pending,
             }
@@ -188,7 +192,7 @@ impl<H: Handler> Served<H> {
     }
 
     /// Reads a head, and has it handled.
-    fn poll_asking(&mut self, cx: &mut Context<'_>) -> Poll<Step<H::End>> {
+    fn poll_asking(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let client = Rc::clone(&self.client);
         let mut io = client.io.borrow_mut();
         if client.reading.get() == Reading::Unwanted {
@@ -227,19 +231,14 @@ impl<H: Handler> Served<H> {
     }
 
     /// Has a request handled that was read.
-    fn ask(&mut self, found: &Found, lines: &Lines) -> Result<Turn<H::End>, BadHead> {
+    fn ask(&mut self, found: &Found, lines: &Lines) -> Result<(), BadHead> {
         let unread = self.client.io.borrow_mut().lend();
-        let turn = self.ask_of(&unread, found, lines);
+        let asked = self.ask_of(&unread, found, lines);
         self.client.io.borrow_mut().give_back(unread, found.bytes);
-        turn
+        asked
     }
 
-    fn ask_of(
-        &mut self,
-        unread: &[u8],
-        found: &Found,
-        lines: &Lines,
-    ) -> Result<Turn<H::End>, BadHead> {
+    fn ask_of(&mut self, unread: &[u8], found: &Found, lines: &Lines) -> Result<(), BadHead> {
         let (head, behind) = unread.split_at(found.bytes);
         let (line, Hop { length, after, expects, trailers }) = (&found.line, found.hop);
         let target = self.heads.target(found, head);
@@ -270,14 +269,15 @@ impl<H: Handler> Served<H> {
             let body = ClientBody::http1(Arriving::new(&self.client));
             self.serving.handle(&unchecked, body, &mut at_hand)
         };
-        Ok(match later {
-            Some(coming) => Turn::Handling(coming),
+        match later {
+            Some(coming) => self.turn = Turn::Handling(coming),
             None => self.answer(&mut at_hand),
-        })
+        }
+        Ok(())
     }
 
     /// Begins an answer that is at hand.
-    fn answer(&mut self, at_hand: &mut AtHand<H::End>) -> Turn<H::End> {
+    fn answer(&mut self, at_hand: &mut AtHand<H::End>) {
         let mut io = self.client.io.borrow_mut();
         let ends = match self.client.reading.get() {
             Reading::Over | Reading::Unasked | Reading::Asked => false,
@@ -308,7 +308,7 @@ impl<H: Handler> Served<H> {
                 self.answer_with(answer, text);
             }
         }
-        Turn::Answering
+        self.turn = Turn::Answering;
     }
 
     /// Begins an answer behind this text.
@@ -327,21 +327,23 @@ impl<H: Handler> Served<H> {
     }
 
     /// An answer is out.
-    fn answered(&mut self) -> Step<H::End> {
-        match (self.then, self.client.reading.get()) {
-            (Then::Switches, _) => Err(Ended::Switched),
-            (_, Reading::Unasked | Reading::Asked) => Ok(Turn::Reading),
-            (Then::Closes, _) | (_, Reading::GivenUp) => Err(Ended::Done),
-            (Then::Asks, Reading::Over) => Ok(Turn::Asking),
-            (Then::Asks, Reading::Unwanted) => {
-                let small = self.client.io.borrow().rest_is_small();
-                if small { Ok(Turn::Asking) } else { Err(Ended::Done) }
+    fn answered(&mut self) -> Step {
+        self.turn = match (self.then, self.client.reading.get()) {
+            (Then::Switches, _) => return Err(Ended::Switched),
+            (_, Reading::Unasked | Reading::Asked) => Turn::Reading,
+            (Then::Asks, Reading::Over) => Turn::Asking,
+            (Then::Asks, Reading::Unwanted) if self.client.io.borrow().rest_is_small() => {
+                Turn::Asking
             }
-        }
+            (Then::Closes, _) | (_, Reading::GivenUp | Reading::Unwanted) => {
+                return Err(Ended::Done);
+            }
+        };
+        Ok(())
     }
 
     /// Passes on what comes before an answer, and waits for that.
-    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Step<H::End>> {
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let said = self.client.io.borrow_mut().poll_ahead(cx);
         match said {
             Poll::Ready(Err(_)) => Poll::Ready(Err(Ended::Gone)),
@@ -351,7 +353,7 @@ impl<H: Handler> Served<H> {
 
     /// Notices a client that leaves while it has something to wait for; what it sends meanwhile waits, and no more is read
     /// than once.
-    fn poll_leaving(&mut self, cx: &mut Context<'_>) -> Poll<Step<H::End>> {
+    fn poll_leaving(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         match self.client.reading(cx) {
             // Whoever reads the body notices.
             Reading::Unasked | Reading::Asked => return Poll::Pending,
