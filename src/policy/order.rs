@@ -40,7 +40,8 @@ pub type Asks = SmallVec<[Ask; 6]>;
 /// the take when the request was admitted, and as they stand when nothing was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// What remains while nothing is used: [`Ceiling::whole`], and for `Prepaid` what was topped up.
+    /// What remains in units while nothing is used: the size of a bucket, of credit what was topped up, and the `units` of
+    /// every other ceiling.
     pub whole: u64,
     /// Units in use, rounded up. More than the ceiling where that was lowered.
     pub used: u64,

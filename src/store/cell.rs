@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::clock::Now;
 use crate::policy::limit::{Ceiling, LimitId, LimitKind, SubjectKey, Window};
 use crate::policy::meter::{Look, Meter};
-use crate::policy::order::Ask;
+use crate::policy::order::{Ask, Reading};
 
 use super::table::Seat;
 
@@ -275,6 +275,15 @@ impl Meters {
             }
             entry.recount();
             Some((at, entry.meter.look(ask, now)?))
+        })
+    }
+
+    /// What it says to an ask that is refused, by it or by another one. `None` if there is none.
+    pub(super) fn decline(&mut self, ask: &Ask, now: Now) -> Option<Reading> {
+        let mut of_limit = self.entries.iter_mut().filter(|entry| entry.limit == ask.id);
+        of_limit.find_map(|entry| {
+            entry.recount();
+            entry.meter.look_and_decline(ask, now)
         })
     }
 

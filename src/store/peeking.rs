@@ -68,26 +68,29 @@ impl Ledger {
         refuser: usize,
         readings: &mut Readings,
     ) -> Option<()> {
-        // Alone and first: where it admits again, nothing else was done in vain.
-        let ask = order.asks.get(refuser)?;
-        let first = self.decline(now, ask, order.caller)?;
-        if !(Line { ask, reading: &first }).vetoes() {
-            return None;
+        let (asks, caller) = (order.asks.as_slice(), order.caller);
+        asks.get(refuser)?;
+        for at in 0..asks.len() {
+            // The refuser in place of the first one: where it admits again, nothing else was done in vain.
+            let ask = match at {
+                0 => &asks[refuser],
+                at if at == refuser => &asks[0],
+                at => &asks[at],
+            };
+            let reading = self.decline(now, ask, caller)?;
+            if at == 0 && !(Line { ask, reading: &reading }).vetoes() {
+                return None;
+            }
+            readings.push(reading);
         }
-        for (at, ask) in order.asks.iter().enumerate() {
-            let other = at != refuser;
-            readings.push(if other { self.decline(now, ask, order.caller)? } else { first });
-        }
+        readings.swap(0, refuser);
         Some(())
     }
 
     /// What a limit says to a request that is refused, by it or by another one. `None` where there is more to do than to look.
     fn decline(&self, now: Now, ask: &Ask, caller: Option<&Caller>) -> Option<Reading> {
-        let seat = self.table.known(ask, caller)?;
-        let mut meters = seat.lock()?;
-        let (place, look) = meters.look(ask, now)?;
-        // As a refusal does that is asked in order.
-        Some(meters.at_mut(place).decline(ask, now, look))
+        // Noting what a refusal notes that is asked in order.
+        self.table.known(ask, caller)?.lock()?.decline(ask, now)
     }
 }
 
