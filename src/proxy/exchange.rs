@@ -33,7 +33,7 @@ use crate::store::{Completion, Party, Reply, Reservation, StoreFailed};
 use crate::telemetry::decision_id::DecisionId;
 use crate::telemetry::events::Event;
 use crate::telemetry::metrics::{IdempotencyOutcome, Outcome};
-use crate::telemetry::record::{Draft, End, LimitLine, Opening, RefusalLine};
+use crate::telemetry::record::{Draft, End, Opening, RefusalLine};
 
 /// Status recorded where the client left before there was one to send, as nginx has it.
 const CLIENT_LEFT: u16 = 499;
@@ -144,7 +144,7 @@ impl Exchange {
         if let Some(member) = &mut member
             && inner.draft.is_wanted()
         {
-            limits = member.of(facts.readings.iter().map(LimitLine::of));
+            limits = member.of(&facts.readings);
         }
         inner.request_id = said.request_id;
         inner.reads = said.reads;
@@ -176,16 +176,15 @@ impl Exchange {
         for refusal in &facts.shadowed {
             inner.at.metrics.refusal(inner.route, *refusal, None, Mode::Shadow);
         }
-        let would_refuse = |line: &Line<'_>| line.ask.mode == Mode::Shadow && !line.reading.admits;
-        let decided = facts.asked == Asked::Decided;
-        for line in answers.lines().filter(would_refuse).filter(|_| decided) {
-            let limit = policy.limit(line.ask.limit);
-            inner.at.metrics.refusal(
-                inner.route,
-                limit.kind.refusal(),
-                Some(limit.slot),
-                Mode::Shadow,
-            );
+        let in_shadow = facts.binding.as_ref().is_some_and(|binding| binding.has_shadows());
+        if in_shadow && facts.asked == Asked::Decided {
+            let would_refuse =
+                |line: &Line<'_>| line.ask.mode == Mode::Shadow && !line.reading.admits;
+            for line in answers.lines().filter(would_refuse) {
+                let limit = policy.limit(line.ask.limit);
+                let (why, slot) = (limit.kind.refusal(), Some(limit.slot));
+                inner.at.metrics.refusal(inner.route, why, slot, Mode::Shadow);
+            }
         }
         words
     }
