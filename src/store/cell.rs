@@ -280,11 +280,16 @@ impl Meters {
 
     /// What it says to an ask that is refused, by it or by another one. `None` if there is none.
     pub(super) fn decline(&mut self, ask: &Ask, now: Now) -> Option<Reading> {
-        let mut of_limit = self.entries.iter_mut().filter(|entry| entry.limit == ask.id);
-        of_limit.find_map(|entry| {
-            entry.recount();
-            entry.meter.look_and_decline(ask, now)
-        })
+        for entry in &mut self.entries {
+            if entry.limit == ask.id {
+                entry.recount();
+                let said = entry.meter.look_and_decline(ask, now);
+                if said.is_some() {
+                    return said;
+                }
+            }
+        }
+        None
     }
 
     /// One more open place of a concurrent limit; `None` of any other.
