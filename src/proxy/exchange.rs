@@ -289,7 +289,12 @@ impl Exchange {
     }
 
     /// The fields that limits show on this exchange's answer, whoever words it.
-    pub(super) fn fields(&mut self) -> &mut LimitFields {
+    pub(super) fn fields(&self) -> &LimitFields {
+        &self.0.fields
+    }
+
+    /// The same, to be moved to the answer.
+    pub(super) fn fields_mut(&mut self) -> &mut LimitFields {
         &mut self.0.fields
     }
 

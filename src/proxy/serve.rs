@@ -262,15 +262,16 @@ fn decide(
         Ok((head, admission)) => return Decision::Pass(head, admission),
         Err(stop) => stop,
     };
-    let request_id = exchange.request_id().clone();
-    *at_hand = match stop {
+    let request_id = exchange.request_id();
+    // Put there by each, and not by all of them together: that would copy it as the largest of them once more.
+    match stop {
         Stop::Repeated(repeat) => return Decision::Replay(repeat, policy.bounds.body_idle),
-        Stop::Here(status) => AtHand::Answer(here::bare(status, &request_id)),
-        Stop::Ready => AtHand::Answer(here::readiness(at, &request_id)),
+        Stop::Here(status) => *at_hand = AtHand::Answer(here::bare(status, request_id)),
+        Stop::Ready => *at_hand = AtHand::Answer(here::readiness(at, request_id)),
         Stop::Balance(of) => {
-            let mut answer = here::balance(&policy, of, facts.heard(), &request_id);
-            exchange.fields().give(answer.head.fields_mut());
-            AtHand::Answer(answer)
+            let mut answer = here::balance(&policy, of, facts.heard(), request_id);
+            exchange.fields_mut().give(answer.head.fields_mut());
+            *at_hand = AtHand::Answer(answer);
         }
         Stop::Refused(refused) => {
             exchange.refused(&policy, &refused);
@@ -287,16 +288,16 @@ fn decide(
                     None => Shown::Decided(exchange.fields()),
                 },
                 allow: facts.allow.as_deref(),
-                request_id: &request_id,
+                request_id: exchange.request_id(),
                 now: now.wall,
                 reads,
             };
             match refusal(at, &refusing) {
-                Words::Formula(formula) => AtHand::Formula(formula, None),
-                Words::Answer(answer) => AtHand::Answer(answer),
+                Words::Formula(formula) => *at_hand = AtHand::Formula(formula, None),
+                Words::Answer(answer) => *at_hand = AtHand::Answer(answer),
             }
         }
-    };
+    }
     Decision::Here
 }
 
@@ -381,7 +382,6 @@ pub(super) fn late_refusal(
     refused: &Refused,
 ) -> Answer {
     let policy = at.policy.load();
-    let (request_id, reads) = (exchange.request_id().clone(), exchange.reads());
     let refusing = Refusing {
         policy: &policy,
         refused,
@@ -389,9 +389,9 @@ pub(super) fn late_refusal(
         heard: Heard::default(),
         fields: Shown::Decided(exchange.fields()),
         allow: None,
-        request_id: &request_id,
+        request_id: exchange.request_id(),
         now: at.clock.now().wall,
-        reads,
+        reads: exchange.reads(),
     };
     refusal(at, &refusing).into()
 }
