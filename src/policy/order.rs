@@ -110,6 +110,7 @@ impl<'a> Heard<'a> {
     }
 
     /// [`Heard::refusing`], if anything vetoes, and [`Heard::longest_wait`].
+    #[inline]
     pub fn refusal(self) -> Option<(Line<'a>, Option<u64>)> {
         let mut vetoes = self.lines().filter(Line::vetoes);
         let first = vetoes.next()?;

@@ -51,40 +51,29 @@ impl Ledger {
         readings: &mut Readings,
     ) -> bool {
         readings.clear();
-        let again = order.claim.is_none()
-            && self.backing().health() == Health::Up
-            && self.decline_all(now, order, refuser, readings).is_some();
-        if !again {
+        let (asks, caller) = (order.asks.as_slice(), order.caller);
+        let (Some(first), Some(refusing)) = (asks.first(), asks.get(refuser)) else { return false };
+        if order.claim.is_some() || self.backing().health() != Health::Up {
+            return false;
+        }
+        // Until one of them is not refused any more, or a cell or a meter is not where it was.
+        readings.extend(asks.iter().enumerate().map_while(|(at, ask)| {
+            // The refuser in place of the first one: where it admits again, nothing else was done in vain.
+            let ask = match at {
+                0 => refusing,
+                at if at == refuser => first,
+                _ => ask,
+            };
+            let reading = self.decline(now, ask, caller)?;
+            (at > 0 || Line { ask, reading: &reading }.vetoes()).then_some(reading)
+        }));
+        let again = readings.len() == asks.len();
+        if again {
+            readings.swap(0, refuser);
+        } else {
             readings.clear();
         }
         again
-    }
-
-    /// `None` if that ask is not refused any more, or a cell or a meter is not where it was.
-    fn decline_all(
-        &self,
-        now: Now,
-        order: &Order<'_>,
-        refuser: usize,
-        readings: &mut Readings,
-    ) -> Option<()> {
-        let (asks, caller) = (order.asks.as_slice(), order.caller);
-        asks.get(refuser)?;
-        for at in 0..asks.len() {
-            // The refuser in place of the first one: where it admits again, nothing else was done in vain.
-            let ask = match at {
-                0 => &asks[refuser],
-                at if at == refuser => &asks[0],
-                at => &asks[at],
-            };
-            let reading = self.decline(now, ask, caller)?;
-            if at == 0 && !(Line { ask, reading: &reading }).vetoes() {
-                return None;
-            }
-            readings.push(reading);
-        }
-        readings.swap(0, refuser);
-        Some(())
     }
 
     /// What a limit says to a request that is refused, by it or by another one. `None` where there is more to do than to look.

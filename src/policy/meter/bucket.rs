@@ -156,6 +156,7 @@ impl Bucket {
     }
 
     /// Keeps the ceiling, and says how it stands, behind a look at this same instant.
+    #[inline]
     pub(super) fn decline(
         &mut self,
         ceiling: &Ceiling,

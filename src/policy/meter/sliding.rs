@@ -190,6 +190,7 @@ impl Sliding {
     }
 
     /// The groups that count at `now`, or at the newest group's instant if that is later.
+    #[inline]
     fn live(&self, ceiling: &Ceiling, now: Steady) -> Live<'_> {
         let (gone, groups) = self.used().split_at(gone(self.used(), ceiling, now));
         // The shorter half is counted.
