@@ -182,6 +182,7 @@ impl Wording {
 }
 
 impl Latest {
+    #[inline]
     fn is_of(&self, case: &Case, fields: Option<&LimitLines<'_>>) -> bool {
         let same_fields = match (&self.fields, fields) {
             (Some(edition), Some(fields)) => fields.say_as(edition),

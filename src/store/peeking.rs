@@ -56,24 +56,26 @@ impl Ledger {
         if order.claim.is_some() || self.backing().health() != Health::Up {
             return false;
         }
-        // Until one of them is not refused any more, or a cell or a meter is not where it was.
-        readings.extend(asks.iter().enumerate().map_while(|(at, ask)| {
+        for (at, ask) in asks.iter().enumerate() {
             // The refuser in place of the first one: where it admits again, nothing else was done in vain.
             let ask = match at {
                 0 => refusing,
                 at if at == refuser => first,
                 _ => ask,
             };
-            let reading = self.decline(now, ask, caller)?;
-            (at > 0 || Line { ask, reading: &reading }.vetoes()).then_some(reading)
-        }));
-        let again = readings.len() == asks.len();
-        if again {
-            readings.swap(0, refuser);
-        } else {
-            readings.clear();
+            match self.decline(now, ask, caller) {
+                Some(reading) if at > 0 || (Line { ask, reading: &reading }).vetoes() => {
+                    readings.push(reading);
+                }
+                // It is not refused any more, or a cell or a meter is not where it was.
+                Some(_) | None => {
+                    readings.clear();
+                    return false;
+                }
+            }
         }
-        again
+        readings.swap(0, refuser);
+        true
     }
 
     /// What a limit says to a request that is refused, by it or by another one. `None` where there is more to do than to look.
