@@ -86,8 +86,7 @@ impl<'a> Heard<'a> {
 
     /// What this limit said, if it was asked.
     pub fn of(self, limit: LimitIx) -> Option<Line<'a>> {
-        let at = self.asks.iter().position(|ask| ask.limit == limit)?;
-        Some(Line { ask: self.asks.get(at)?, reading: self.readings.get(at)? })
+        self.lines().find(|line| line.ask.limit == limit)
     }
 
     /// Whether no limit was asked.
@@ -125,7 +124,7 @@ impl<'a> Heard<'a> {
 impl Line<'_> {
     /// Whether it vetoes the request.
     pub fn vetoes(&self) -> bool {
-        self.ask.mode == Mode::Enforce && !self.reading.admits
+        !self.reading.admits && self.ask.mode == Mode::Enforce
     }
 
     /// Of several that veto, the one with the least of these is told. A wait of `None` is less than any.

@@ -12,9 +12,10 @@ use smallvec::SmallVec;
 use super::answer::Head;
 use super::context::WorkerContext;
 use super::forward::X_REQUEST_ID;
-use super::limit_fields::{FieldWords, LimitFields};
+use super::limit_fields::LimitFields;
 use super::long_lived::Member;
 use super::peer::{AtHand, Peer};
+use super::refrain::LimitRefrain;
 use super::request_body::BodyWatch;
 use super::request_id::RequestId;
 use super::respond::Reads;
@@ -110,7 +111,7 @@ impl Exchange {
         ))
     }
 
-    /// Writes down what the decision was made of. Returns in what words its limits are spoken of, where that is done at once.
+    /// Writes down what the decision was made of. Returns what is said of its limits, where that is said at once.
     pub(super) fn decided(
         &mut self,
         policy: &Arc<Snapshot>,
@@ -118,7 +119,7 @@ impl Exchange {
         (head, seen): (&Unchecked<'_>, &Seen<'_>),
         said: Decided,
         facts: &Facts,
-    ) -> Option<Rc<FieldWords>> {
+    ) -> Option<Rc<LimitRefrain>> {
         let inner = &mut *self.0;
         let at = &*inner.at;
         let answers = facts.heard();
@@ -130,16 +131,9 @@ impl Exchange {
         let mut member = said_of_limits.as_ref().map(|said| said.member.borrow_mut());
         let mut limits: &[u8] = b"";
         inner.fields.spelling = policy.report.spelling;
-        let mut words = None;
-        if let Some(of_limits) = &said_of_limits {
-            let started = inner.started.wall;
-            match said.worded {
-                Worded::AtOnce => words = Some(Rc::clone(&of_limits.fields)),
-                Worded::Later => {
-                    inner.fields =
-                        LimitFields::new(&policy.report, &of_limits.fields, answers, started);
-                }
-            }
+        if let (Some(of_limits), Worded::Later) = (&said_of_limits, said.worded) {
+            let (words, now) = (&of_limits.fields, inner.started.wall);
+            inner.fields = LimitFields::new(&policy.report, words, answers, now);
         }
         if let Some(member) = &mut member
             && inner.draft.is_wanted()
@@ -186,7 +180,11 @@ impl Exchange {
                 inner.at.metrics.refusal(inner.route, why, slot, Mode::Shadow);
             }
         }
-        words
+        drop(member);
+        match said.worded {
+            Worded::AtOnce => said_of_limits,
+            Worded::Later => None,
+        }
     }
 
     /// The gate said no.

@@ -254,7 +254,7 @@ fn decide(
         Ok(_) | Err(_) => Worded::Later,
     };
     let said = Decided { id, request_id, reads, worded };
-    let words = exchange.decided(&policy, peer, (head, &seen), said, &facts);
+    let said_of_limits = exchange.decided(&policy, peer, (head, &seen), said, &facts);
 
     let stop = match judged.and_then(|permit| {
         ready_to_leave(at, &policy, peer, (head, &seen), &facts, &permit, exchange)
@@ -283,8 +283,8 @@ fn decide(
                 refused: &refused,
                 route: facts.route,
                 heard: facts.heard(),
-                fields: match &words {
-                    Some(words) => Shown::Heard(words),
+                fields: match &said_of_limits {
+                    Some(said) => Shown::Heard(&said.fields),
                     None => Shown::Decided(exchange.fields()),
                 },
                 allow: facts.allow.as_deref(),
