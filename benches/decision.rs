@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 
 use tollgate::clock::{Clock, Now, Wall};
 use tollgate::config::{self, Overrides, Sources};
-use tollgate::policy::authenticate::authenticate;
+use tollgate::policy::authenticate::{approach, authenticate};
 use tollgate::policy::authorize::authorize;
 use tollgate::policy::covering;
 use tollgate::policy::fields::{Field, Fields};
@@ -285,12 +285,13 @@ fn decide(
         mark: None,
     };
     let seen = Seen::of(head.fields);
+    let (overlay, recall) = (ledger.overlay(), &mut answer.recall);
+    let near = |secret| ledger.approach(secret);
+    let remembered = approach(snapshot, &seen, head.mark, recall, near);
     let head = Head::check(&head, &seen, &snapshot.bounds).expect("a good head");
     let client = snapshot.client_address.client(*client, head.fields);
     let Routed::To(route) = snapshot.router.find(head.method, head.path) else { panic!("a route") };
-    let (overlay, recall) = (ledger.overlay(), &mut answer.recall);
-    let approach = |place| ledger.approach(place);
-    let caller = authenticate(snapshot, &overlay, &head, recall, now.wall, approach);
+    let caller = authenticate(snapshot, &overlay, &head, (recall, remembered), now.wall);
     let caller = caller.expect("a good key");
     let permit = authorize(snapshot, route, Some(caller), client, &head).expect("a permit");
     let asks = Rc::get_mut(&mut answer.asks).expect("the last decision was settled");

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+mod fetch;
 pub mod gate;
 pub mod keyfile;
 pub mod killpoint;

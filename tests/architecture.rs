@@ -12,6 +12,7 @@ use source::{Source, all_sources};
 /// only where they are listed in `NEIGHBOURS`.
 const ROOMS: &[(&str, u8)] = &[
     ("clock", 0),
+    ("fetch", 0),
     ("killpoint", 0),
     ("policy", 1),
     ("config", 2),

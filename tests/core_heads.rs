@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use tollgate::clock::Wall;
 use tollgate::config::{self, Overrides, Sources};
-use tollgate::policy::authenticate::authenticate;
+use tollgate::policy::authenticate::{Remembered, approach, authenticate};
 use tollgate::policy::covering;
 use tollgate::policy::fields::{Field, Fields};
 use tollgate::policy::head::{Mark, Seen, Target, Unchecked};
@@ -73,13 +73,24 @@ struct Shown {
     credential: Recall,
 }
 
+/// What becomes of a request on a connection that knows what is `shown`; on one without a memory nothing is brought ahead
+/// either.
 fn decide(
     snapshot: &Snapshot,
     unchecked: &Unchecked<'_>,
     peer: IpAddr,
-    shown: &mut Shown,
+    shown: Option<&mut Shown>,
 ) -> (Option<IpAddr>, End) {
     let seen = Seen::of(unchecked.fields);
+    let mut blank = Shown::default();
+    let (shown, remembered) = match shown {
+        None => (&mut blank, Remembered::NotKnown),
+        Some(shown) => {
+            let recall = &mut shown.credential;
+            let remembered = approach(snapshot, &seen, unchecked.mark, recall, |_| ());
+            (shown, remembered)
+        }
+    };
     let request = match shown.head.read(snapshot, unchecked, &seen, peer) {
         Ok(request) => request,
         Err(refused) => return (None, End::Refused(refused.why)),
@@ -87,7 +98,7 @@ fn decide(
     let Request { head, client, routed } = request;
     let public = matches!(routed, Routed::To(ix) if snapshot.route(ix).access == Access::Public);
     let (overlay, recall) = (Overlay::default(), &mut shown.credential);
-    let caller = match authenticate(snapshot, &overlay, &head, recall, Wall(1), |_| ()) {
+    let caller = match authenticate(snapshot, &overlay, &head, (recall, remembered), Wall(1)) {
         _ if public => None,
         Ok(caller) => Some(caller),
         Err(stranger) => {
@@ -219,13 +230,13 @@ proptest! {
         let target = target(authority, &text);
         let fields = Fields(&lines);
         let head = Unchecked { method: &method, target, version, fields, mark: None };
-        let once = decide(&SNAPSHOT, &head, peer, &mut Shown::default());
+        let once = decide(&SNAPSHOT, &head, peer, None);
         // The second time its connection knows the credential, and the fourth the head, behind another one.
         let mut shown = Shown::default();
         let other = [Field { name: "host", value: b"a" }, Field { name: "authorization", value: b"Bearer secret" }];
         let other = Unchecked { target: self::target(None, "/a/b"), fields: Fields(&other), ..head };
         for (marked, mark) in [(head, None), (head, None), (other, Some(Mark(6))), (head, Some(Mark(7))), (head, Some(Mark(7)))] {
-            let told = decide(&SNAPSHOT, &Unchecked { mark, ..marked }, peer, &mut shown);
+            let told = decide(&SNAPSHOT, &Unchecked { mark, ..marked }, peer, Some(&mut shown));
             if marked.fields.0 == head.fields.0 {
                 prop_assert_eq!(&told, &once);
             }
@@ -244,7 +255,7 @@ fn the_generator_reaches_a_permit() {
         fields: Fields(&lines),
         mark: None,
     };
-    let (client, end) = decide(&SNAPSHOT, &head, [127, 0, 0, 1].into(), &mut Shown::default());
+    let (client, end) = decide(&SNAPSHOT, &head, [127, 0, 0, 1].into(), None);
     assert_eq!(client, Some([127, 0, 0, 1].into()));
     assert_eq!(end, End::Permitted { shadowed: vec![], limits: 1 });
 }

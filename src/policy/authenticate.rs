@@ -1,6 +1,6 @@
 //! Step 5: whose request this is. The table of keys is asked first; a credential's form only chooses the word after a miss.
 
-use super::head::Head;
+use super::head::{Head, Mark, Seen};
 use super::keys::{Found, KeyIx, KeyStatus, Near, SecretDigest, SecretIx};
 use super::limit::SubjectKey;
 use super::overlay::Overlay;
@@ -18,9 +18,7 @@ use crate::clock::Wall;
 pub struct Caller {
     /// The key.
     pub key: KeyIx,
-    /// Digest of the secret that was presented, by which an open exchange is looked up again after a reload.
-    pub secret: SecretDigest,
-    /// That secret's place in this policy.
+    /// The place in this policy of the secret that was presented.
     pub place: SecretIx,
     /// Who pays.
     pub tenant: TenantIx,
@@ -46,64 +44,129 @@ pub struct Stranger {
     pub key: Option<KeyIx>,
 }
 
+/// Whether what is remembered of a connection is what its request presents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remembered {
+    /// It is.
+    This,
+    /// It is not, or to find that out takes more than a look.
+    NotKnown,
+}
+
+/// Begins to bring from memory what a request's secret leads to, before anything of the request is decided: it comes while the
+/// head is read and the route is found. What is kept by the secret's place can be brought by whom it is told to. Decides nothing;
+/// the digest that it may make stays in `recall`. With ten thousand keys a tenth of a decision.
+pub fn approach(
+    snapshot: &Snapshot,
+    seen: &Seen<'_>,
+    mark: Option<Mark>,
+    recall: &mut Recall,
+    tell: impl Fn(Near),
+) -> Remembered {
+    // In the same head stands the same credential: 250 instructions less than to compare it.
+    if recall.of_head(mark).is_none() {
+        let credentials = &snapshot.credentials;
+        let Some(line) = credentials.only_line(seen.authorization) else {
+            return Remembered::NotKnown;
+        };
+        // Known again by its whole line, where nothing else says who asks: 400 instructions less than to take the line apart.
+        if recall.of(line).is_none() {
+            if !credentials.are_plain() || !Recall::has_room_for(line) {
+                return Remembered::NotKnown;
+            }
+            let Ok(presented) = credentials.present_in(line) else { return Remembered::NotKnown };
+            recall.keep(line, &SecretDigest::sha256(presented.as_bytes()));
+        }
+        recall.stands_in(mark);
+    }
+    match recall.latest() {
+        Recalled { place: Some(place), .. } => snapshot.keys.approach(*place, tell),
+        Recalled { place: None, digest, .. } => snapshot.keys.near(digest, tell),
+    }
+    Remembered::This
+}
+
 /// Finds the caller of a request. What its connection presented last under this same snapshot is in `recall`, and so is
-/// what this one presents when it was looked for. Where its secret is, or nearly, is told to `approach` before the secret is
-/// read, so that what is kept by its place can be on its way from memory meanwhile.
+/// what this one presents when it was looked for; whether they are the same was found by [`approach`].
 pub fn authenticate(
+    snapshot: &Snapshot,
+    overlay: &Overlay,
+    head: &Head<'_>,
+    (recall, remembered): (&mut Recall, Remembered),
+    now: Wall,
+) -> Result<Caller, Stranger> {
+    let told = match remembered {
+        Remembered::This => again(snapshot, overlay, recall.latest(), now),
+        Remembered::NotKnown => None,
+    };
+    let told = match told {
+        Some(told) => told,
+        None => anew(snapshot, overlay, head, recall, now),
+    };
+    if let Ok(caller) = &told {
+        recall.is_at(caller.place);
+    }
+    told
+}
+
+/// What is said to the secret that is remembered; `None` where that is not known yet.
+#[expect(
+    clippy::inline_always,
+    reason = "what it finds is a cache line, and is read before it is written where it is handed on"
+)]
+#[inline(always)]
+fn again(
+    snapshot: &Snapshot,
+    overlay: &Overlay,
+    known: &Recalled,
+    now: Wall,
+) -> Option<Result<Caller, Stranger>> {
+    let Recalled { digest, place, stranger } = known;
+    let found = match place.and_then(|place| snapshot.keys.find_at(place, digest)) {
+        // The digest was the first one that a key has, or the last one of those that none has.
+        None => snapshot.keys.find(digest),
+        found => found,
+    };
+    if let Some(found) = found {
+        return Some(caller(snapshot, overlay, &found, now));
+    }
+    let refused = stranger.filter(|_| snapshot.credentials.are_plain())?;
+    Some(Err(Stranger { refused, key: None }))
+}
+
+/// Finds the caller by what the head presents.
+fn anew(
     snapshot: &Snapshot,
     overlay: &Overlay,
     head: &Head<'_>,
     recall: &mut Recall,
     now: Wall,
-    approach: impl Fn(Near),
 ) -> Result<Caller, Stranger> {
     let credentials = &snapshot.credentials;
     let nobody = |refused| Stranger { refused, key: None };
-    let look_up = |digest: &SecretDigest| {
-        snapshot.keys.near(digest, &approach);
-        by_digest(snapshot, overlay, digest, now)
-    };
-    let again = |known: &Recalled| {
-        let Recalled { digest, place, stranger } = known;
-        if let Some(place) = *place {
-            approach(Near::At(place));
-            if let Some(found) = snapshot.keys.find_at(place, digest) {
-                return Some(caller(snapshot, overlay, digest, &found, now));
-            }
-        }
-        // The digest was the first one that a key has, or the last one of those that none has.
-        let told = look_up(digest);
-        told.or_else(|| stranger.filter(|_| credentials.are_plain()).map(|why| Err(nobody(why))))
-    };
-    // In the same head stands the same credential: 250 instructions less than to compare it.
-    if let Some(told) = recall.of_head(head.mark).and_then(again) {
-        return told;
-    }
-    // Known again by its whole line, where nothing else says who asks: 400 instructions less than to take the line apart.
     let line = credentials.only_line(head.seen.authorization);
-    if let Some(told) = line.and_then(|line| recall.of(line)).and_then(again) {
-        recall.stands_in(head.mark);
-        return told;
-    }
     let presented = match line {
         Some(line) => credentials.present_in(line),
         None => credentials.present(head.fields, head.seen.authorization, head.query),
     };
-    let presented = presented.map_err(nobody)?;
+    let presented = presented.map_err(|unfit| nobody(unfit.into()))?;
     let text = line.unwrap_or(presented.as_bytes());
-    if line.is_none()
-        && let Some(told) = recall.of(text).and_then(again)
-    {
-        recall.stands_in(head.mark);
-        return told;
+    if let Some(known) = recall.of(text) {
+        if let Some(told) = again(snapshot, overlay, known, now) {
+            recall.stands_in(head.mark);
+            return told;
+        }
+        if credentials.are_plain() {
+            // There is one way only to make its digest, which was looked for just now.
+            let refused = credentials.unknown(&presented);
+            recall.is_strangers(refused);
+            return Err(nobody(refused));
+        }
     }
     for digest in credentials.digests(&presented) {
         recall.keep(text, &digest);
         recall.stands_in(head.mark);
-        if let Some(told) = look_up(&digest) {
-            if let Ok(caller) = &told {
-                recall.is_at(caller.place);
-            }
+        if let Some(told) = by_digest(snapshot, overlay, &digest, now) {
             return told;
         }
     }
@@ -120,14 +183,18 @@ pub fn by_digest(
     now: Wall,
 ) -> Option<Result<Caller, Stranger>> {
     let found = snapshot.keys.find(secret)?;
-    Some(caller(snapshot, overlay, secret, &found, now))
+    Some(caller(snapshot, overlay, &found, now))
 }
 
 /// Who has this secret, which was found, if the key is good.
+#[expect(
+    clippy::inline_always,
+    reason = "what it finds is a cache line, and is read before it is written where it is handed on"
+)]
+#[inline(always)]
 fn caller(
     snapshot: &Snapshot,
     overlay: &Overlay,
-    secret: &SecretDigest,
     found: &Found<'_>,
     now: Wall,
 ) -> Result<Caller, Stranger> {
@@ -135,7 +202,6 @@ fn caller(
         Some(refused) => Err(Stranger { refused, key: Some(found.ix) }),
         None => Ok(Caller {
             key: found.ix,
-            secret: *secret,
             place: found.secret,
             tenant: found.entitled.tenant,
             plan: found.entitled.plan,

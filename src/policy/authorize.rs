@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use smallvec::SmallVec;
-
 use super::authenticate::{self, Caller};
 use super::head::{Head, may_be_read_as, percent_decoded, readings};
 use super::keys::SecretDigest;
@@ -26,7 +24,7 @@ pub struct Permit {
     /// Who asks; `None` on a public route.
     pub caller: Option<Caller>,
     /// What rules in `mode: shadow` would have refused.
-    pub shadowed: SmallVec<[Refusal; 2]>,
+    pub shadowed: Vec<Refusal>,
     _made_here: (),
 }
 
@@ -39,17 +37,8 @@ pub fn authorize(
     head: &Head<'_>,
 ) -> Result<Permit, Refused> {
     let route = snapshot.route(route_ix);
-    let mut asked = Asked { snapshot, shadowed: SmallVec::new() };
-    if let Some(caller) = &caller {
-        asked.scope(caller, route)?;
-        asked.addresses(caller, client)?;
-    }
-    asked.address(route.allow, client)?;
-    if let (Some(caller), Some(rule)) = (&caller, &route.tenant) {
-        let tenant = &snapshot.tenant(caller.tenant).name;
-        let detail = "the request names another tenant than the key's";
-        asked.rule(rule.mode, Refusal::TenantDenied, detail, || names_only(head, rule, tenant))?;
-    }
+    let mut asked = Asked { snapshot, shadowed: Vec::new() };
+    asked.all(route, caller.as_ref(), client, head)?;
     Ok(Permit { route: route_ix, caller, shadowed: asked.shadowed, _made_here: () })
 }
 
@@ -70,10 +59,9 @@ pub fn still_admitted(
     let caller = authenticate::by_digest(snapshot, overlay, secret, now)
         .ok_or(gone)?
         .map_err(|stranger| stranger.refused)?;
-    let mut asked = Asked { snapshot, shadowed: SmallVec::new() };
-    asked.scope(&caller, route)?;
-    asked.addresses(&caller, client)?;
-    asked.address(route.allow, client)
+    let mut asked = Asked { snapshot, shadowed: Vec::new() };
+    asked.standing(route, Some(&caller), client)?;
+    Ok(())
 }
 
 impl Permit {
@@ -87,40 +75,91 @@ impl Permit {
     }
 }
 
+/// A rule that refuses. One byte, which is handed on in a register: what is said of it is put together once, at the end.
+#[derive(Clone, Copy, Debug)]
+enum Veto {
+    Scope,
+    Address,
+    Tenant,
+}
+
+impl Veto {
+    fn refusal(self) -> Refusal {
+        match self {
+            Veto::Scope => Refusal::ScopeDenied,
+            Veto::Address => Refusal::AddressDenied,
+            Veto::Tenant => Refusal::TenantDenied,
+        }
+    }
+}
+
+impl From<Veto> for Refused {
+    fn from(veto: Veto) -> Refused {
+        let detail = match veto {
+            Veto::Scope => "the key's scopes, its tenant's and its plan's do not cover the route",
+            Veto::Address => "the client's address is not on an allowlist that applies",
+            Veto::Tenant => "the request names another tenant than the key's",
+        };
+        Refused::because(veto.refusal(), detail)
+    }
+}
+
 /// The rules that a request was held against.
 struct Asked<'a> {
     snapshot: &'a Snapshot,
-    shadowed: SmallVec<[Refusal; 2]>,
+    shadowed: Vec<Refusal>,
 }
 
 impl Asked<'_> {
-    #[inline]
-    fn rule(
+    /// What does not end with the request's head: who asks, from where, for which route.
+    fn standing(
         &mut self,
-        mode: Mode,
-        refusal: Refusal,
-        detail: &'static str,
-        agrees: impl FnOnce() -> bool,
-    ) -> Result<(), Refused> {
+        route: &Route,
+        caller: Option<&Caller>,
+        client: IpAddr,
+    ) -> Result<(), Veto> {
+        if let Some(caller) = caller {
+            self.scope(caller, route)?;
+            self.addresses(caller, client)?;
+        }
+        self.address(route.allow, client)
+    }
+
+    fn all(
+        &mut self,
+        route: &Route,
+        caller: Option<&Caller>,
+        client: IpAddr,
+        head: &Head<'_>,
+    ) -> Result<(), Veto> {
+        self.standing(route, caller, client)?;
+        if let (Some(caller), Some(rule)) = (caller, &route.tenant) {
+            let tenant = &self.snapshot.tenant(caller.tenant).name;
+            self.rule(rule.mode, Veto::Tenant, || names_only(head, rule, tenant))?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn rule(&mut self, mode: Mode, veto: Veto, agrees: impl FnOnce() -> bool) -> Result<(), Veto> {
         match (agrees(), mode) {
             (true, _) => Ok(()),
-            (false, Mode::Enforce) => Err(Refused::because(refusal, detail)),
+            (false, Mode::Enforce) => Err(veto),
             (false, Mode::Shadow) => {
-                self.shadowed.push(refusal);
+                self.shadowed.push(veto.refusal());
                 Ok(())
             }
         }
     }
 
-    fn scope(&mut self, caller: &Caller, route: &Route) -> Result<(), Refused> {
+    fn scope(&mut self, caller: &Caller, route: &Route) -> Result<(), Veto> {
         let Some(rule) = &route.scope else { return Ok(()) };
         let grant = self.snapshot.grant(caller.grant);
-        let detail = "the key's scopes, its tenant's and its plan's do not cover the route";
-        self.rule(rule.mode, Refusal::ScopeDenied, detail, || grants(grant, rule))
+        self.rule(rule.mode, Veto::Scope, || grants(grant, rule))
     }
 
     /// The lists that bind a caller, which intersect.
-    fn addresses(&mut self, caller: &Caller, client: IpAddr) -> Result<(), Refused> {
+    fn addresses(&mut self, caller: &Caller, client: IpAddr) -> Result<(), Veto> {
         let Asked { snapshot, .. } = *self;
         self.address(snapshot.allow, client)?;
         self.address(snapshot.tenant(caller.tenant).allow, client)?;
@@ -130,14 +169,13 @@ impl Asked<'_> {
 
     // Most lists are not there: to find that out takes no call.
     #[inline]
-    fn address(&mut self, rule: Option<AddressRule>, client: IpAddr) -> Result<(), Refused> {
+    fn address(&mut self, rule: Option<AddressRule>, client: IpAddr) -> Result<(), Veto> {
         rule.map_or(Ok(()), |rule| self.listed(rule, client))
     }
 
-    fn listed(&mut self, rule: AddressRule, client: IpAddr) -> Result<(), Refused> {
+    fn listed(&mut self, rule: AddressRule, client: IpAddr) -> Result<(), Veto> {
         let nets = self.snapshot.nets(rule.nets);
-        let detail = "the client's address is not on an allowlist that applies";
-        self.rule(rule.mode, Refusal::AddressDenied, detail, || nets.contains(client))
+        self.rule(rule.mode, Veto::Address, || nets.contains(client))
     }
 }
 

@@ -70,6 +70,40 @@ impl std::fmt::Debug for Presented<'_> {
     }
 }
 
+/// Why nothing is presented that can be a key. A byte, which fits beside what is presented: a whole [`Refused`] in its place is
+/// handed on by way of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// None in any accepted place.
+    Missing,
+    /// More than one `Authorization` line.
+    Lines,
+    /// Two that differ.
+    Two,
+    /// Too long, or not one printable word.
+    NoWord,
+    /// `Basic` with something else than base64 of `user:password`.
+    NoPair,
+}
+
+impl From<Unfit> for Refused {
+    fn from(unfit: Unfit) -> Refused {
+        let (why, detail) = match unfit {
+            Unfit::Missing => (Refusal::KeyMissing, "no credential in any accepted place"),
+            Unfit::Lines => (Refusal::BadRequest, "more than one Authorization"),
+            Unfit::Two => (Refusal::KeyMalformed, "two credentials that differ"),
+            Unfit::NoWord => {
+                (Refusal::KeyMalformed, "a credential that is no single printable word")
+            }
+            Unfit::NoPair => {
+                let detail = "Basic credentials that are not base64 of user:password";
+                (Refusal::KeyMalformed, detail)
+            }
+        };
+        Refused::because(why, detail)
+    }
+}
+
 /// Longest credential that is looked at, in bytes: no key is longer, and a digest of 60 KiB is work for nothing.
 const LONGEST: usize = 1024;
 
@@ -81,12 +115,10 @@ impl Credentials {
         fields: Fields<'a>,
         authorization: Lines<'a>,
         query: Option<&str>,
-    ) -> Result<Presented<'a>, Refused> {
+    ) -> Result<Presented<'a>, Unfit> {
         let mut found: Option<Cow<'a, [u8]>> = None;
         let mut offer = |value: Cow<'a, [u8]>| match &found {
-            Some(first) if *first != value => {
-                Err(Refused::because(Refusal::KeyMalformed, "two credentials that differ"))
-            }
+            Some(first) if *first != value => Err(Unfit::Two),
             _ => {
                 found = Some(value);
                 Ok(())
@@ -96,10 +128,7 @@ impl Credentials {
             let line = match authorization {
                 Lines::None => None,
                 Lines::One(line) => Some(line),
-                Lines::Several(_) => {
-                    let detail = "more than one Authorization";
-                    return Err(Refused::because(Refusal::BadRequest, detail));
-                }
+                Lines::Several(_) => return Err(Unfit::Lines),
             };
             if let Some(value) = line.map_or(Ok(None), |line| self.authorization(line))? {
                 offer(value)?;
@@ -129,7 +158,7 @@ impl Credentials {
     }
 
     /// As [`Credentials::present`], where this is the [`Credentials::only_line`].
-    pub(super) fn present_in<'a>(&self, line: &'a [u8]) -> Result<Presented<'a>, Refused> {
+    pub(super) fn present_in<'a>(&self, line: &'a [u8]) -> Result<Presented<'a>, Unfit> {
         word(self.authorization(line)?)
     }
 
@@ -151,7 +180,12 @@ impl Credentials {
     }
 
     /// What an `Authorization` line presents.
-    fn authorization<'a>(&self, line: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, Refused> {
+    #[expect(
+        clippy::inline_always,
+        reason = "three words are handed on through memory otherwise, and waited for"
+    )]
+    #[inline(always)]
+    fn authorization<'a>(&self, line: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, Unfit> {
         let line = line.trim_ascii();
         let accepts = |is_it: fn(&Place) -> bool| self.places.iter().any(is_it);
         // A scheme is looked for first, so that `Bearer abc` is never taken for the raw key "Bearer abc".
@@ -202,12 +236,15 @@ impl Credentials {
 }
 
 /// What was found, if it can be a key.
-fn word(found: Option<Cow<'_, [u8]>>) -> Result<Presented<'_>, Refused> {
-    let value = found
-        .ok_or(Refused::because(Refusal::KeyMissing, "no credential in any accepted place"))?;
+#[expect(
+    clippy::inline_always,
+    reason = "three words are handed on through memory otherwise, and waited for"
+)]
+#[inline(always)]
+fn word(found: Option<Cow<'_, [u8]>>) -> Result<Presented<'_>, Unfit> {
+    let value = found.ok_or(Unfit::Missing)?;
     if value.len() > LONGEST || !is_plain_word(&value) {
-        let detail = "a credential that is no single printable word";
-        return Err(Refused::because(Refusal::KeyMalformed, detail));
+        return Err(Unfit::NoWord);
     }
     Ok(Presented(value))
 }
@@ -227,16 +264,10 @@ fn after_scheme<'a, const N: usize>(line: &'a [u8], scheme: &[u8; N]) -> Option<
 }
 
 /// The key inside `user:password` (RFC 7617 §2): the password, or the user where that is empty.
-fn basic_key<'a>(encoded: &[u8]) -> Result<Cow<'a, [u8]>, Refused> {
-    let malformed = || {
-        Refused::because(
-            Refusal::KeyMalformed,
-            "Basic credentials that are not base64 of user:password",
-        )
-    };
+fn basic_key<'a>(encoded: &[u8]) -> Result<Cow<'a, [u8]>, Unfit> {
     let decoded =
-        base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|_| malformed())?;
-    let colon = decoded.iter().position(|byte| *byte == b':').ok_or_else(malformed)?;
+        base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|_| Unfit::NoPair)?;
+    let colon = decoded.iter().position(|byte| *byte == b':').ok_or(Unfit::NoPair)?;
     let (user, password) = (&decoded[..colon], &decoded[colon + 1..]);
     Ok(Cow::Owned(if password.is_empty() { user.to_vec() } else { password.to_vec() }))
 }
@@ -300,7 +331,8 @@ mod tests {
         let lines: Vec<Field<'_>> = lines.iter().map(field).collect();
         let fields = Fields(&lines);
         let got = accepting(places).present(fields, fields.lines("authorization"), None);
-        got.map(|p| String::from_utf8(p.0.to_vec()).unwrap()).map_err(|refused| refused.why)
+        got.map(|p| String::from_utf8(p.0.to_vec()).unwrap())
+            .map_err(|unfit| Refused::from(unfit).why)
     }
 
     #[test]
@@ -358,8 +390,8 @@ mod tests {
         let got = credentials.present(fields, Lines::None, Some("x=1&api%5fkey=a%2Bb"));
         assert_eq!(got.unwrap().0.as_ref(), b"a+b");
         assert_eq!(
-            credentials.present(fields, Lines::None, Some("API_KEY=a")).unwrap_err().why,
-            Refusal::KeyMissing
+            credentials.present(fields, Lines::None, Some("API_KEY=a")).unwrap_err(),
+            Unfit::Missing
         );
     }
 

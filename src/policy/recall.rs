@@ -66,6 +66,16 @@ impl Recall {
         (mark.is_some() && mark == self.mark).then_some(&self.known)
     }
 
+    /// What is remembered of whatever text it is.
+    pub fn latest(&self) -> &Recalled {
+        &self.known
+    }
+
+    /// Whether a text would be remembered.
+    pub fn has_room_for(given: &[u8]) -> bool {
+        given.len() <= LONGEST
+    }
+
     /// Remembers this text and no other.
     pub fn keep(&mut self, given: &[u8], digest: &SecretDigest) {
         self.forget();

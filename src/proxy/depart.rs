@@ -95,7 +95,7 @@ pub(super) fn ready_to_leave(
         body_idle: policy.bounds.body_idle,
         max_body: policy.body_bound(permit.route),
         on_revoke: route.on_revoke,
-        caller: permit.caller,
+        secret: permit.caller.map(|caller| policy.keys.digest(caller.place)),
         route: route.slot,
         client: facts.client,
         pool,

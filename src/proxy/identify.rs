@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::context::WorkerContext;
 use super::serve::Facts;
 use crate::clock::Now;
-use crate::policy::authenticate::authenticate;
+use crate::policy::authenticate::{Remembered, authenticate};
 use crate::policy::covering;
 use crate::policy::known_head::Request;
 use crate::policy::order::Heard;
@@ -20,7 +20,7 @@ pub(super) fn identify(
     at: &WorkerContext,
     policy: &Snapshot,
     request: &Request<'_, '_>,
-    recall: &mut Recall,
+    credential: (&mut Recall, Remembered),
     now: Now,
     facts: &mut Facts,
 ) -> Result<(), Refused> {
@@ -34,8 +34,7 @@ pub(super) fn identify(
         return Ok(());
     }
     let overlay = at.ledger.overlay();
-    let approach = |place| at.ledger.approach(place);
-    match authenticate(policy, &overlay, &request.head, recall, now.wall, approach) {
+    match authenticate(policy, &overlay, &request.head, credential, now.wall) {
         Ok(caller) => {
             (facts.key, facts.caller) = (Some(caller.key), Some(caller));
             at.used(policy, now.wall, caller.subject);

@@ -185,14 +185,9 @@ fn watched(
         OnRevoke::CutUpgrades => switching,
         OnRevoke::Finish => false,
     };
-    let caller = admission.caller.filter(|_| cuts)?;
+    let secret = admission.secret.filter(|_| cuts)?;
     let cut = Cut::new();
-    exchange.belongs_to(at.long_lived.join(
-        caller.secret,
-        admission.route,
-        admission.client,
-        cut.clone(),
-    ));
+    exchange.belongs_to(at.long_lived.join(secret, admission.route, admission.client, cut.clone()));
     Some(cut)
 }
 

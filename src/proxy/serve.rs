@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use smallvec::SmallVec;
 
 use super::asking::Binding;
 use super::body::Body;
@@ -27,12 +26,12 @@ use super::request_body::RequestBody;
 use super::request_id::RequestId;
 use super::respond::{Reads, Refusing, Shown, Words, refusal};
 use crate::clock::Now;
-use crate::policy::authenticate::Caller;
+use crate::policy::authenticate::{Caller, approach};
 use crate::policy::authorize::Permit;
 use crate::policy::charge::ChargeRule;
 use crate::policy::fields::{Lines, printable};
 use crate::policy::head::{Head, Seen, Unchecked};
-use crate::policy::keys::KeyIx;
+use crate::policy::keys::{KeyIx, SecretDigest};
 use crate::policy::limit::LimitIx;
 use crate::policy::order::{Heard, Readings};
 use crate::policy::refusal::{Refusal, Refused};
@@ -153,8 +152,8 @@ pub(super) struct Admission {
     pub(super) max_body: Option<u64>,
     /// What becomes of the exchange when its key is revoked.
     pub(super) on_revoke: OnRevoke,
-    /// Who asked.
-    pub(super) caller: Option<Caller>,
+    /// The secret of who asked, by which an exchange that is open for long is looked up again after a reload.
+    pub(super) secret: Option<SecretDigest>,
     /// The route's stable place.
     pub(super) route: u32,
     /// From where.
@@ -180,7 +179,7 @@ pub(super) struct Facts {
     /// What they said.
     pub(super) readings: Readings,
     pub(super) asked: Asked,
-    pub(super) shadowed: SmallVec<[Refusal; 2]>,
+    pub(super) shadowed: Vec<Refusal>,
     /// What its idempotency key came to.
     pub(super) idempotency: Option<IdempotencyOutcome>,
     allow: Option<String>,
@@ -232,7 +231,7 @@ fn decide(
         binding: None,
         readings: Readings::new(),
         asked: Asked::Decided,
-        shadowed: SmallVec::new(),
+        shadowed: Vec::new(),
         idempotency: None,
         allow: None,
     };
@@ -339,6 +338,9 @@ fn judge(
     }
     let mut refrain = peer.refrain.borrow_mut();
     let shown = refrain.shown(policy);
+    let secret_near = |place| at.ledger.approach(place);
+    let credential = &mut shown.credential;
+    let remembered = approach(policy, seen, unchecked.mark, credential, secret_near);
     // 2 head, 3 client address, 4 route
     let request = shown.head.read(policy, unchecked, seen, peer.address())?;
     facts.client = request.client;
@@ -346,7 +348,7 @@ fn judge(
         facts.route = Some(ix);
     }
     // 5 authenticate; what step 4 found missing is said after it only, so that strangers learn no routes
-    identify(at, policy, &request, &mut shown.credential, now, facts)?;
+    identify(at, policy, &request, (&mut shown.credential, remembered), now, facts)?;
     let route_ix = match request.routed {
         Routed::To(ix) => ix,
         Routed::OtherMethods(allow) => {

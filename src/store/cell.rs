@@ -2,7 +2,6 @@
 //!
 //! Under the lock nothing allocates, calls out or waits: what needs room is made before, and checked again inside.
 
-use std::hint::black_box;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::clock::Now;
+use crate::fetch;
 use crate::policy::limit::{Ceiling, LimitId, LimitKind, SubjectKey, Window};
 use crate::policy::meter::{Look, Meter};
 use crate::policy::order::{Ask, Reading};
@@ -101,8 +101,8 @@ impl Cell {
     /// Begins to fetch both lines. A lock waits for all that is read before it, so that without this the second line of a
     /// cell would be asked for only when the first has come: 100 ns with a million cells.
     pub(super) fn approach(&self) {
-        black_box(self.subject[0].load(Ordering::Relaxed));
-        black_box(self.changed.load(Ordering::Relaxed));
+        fetch::ahead(&self.subject);
+        fetch::ahead(&self.changed);
     }
 
     /// Whether it is this subject's, or was just now: only the lock makes it certain.

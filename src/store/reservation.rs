@@ -20,7 +20,6 @@ use super::op::{Doubt, KeptAnswer};
 use super::party::Party;
 use super::promise::{Hold, Keeping, Promise};
 use super::records::Ended;
-use super::table::Seat;
 
 /// The guard of what one request took.
 ///
@@ -92,15 +91,21 @@ impl Reservation {
     }
 
     /// Holds money that was taken. What costs nothing has nothing to settle.
-    pub(super) fn charge(&mut self, ledger: &Ledger, keeping: Keeping, ask: &Ask, seat: &Seat<'_>) {
+    pub(super) fn charge(
+        &mut self,
+        ledger: &Ledger,
+        keeping: Keeping,
+        ask: &Ask,
+        seated: SubjectKey,
+    ) {
         if ask.weight > 0 {
-            self.promise(ledger, keeping).charge(ask, seat.subject);
+            self.promise(ledger, keeping).charge(ask, seated);
         }
     }
 
     /// Holds a block that must be durable first.
-    pub(super) fn block(&mut self, ledger: &Ledger, ask: &Ask, seat: &Seat<'_>, block: Block) {
-        self.promise(ledger, Keeping::Durable).block(ask, seat.subject, block);
+    pub(super) fn block(&mut self, ledger: &Ledger, ask: &Ask, seated: SubjectKey, block: Block) {
+        self.promise(ledger, Keeping::Durable).block(ask, seated, block);
     }
 
     /// Holds a claim.

@@ -2,9 +2,9 @@
 //! looks at the cell whose it is, and under its lock again.
 
 use std::array;
-use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::fetch;
 use crate::policy::keys::SecretIx;
 use crate::policy::limit::SubjectKey;
 
@@ -39,7 +39,9 @@ impl Shortcuts {
     /// as well, and the hint would be asked for only when it has come: 200 ns with a million keys.
     pub(super) fn approach(&self, about: SecretIx) {
         for place in [about.0.saturating_sub(SPREAD), about.0.saturating_add(SPREAD)] {
-            black_box(self.keys.get(place).map(|hint| hint.load(Ordering::Relaxed)));
+            if let Some(hint) = self.keys.get(place) {
+                fetch::ahead(hint);
+            }
         }
     }
 

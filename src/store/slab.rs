@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::cell::Cell;
 use super::shelves::Shelves;
 
-/// The number of a cell. Cells of one request are locked in the order of their numbers.
+/// The number of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct CellIx(NonZeroU32);
 

@@ -76,7 +76,6 @@ pub struct Swept {
 pub(super) struct Seat<'t> {
     /// The subject itself, or the crowd that it shares.
     pub(super) subject: SubjectKey,
-    pub(super) ix: CellIx,
     pub(super) cell: &'t Cell,
 }
 
@@ -93,11 +92,6 @@ impl<'t> Seat<'t> {
     /// The subject's meters; `None` if the cell is not its any more.
     pub(super) fn lock(&self) -> Option<MutexGuard<'t, Meters>> {
         self.cell.lock(self.subject)
-    }
-
-    /// Whether the cell, which is locked, did not become another subject's since it was found.
-    pub(super) fn is_still_its(&self) -> bool {
-        self.cell.seems_to_be_of(self.subject)
     }
 }
 
@@ -116,12 +110,16 @@ impl Table {
 
     /// The cell of a subject, by name.
     pub(super) fn get(&self, subject: SubjectKey) -> Option<Seat<'_>> {
-        let ix = *self.names.pin().get(&subject)?;
+        let ix = self.number_of(subject)?;
         Some(self.seat_at(subject, ix))
     }
 
+    fn number_of(&self, subject: SubjectKey) -> Option<CellIx> {
+        self.names.pin().get(&subject).copied()
+    }
+
     fn seat_at(&self, subject: SubjectKey, ix: CellIx) -> Seat<'_> {
-        Seat { subject, ix, cell: self.cells.at(ix) }
+        Seat { subject, cell: self.cells.at(ix) }
     }
 
     /// Begins to fetch from memory the cell of the key of this secret.
@@ -140,18 +138,24 @@ impl Table {
     pub(super) fn seat(&self, ask: &Ask, caller: Option<&Caller>, way: Way) -> Seat<'_> {
         let of_key = caller.filter(|caller| caller.subject == ask.subject);
         if way == Way::Shortcut
-            && let Some(seat) = self.remembered(ask.subject, of_key)
+            && let Some(cell) = self.remembered(ask.subject, of_key)
         {
-            return seat;
+            return Seat { subject: ask.subject, cell };
         }
-        let seat = self.seat_by_name(ask);
-        if seat.subject == ask.subject {
+        self.seat_newly(ask, of_key)
+    }
+
+    /// Where the ask is counted, by name, and that is remembered.
+    #[cold]
+    fn seat_newly(&self, ask: &Ask, of_key: Option<&Caller>) -> Seat<'_> {
+        let (subject, ix) = self.placed_by_name(ask);
+        if subject == ask.subject {
             match of_key {
-                Some(caller) => self.shortcuts.note_key(caller.place, seat.ix),
-                None => self.shortcuts.note_other(ask.subject, seat.ix),
+                Some(caller) => self.shortcuts.note_key(caller.place, ix),
+                None => self.shortcuts.note_other(subject, ix),
             }
         }
-        seat
+        self.seat_at(subject, ix)
     }
 
     /// Where the ask was counted the last time, if that cell still looks like its subject's own.
@@ -161,19 +165,21 @@ impl Table {
     )]
     #[inline(always)]
     pub(super) fn known(&self, ask: &Ask, caller: Option<&Caller>) -> Option<Seat<'_>> {
-        self.remembered(ask.subject, caller.filter(|caller| caller.subject == ask.subject))
+        let of_key = caller.filter(|caller| caller.subject == ask.subject);
+        let cell = self.remembered(ask.subject, of_key)?;
+        Some(Seat { subject: ask.subject, cell })
     }
 
-    /// Where the subject's cell was the last time, if it still looks like its own.
+    /// The subject's cell where it was the last time, if it still looks like its own.
     #[expect(
         clippy::inline_always,
         reason = "two ask it, and a call takes 100 instructions an admitted request"
     )]
     #[inline(always)]
-    fn remembered(&self, subject: SubjectKey, of_key: Option<&Caller>) -> Option<Seat<'_>> {
+    fn remembered(&self, subject: SubjectKey, of_key: Option<&Caller>) -> Option<&Cell> {
         let look = |ix: Option<CellIx>| {
-            let seat = self.seat_at(subject, ix?);
-            seat.cell.seems_to_be_of(subject).then_some(seat)
+            let cell = self.cells.at(ix?);
+            cell.seems_to_be_of(subject).then_some(cell)
         };
         if let Some(caller) = of_key {
             return look(self.shortcuts.of_key(caller.place));
@@ -182,28 +188,33 @@ impl Table {
         look(first).or_else(|| look(second))
     }
 
-    fn seat_by_name(&self, ask: &Ask) -> Seat<'_> {
+    /// Whose cell the ask is counted in, and its number.
+    fn placed_by_name(&self, ask: &Ask) -> (SubjectKey, CellIx) {
         let own = ask.subject;
-        if let Some(seat) = self.get(own) {
-            return seat;
+        if let Some(ix) = self.number_of(own) {
+            return (own, ix);
         }
-        let Some(crowd) = ask.crowded else { return self.insert(own, Room::Kept) };
+        let Some(crowd) = ask.crowded else { return (own, self.insert(own, Room::Kept)) };
         let bound = self.room.0.bound.load(Ordering::Relaxed);
         if self.claim(bound) {
-            return self.insert(own, Room::Counted);
+            return (own, self.insert(own, Room::Counted));
         }
-        if let Some(seat) = self.get(crowd) {
-            seat
+        if let Some(ix) = self.number_of(crowd) {
+            (crowd, ix)
         } else if self.claim(with_reserve(bound)) {
-            self.insert(crowd, Room::Counted)
+            (crowd, self.insert(crowd, Room::Counted))
         } else {
-            self.named(CROWD)
+            (CROWD, self.number_of_named(CROWD))
         }
     }
 
     /// The cell of a subject that somebody named: it gets room whatever it is.
     pub(super) fn named(&self, subject: SubjectKey) -> Seat<'_> {
-        self.get(subject).unwrap_or_else(|| self.insert(subject, Room::Kept))
+        self.seat_at(subject, self.number_of_named(subject))
+    }
+
+    fn number_of_named(&self, subject: SubjectKey) -> CellIx {
+        self.number_of(subject).unwrap_or_else(|| self.insert(subject, Room::Kept))
     }
 
     /// Shows every cell once, in no order; one that comes meanwhile may be left out.
@@ -264,12 +275,14 @@ impl Table {
 
     fn remove_if_idle(&self, subject: SubjectKey, now: Now) -> bool {
         let names = self.names.pin();
-        let Some(Seat { ix, cell, .. }) = self.get(subject) else { return true };
+        let Some(ix) = self.number_of(subject) else { return true };
         // The name goes under the lock: who waits for it finds the cell retired, and the name gone or another cell's.
         let forget = || {
             names.remove(&subject);
         };
-        let Some(room) = cell.retire_if_idle(subject, now, forget) else { return false };
+        let Some(room) = self.cells.at(ix).retire_if_idle(subject, now, forget) else {
+            return false;
+        };
         if room == Room::Counted {
             self.room.0.count.fetch_sub(1, Ordering::Relaxed);
         }
@@ -298,7 +311,7 @@ impl Table {
             && count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    fn insert(&self, subject: SubjectKey, room: Room) -> Seat<'_> {
+    fn insert(&self, subject: SubjectKey, room: Room) -> CellIx {
         let ix = self.cells.take();
         let names = self.names.pin();
         let name = || names.try_insert(subject, ix).map(drop).map_err(|taken| *taken.current);
@@ -309,10 +322,10 @@ impl Table {
             if room == Room::Counted {
                 self.room.0.count.fetch_sub(1, Ordering::Relaxed);
             }
-            return self.seat_at(subject, other);
+            return other;
         }
         self.queue.lock().push_back(subject);
-        self.seat_at(subject, ix)
+        ix
     }
 }
 
