@@ -38,7 +38,8 @@ impl Wall {
 
     /// Whole Unix seconds, rounded up, so that waiting until then is never too short.
     pub fn unix_seconds_up(self) -> i64 {
-        self.0.div_euclid(1000) + i64::from(self.0.rem_euclid(1000) != 0)
+        // Up is down from the other side, for which one division is enough.
+        -self.0.saturating_neg().div_euclid(1000)
     }
 }
 
@@ -167,5 +168,28 @@ impl ManualClock {
     /// Sets the wall clock alone, as an operator or NTP would: the steady clock does not notice.
     pub fn set_wall(&self, wall: Wall) {
         self.wall.store(wall.0, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_rounded_up_on_both_sides_of_1970_and_at_the_ends_of_time() {
+        for (millis, seconds) in [
+            (0, 0),
+            (1, 1),
+            (1_000, 1),
+            (1_001, 2),
+            (-1, 0),
+            (-999, 0),
+            (-1_000, -1),
+            (-1_001, -1),
+            (i64::MAX, i64::MAX / 1_000 + 1),
+            (i64::MIN, i64::MIN / 1_000),
+        ] {
+            assert_eq!(Wall(millis).unix_seconds_up(), seconds, "{millis}");
+        }
     }
 }

@@ -229,7 +229,7 @@ fn an_import_of_a_higher_room_is_seen_in_every_spelling() {
 #[test]
 fn an_import_of_a_lower_room_is_fine() {
     for (path, text) in [
-        ("policy/meter/bucket.rs", "use crate::clock::Steady; use super::{Carried, Figures};"),
+        ("policy/meter/bucket.rs", "use crate::clock::Steady; use super::{Carried, Standing};"),
         ("store/ledger.rs", "use crate::policy::order::Ask; use super::cell::Cell;"),
         ("proxy/serve.rs", "use crate::{admin, reload::Watch, store::Ledger};"),
         ("cli/run.rs", "use crate::{proxy, config, demo};"),

@@ -117,7 +117,7 @@ fn decide(
             Ok(permit) => {
                 assert_eq!((permit.route, permit.caller), (route, caller));
                 let limits = covering::asks(snapshot, route, permit.caller, client, Wall(1)).len();
-                End::Permitted { shadowed: permit.shadowed.to_vec(), limits }
+                End::Permitted { shadowed: permit.shadowed.clone(), limits }
             }
         },
     };

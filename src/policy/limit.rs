@@ -76,22 +76,6 @@ pub struct Ceiling {
     pub burst: u64,
 }
 
-impl Ceiling {
-    /// What remains in units while nothing is used: the size of a bucket, the `units` of every other window.
-    #[must_use]
-    pub fn whole(&self) -> u64 {
-        match self.window {
-            Window::Bucket => self.burst,
-            Window::Sliding
-            | Window::Fixed
-            | Window::Concurrent
-            | Window::Quota(_)
-            | Window::Spend(_)
-            | Window::Prepaid => self.units,
-        }
-    }
-}
-
 /// Whether a rule's answer counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {

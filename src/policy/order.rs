@@ -40,7 +40,8 @@ pub type Asks = SmallVec<[Ask; 6]>;
 /// the take when the request was admitted, and as they stand when nothing was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// What remains while nothing is used: [`Ceiling::whole`], and for `Prepaid` what was topped up.
+    /// What remains in units while nothing is used: the size of a bucket, of credit what was topped up, and the `units` of
+    /// every other ceiling.
     pub whole: u64,
     /// Units in use, rounded up. More than the ceiling where that was lowered.
     pub used: u64,
@@ -98,26 +99,39 @@ impl<'a> Heard<'a> {
     /// longest; ties by declaration. `None` if nothing vetoes. How long to wait is another question:
     /// [`Heard::longest_wait`].
     pub fn refusing(self) -> Option<Line<'a>> {
-        // `min_by_key` keeps the first of equals; a wait of `None` is put before every `Some`.
-        self.lines().filter(Line::vetoes).min_by_key(|Line { ask, reading }| {
-            let rank = rank(ask.ceiling.window.kind());
-            (rank, reading.wait.is_some(), Reverse(reading.wait), ask.limit)
-        })
+        self.refusal().map(|(refusing, _)| refusing)
     }
 
     /// What `Retry-After` is made of, in nanoseconds: the maximum wait over all enforced refusals. `None` if any of them
     /// is not helped by time, or if nothing vetoes.
     pub fn longest_wait(self) -> Option<u64> {
+        self.refusal()?.1
+    }
+
+    /// [`Heard::refusing`], if anything vetoes, and [`Heard::longest_wait`].
+    #[inline]
+    pub fn refusal(self) -> Option<(Line<'a>, Option<u64>)> {
         let mut vetoes = self.lines().filter(Line::vetoes);
-        // A `None` among them makes the whole `None`.
-        vetoes.try_fold(None, |longest, line| Some(longest.max(Some(line.reading.wait?))))?
+        let first = vetoes.next()?;
+        // The first of equals stays. A `None` among the waits makes the whole `None`.
+        Some(vetoes.fold((first, first.reading.wait), |(told, longest), line| {
+            let told = if line.told_as() < told.told_as() { line } else { told };
+            (told, longest.zip(line.reading.wait).map(|(one, other)| one.max(other)))
+        }))
     }
 }
 
 impl Line<'_> {
     /// Whether it vetoes the request.
     pub fn vetoes(&self) -> bool {
-        self.ask.mode == Mode::Enforce && !self.reading.admits
+        !self.reading.admits && self.ask.mode == Mode::Enforce
+    }
+
+    /// Of several that veto, the one with the least of these is told. A wait of `None` is less than any.
+    fn told_as(&self) -> impl Ord + use<> {
+        let Line { ask, reading } = self;
+        let rank = rank(ask.ceiling.window.kind());
+        (rank, reading.wait.is_some(), Reverse(reading.wait), ask.limit)
     }
 }
 

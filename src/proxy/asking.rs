@@ -10,6 +10,7 @@ use crate::policy::authenticate::Caller;
 use crate::policy::calendar::Period;
 use crate::policy::covering;
 use crate::policy::keys::KeyIx;
+use crate::policy::limit::{Mode, Window};
 use crate::policy::order::{Ask, Asks, Heard, Line, Reading};
 use crate::policy::report::Report;
 use crate::policy::snapshot::{RouteIx, Snapshot};
@@ -18,6 +19,10 @@ use crate::policy::snapshot::{RouteIx, Snapshot};
 #[derive(Debug, Default)]
 pub(super) struct Binding {
     asks: Rc<Asks>,
+    /// Whether any of them is asked in shadow.
+    shadows: bool,
+    /// Whether any is asked of credit.
+    credit: bool,
     refrain: RefCell<Option<Rc<LimitRefrain>>>,
 }
 
@@ -47,7 +52,14 @@ impl Default for Asking {
 
 impl Binding {
     fn of(asks: Asks) -> Binding {
-        Binding { asks: Rc::new(asks), refrain: RefCell::default() }
+        let shadows = asks.iter().any(|ask| ask.mode == Mode::Shadow);
+        let credit = asks.iter().any(|ask| ask.ceiling.window == Window::Prepaid);
+        Binding { asks: Rc::new(asks), shadows, credit, refrain: RefCell::default() }
+    }
+
+    /// Whether any limit is asked in shadow. Known beforehand, because nearly none is.
+    pub(super) fn has_shadows(&self) -> bool {
+        self.shadows
     }
 
     /// The asks, in the order of the policy.
@@ -63,7 +75,8 @@ impl Binding {
     ) -> Rc<LimitRefrain> {
         let mut latest = self.refrain.borrow_mut();
         match &*latest {
-            Some(refrain) if refrain.is_of_wholes(readings) => Rc::clone(refrain),
+            // The whole of credit alone changes under one ceiling.
+            Some(refrain) if !self.credit || refrain.is_of_wholes(readings) => Rc::clone(refrain),
             _ => Rc::clone(latest.insert(found())),
         }
     }

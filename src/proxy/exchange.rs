@@ -12,9 +12,10 @@ use smallvec::SmallVec;
 use super::answer::Head;
 use super::context::WorkerContext;
 use super::forward::X_REQUEST_ID;
-use super::limit_fields::{FieldWords, LimitFields};
+use super::limit_fields::LimitFields;
 use super::long_lived::Member;
 use super::peer::{AtHand, Peer};
+use super::refrain::LimitRefrain;
 use super::request_body::BodyWatch;
 use super::request_id::RequestId;
 use super::respond::Reads;
@@ -33,7 +34,7 @@ use crate::store::{Completion, Party, Reply, Reservation, StoreFailed};
 use crate::telemetry::decision_id::DecisionId;
 use crate::telemetry::events::Event;
 use crate::telemetry::metrics::{IdempotencyOutcome, Outcome};
-use crate::telemetry::record::{Draft, End, LimitLine, Opening, RefusalLine};
+use crate::telemetry::record::{Draft, End, Opening, RefusalLine};
 
 /// Status recorded where the client left before there was one to send, as nginx has it.
 const CLIENT_LEFT: u16 = 499;
@@ -110,7 +111,7 @@ impl Exchange {
         ))
     }
 
-    /// Writes down what the decision was made of. Returns in what words its limits are spoken of, where that is done at once.
+    /// Writes down what the decision was made of. Returns what is said of its limits, where that is said at once.
     pub(super) fn decided(
         &mut self,
         policy: &Arc<Snapshot>,
@@ -118,7 +119,7 @@ impl Exchange {
         (head, seen): (&Unchecked<'_>, &Seen<'_>),
         said: Decided,
         facts: &Facts,
-    ) -> Option<Rc<FieldWords>> {
+    ) -> Option<Rc<LimitRefrain>> {
         let inner = &mut *self.0;
         let at = &*inner.at;
         let answers = facts.heard();
@@ -130,21 +131,14 @@ impl Exchange {
         let mut member = said_of_limits.as_ref().map(|said| said.member.borrow_mut());
         let mut limits: &[u8] = b"";
         inner.fields.spelling = policy.report.spelling;
-        let mut words = None;
-        if let Some(of_limits) = &said_of_limits {
-            let started = inner.started.wall;
-            match said.worded {
-                Worded::AtOnce => words = Some(Rc::clone(&of_limits.fields)),
-                Worded::Later => {
-                    inner.fields =
-                        LimitFields::new(&policy.report, &of_limits.fields, answers, started);
-                }
-            }
+        if let (Some(of_limits), Worded::Later) = (&said_of_limits, said.worded) {
+            let (words, now) = (&of_limits.fields, inner.started.wall);
+            inner.fields = LimitFields::new(&policy.report, words, answers, now);
         }
         if let Some(member) = &mut member
             && inner.draft.is_wanted()
         {
-            limits = member.of(facts.readings.iter().map(LimitLine::of));
+            limits = member.of(&facts.readings);
         }
         inner.request_id = said.request_id;
         inner.reads = said.reads;
@@ -176,18 +170,21 @@ impl Exchange {
         for refusal in &facts.shadowed {
             inner.at.metrics.refusal(inner.route, *refusal, None, Mode::Shadow);
         }
-        let would_refuse = |line: &Line<'_>| line.ask.mode == Mode::Shadow && !line.reading.admits;
-        let decided = facts.asked == Asked::Decided;
-        for line in answers.lines().filter(would_refuse).filter(|_| decided) {
-            let limit = policy.limit(line.ask.limit);
-            inner.at.metrics.refusal(
-                inner.route,
-                limit.kind.refusal(),
-                Some(limit.slot),
-                Mode::Shadow,
-            );
+        let in_shadow = facts.binding.as_ref().is_some_and(|binding| binding.has_shadows());
+        if in_shadow && facts.asked == Asked::Decided {
+            let would_refuse =
+                |line: &Line<'_>| line.ask.mode == Mode::Shadow && !line.reading.admits;
+            for line in answers.lines().filter(would_refuse) {
+                let limit = policy.limit(line.ask.limit);
+                let (why, slot) = (limit.kind.refusal(), Some(limit.slot));
+                inner.at.metrics.refusal(inner.route, why, slot, Mode::Shadow);
+            }
         }
-        words
+        drop(member);
+        match said.worded {
+            Worded::AtOnce => said_of_limits,
+            Worded::Later => None,
+        }
     }
 
     /// The gate said no.
@@ -290,7 +287,12 @@ impl Exchange {
     }
 
     /// The fields that limits show on this exchange's answer, whoever words it.
-    pub(super) fn fields(&mut self) -> &mut LimitFields {
+    pub(super) fn fields(&self) -> &LimitFields {
+        &self.0.fields
+    }
+
+    /// The same, to be moved to the answer.
+    pub(super) fn fields_mut(&mut self) -> &mut LimitFields {
         &mut self.0.fields
     }
 

@@ -8,9 +8,9 @@ use super::body::{Body, OnEnd};
 use super::forward::X_REQUEST_ID;
 use super::http1::{DATE_LINE, Text, content_length};
 use super::io::COALESCED;
-use super::request_id::RequestId;
 use crate::policy::answer::Places;
 use crate::policy::fields::Lines;
+use crate::telemetry::decision_id::RequestId;
 
 /// An answer, and where the id of its request stands in it.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ mod tests {
         let mut ids = DecisionIds::new(BootId::from_bytes([7; 24]), 0);
         let mut next = || {
             let id = ids.next_id();
-            RequestId::Made(ids.request_id(id))
+            ids.request_id(id)
         };
         let (first, second) = (next(), next());
         let body = format!("<{}>", first.as_str());

@@ -67,10 +67,11 @@ fn guessed(
         | Opening::StoreFailed(_) => None,
         Opening::Refused(readings) => {
             let heard = Heard { asks: &asks, readings: &readings };
+            let (refusing, wait) = heard.refusal()?;
             Some(Refused {
                 why: Refusal::Guessing,
-                limit: Some(heard.refusing()?.ask.limit),
-                wait: heard.longest_wait(),
+                limit: Some(refusing.ask.limit),
+                wait,
                 detail: "too many failed authentications from this address",
             })
         }

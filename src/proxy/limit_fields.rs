@@ -200,8 +200,10 @@ impl FieldWords {
         let mut same = same_left || !sends_states;
         for (before, line) in states.iter().zip(heard.lines()) {
             let now = state_of(line);
-            same_left &= now.0 == before.0;
-            same &= now == *before;
+            if now != *before {
+                same = false;
+                same_left &= now.0 == before.0;
+            }
         }
         let x = match before {
             // Which limit is shown follows from what is left of each.

@@ -10,6 +10,7 @@ pub(super) struct MadeOf(Weak<Snapshot>);
 
 impl MadeOf {
     /// Whether it was another policy than this one, which it is from now on: then what was made of that is to be forgotten.
+    #[inline]
     pub(super) fn was_another(&mut self, policy: &Arc<Snapshot>) -> bool {
         let another = self.0.as_ptr() != Arc::as_ptr(policy);
         if another {

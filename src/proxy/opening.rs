@@ -102,11 +102,12 @@ pub(super) fn look_at(
 
 /// The refusal of the limit with the longest wait.
 fn limited(policy: &Snapshot, heard: Heard<'_>) -> Refused {
-    let limit = heard.refusing().map(|line| line.ask.limit);
+    let refusal = heard.refusal();
+    let limit = refusal.map(|(line, _)| line.ask.limit);
     Refused {
         why: limit.map_or(Refusal::Rate, |limit| policy.limit(limit).kind.refusal()),
         limit,
-        wait: heard.longest_wait(),
+        wait: refusal.and_then(|(_, wait)| wait),
         detail: "a limit is used up",
     }
 }

@@ -69,16 +69,23 @@ pub(super) struct Shown {
 }
 
 impl Refrain {
+    #[inline]
     fn belong_to(&mut self, policy: &Arc<Snapshot>) {
         if self.policy.was_another(policy) {
-            (self.client, self.host, self.asked) = (None, None, None);
-            self.shown.head.forget();
-            self.shown.credential.forget();
-            if let Some(asking) = &mut self.asking {
-                asking.forget();
-            }
-            self.said.forget();
+            self.forget();
         }
+    }
+
+    /// Apart, because every request asks several times whether it has to, and nearly none has.
+    #[cold]
+    fn forget(&mut self) {
+        (self.client, self.host, self.asked) = (None, None, None);
+        self.shown.head.forget();
+        self.shown.credential.forget();
+        if let Some(asking) = &mut self.asking {
+            asking.forget();
+        }
+        self.said.forget();
     }
 
     /// What the last request on the connection showed under this policy.

@@ -96,7 +96,7 @@ pub(super) fn refusal(at: &WorkerContext, refusing: &Refusing<'_>) -> Words {
         Shown::Decided(fields) => fields.lines(),
     };
     let made = match request_id {
-        RequestId::Made(_) if refusing.allow.is_none() => Some(request_id),
+        RequestId::Made(id) if refusing.allow.is_none() => Some(id),
         RequestId::Made(_) | RequestId::Given(_) | RequestId::Nameless => None,
     };
     if let Some(answer) = made.and_then(|id| wording.again(&case, lines.as_ref(), id)) {

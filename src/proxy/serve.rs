@@ -253,7 +253,7 @@ fn decide(
         Ok(_) | Err(_) => Worded::Later,
     };
     let said = Decided { id, request_id, reads, worded };
-    let words = exchange.decided(&policy, peer, (head, &seen), said, &facts);
+    let said_of_limits = exchange.decided(&policy, peer, (head, &seen), said, &facts);
 
     let stop = match judged.and_then(|permit| {
         ready_to_leave(at, &policy, peer, (head, &seen), &facts, &permit, exchange)
@@ -261,15 +261,16 @@ fn decide(
         Ok((head, admission)) => return Decision::Pass(head, admission),
         Err(stop) => stop,
     };
-    let request_id = exchange.request_id().clone();
-    *at_hand = match stop {
+    let request_id = exchange.request_id();
+    // Put there by each, and not by all of them together: that would copy it as the largest of them once more.
+    match stop {
         Stop::Repeated(repeat) => return Decision::Replay(repeat, policy.bounds.body_idle),
-        Stop::Here(status) => AtHand::Answer(here::bare(status, &request_id)),
-        Stop::Ready => AtHand::Answer(here::readiness(at, &request_id)),
+        Stop::Here(status) => *at_hand = AtHand::Answer(here::bare(status, request_id)),
+        Stop::Ready => *at_hand = AtHand::Answer(here::readiness(at, request_id)),
         Stop::Balance(of) => {
-            let mut answer = here::balance(&policy, of, facts.heard(), &request_id);
-            exchange.fields().give(answer.head.fields_mut());
-            AtHand::Answer(answer)
+            let mut answer = here::balance(&policy, of, facts.heard(), request_id);
+            exchange.fields_mut().give(answer.head.fields_mut());
+            *at_hand = AtHand::Answer(answer);
         }
         Stop::Refused(refused) => {
             exchange.refused(&policy, &refused);
@@ -281,21 +282,21 @@ fn decide(
                 refused: &refused,
                 route: facts.route,
                 heard: facts.heard(),
-                fields: match &words {
-                    Some(words) => Shown::Heard(words),
+                fields: match &said_of_limits {
+                    Some(said) => Shown::Heard(&said.fields),
                     None => Shown::Decided(exchange.fields()),
                 },
                 allow: facts.allow.as_deref(),
-                request_id: &request_id,
+                request_id: exchange.request_id(),
                 now: now.wall,
                 reads,
             };
             match refusal(at, &refusing) {
-                Words::Formula(formula) => AtHand::Formula(formula, None),
-                Words::Answer(answer) => AtHand::Answer(answer),
+                Words::Formula(formula) => *at_hand = AtHand::Formula(formula, None),
+                Words::Answer(answer) => *at_hand = AtHand::Answer(answer),
             }
         }
-    };
+    }
     Decision::Here
 }
 
@@ -383,7 +384,6 @@ pub(super) fn late_refusal(
     refused: &Refused,
 ) -> Answer {
     let policy = at.policy.load();
-    let (request_id, reads) = (exchange.request_id().clone(), exchange.reads());
     let refusing = Refusing {
         policy: &policy,
         refused,
@@ -391,9 +391,9 @@ pub(super) fn late_refusal(
         heard: Heard::default(),
         fields: Shown::Decided(exchange.fields()),
         allow: None,
-        request_id: &request_id,
+        request_id: exchange.request_id(),
         now: at.clock.now().wall,
-        reads,
+        reads: exchange.reads(),
     };
     refusal(at, &refusing).into()
 }

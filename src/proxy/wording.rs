@@ -15,13 +15,13 @@ use super::field_text::Legal;
 use super::formula::Formula;
 use super::limit_fields::{Edition, LimitLines};
 use super::made_of::MadeOf;
-use super::request_id::RequestId;
 use super::respond::Reads;
 use crate::policy::answer::{Figure, Text};
 use crate::policy::limit::LimitIx;
 use crate::policy::refusal::Refusal;
 use crate::policy::report::Spelling;
 use crate::policy::snapshot::{RouteIx, Snapshot};
+use crate::telemetry::decision_id::RequestId;
 
 /// What a worker's refusals have in common.
 #[derive(Debug, Default)]
@@ -182,6 +182,7 @@ impl Wording {
 }
 
 impl Latest {
+    #[inline]
     fn is_of(&self, case: &Case, fields: Option<&LimitLines<'_>>) -> bool {
         let same_fields = match (&self.fields, fields) {
             (Some(edition), Some(fields)) => fields.say_as(edition),
@@ -295,7 +296,7 @@ pub(super) mod tests {
         let mut ids = DecisionIds::new(BootId::from_bytes([7; 24]), 0);
         let mut next_id = || {
             let id = ids.next_id();
-            RequestId::Made(ids.request_id(id))
+            ids.request_id(id)
         };
         let mut wording = Wording::new(&policy(""), Refusal::Rate, Reads::Http);
         let (first, second) = (next_id(), next_id());

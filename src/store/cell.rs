@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::fetch;
 use crate::policy::limit::{Ceiling, LimitId, LimitKind, SubjectKey, Window};
 use crate::policy::meter::{Look, Meter};
-use crate::policy::order::Ask;
+use crate::policy::order::{Ask, Reading};
 
 use super::table::Seat;
 
@@ -276,6 +276,20 @@ impl Meters {
             entry.recount();
             Some((at, entry.meter.look(ask, now)?))
         })
+    }
+
+    /// What it says to an ask that is refused, by it or by another one. `None` if there is none.
+    pub(super) fn decline(&mut self, ask: &Ask, now: Now) -> Option<Reading> {
+        for entry in &mut self.entries {
+            if entry.limit == ask.id {
+                entry.recount();
+                let said = entry.meter.look_and_decline(ask, now);
+                if said.is_some() {
+                    return said;
+                }
+            }
+        }
+        None
     }
 
     /// One more open place of a concurrent limit; `None` of any other.

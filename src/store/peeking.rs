@@ -51,43 +51,37 @@ impl Ledger {
         readings: &mut Readings,
     ) -> bool {
         readings.clear();
-        let again = order.claim.is_none()
-            && self.backing().health() == Health::Up
-            && self.decline_all(now, order, refuser, readings).is_some();
-        if !again {
-            readings.clear();
+        let (asks, caller) = (order.asks.as_slice(), order.caller);
+        let (Some(first), Some(refusing)) = (asks.first(), asks.get(refuser)) else { return false };
+        if order.claim.is_some() || self.backing().health() != Health::Up {
+            return false;
         }
-        again
-    }
-
-    /// `None` if that ask is not refused any more, or a cell or a meter is not where it was.
-    fn decline_all(
-        &self,
-        now: Now,
-        order: &Order<'_>,
-        refuser: usize,
-        readings: &mut Readings,
-    ) -> Option<()> {
-        // Alone and first: where it admits again, nothing else was done in vain.
-        let ask = order.asks.get(refuser)?;
-        let first = self.decline(now, ask, order.caller)?;
-        if !(Line { ask, reading: &first }).vetoes() {
-            return None;
+        for (at, ask) in asks.iter().enumerate() {
+            // The refuser in place of the first one: where it admits again, nothing else was done in vain.
+            let ask = match at {
+                0 => refusing,
+                at if at == refuser => first,
+                _ => ask,
+            };
+            match self.decline(now, ask, caller) {
+                Some(reading) if at > 0 || (Line { ask, reading: &reading }).vetoes() => {
+                    readings.push(reading);
+                }
+                // It is not refused any more, or a cell or a meter is not where it was.
+                Some(_) | None => {
+                    readings.clear();
+                    return false;
+                }
+            }
         }
-        for (at, ask) in order.asks.iter().enumerate() {
-            let other = at != refuser;
-            readings.push(if other { self.decline(now, ask, order.caller)? } else { first });
-        }
-        Some(())
+        readings.swap(0, refuser);
+        true
     }
 
     /// What a limit says to a request that is refused, by it or by another one. `None` where there is more to do than to look.
     fn decline(&self, now: Now, ask: &Ask, caller: Option<&Caller>) -> Option<Reading> {
-        let seat = self.table.known(ask, caller)?;
-        let mut meters = seat.lock()?;
-        let (place, look) = meters.look(ask, now)?;
-        // As a refusal does that is asked in order.
-        Some(meters.at_mut(place).decline(ask, now, look))
+        // Noting what a refusal notes that is asked in order.
+        self.table.known(ask, caller)?.lock()?.decline(ask, now)
     }
 }
 

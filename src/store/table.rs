@@ -159,6 +159,11 @@ impl Table {
     }
 
     /// Where the ask was counted the last time, if that cell still looks like its subject's own.
+    #[expect(
+        clippy::inline_always,
+        reason = "two ask it, and a call takes 20 instructions a limit"
+    )]
+    #[inline(always)]
     pub(super) fn known(&self, ask: &Ask, caller: Option<&Caller>) -> Option<Seat<'_>> {
         let of_key = caller.filter(|caller| caller.subject == ask.subject);
         let cell = self.remembered(ask.subject, of_key)?;

@@ -5,9 +5,10 @@
 
 use crate::clock::Steady;
 use crate::policy::limit::Ceiling;
+use crate::policy::order::Reading;
 
 use super::wide::Wide;
-use super::{Carried, Figures, Look, Standing};
+use super::{Carried, Look, Standing};
 
 /// A level at an instant.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,18 +77,16 @@ impl Bucket {
         Look { admits: time_helps(ceiling) && scaled(weight, ceiling) <= free, level }
     }
 
-    pub(super) fn figures(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
-        self.figures_of(self.look(ceiling, weight, now), ceiling, weight, now)
+    pub(super) fn read(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Reading {
+        self.read_behind(self.look(ceiling, weight, now), ceiling, weight, now)
     }
 
-    fn figures_of(&self, look: Look, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
+    fn read_behind(&self, look: Look, ceiling: &Ceiling, weight: u64, now: Steady) -> Reading {
         let Look { admits, level } = look;
-        let Standing { used, remaining, more_in } = self.standing_at(level, ceiling, now);
-        let wait = || {
+        self.standing_at(level, ceiling, now).saying(admits, || {
             (time_helps(ceiling) && weight <= ceiling.burst)
                 .then(|| self.until_fits(weight, level, ceiling, now))
-        };
-        Figures { used, remaining, admits, wait: if admits { Some(0) } else { wait() }, more_in }
+        })
     }
 
     fn standing_at(&self, level: u128, ceiling: &Ceiling, now: Steady) -> Standing {
@@ -105,7 +104,7 @@ impl Bucket {
                 _ => self.until_fits(remaining + 1, level, ceiling, now),
             }
         });
-        Standing { used, remaining, more_in }
+        Standing { whole: ceiling.burst, used, remaining, more_in }
     }
 
     /// Nanoseconds until `units` fit, counted from `now` even where the level is of a later instant.
@@ -157,15 +156,16 @@ impl Bucket {
     }
 
     /// Keeps the ceiling, and says how it stands, behind a look at this same instant.
+    #[inline]
     pub(super) fn decline(
         &mut self,
         ceiling: &Ceiling,
         weight: u64,
         now: Steady,
         look: Look,
-    ) -> Figures {
+    ) -> Reading {
         self.keep_at(look.level, ceiling, now);
-        self.figures_of(look, ceiling, weight, now)
+        self.read_behind(look, ceiling, weight, now)
     }
 
     pub(super) fn keep(&mut self, ceiling: &Ceiling, now: Steady) {

@@ -1,8 +1,9 @@
 //! What is open at this moment. Time does not help, only closing does.
 
 use crate::policy::limit::Ceiling;
+use crate::policy::order::Reading;
 
-use super::{Figures, Standing};
+use super::Standing;
 
 /// The number of open requests.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,14 +16,13 @@ impl Concurrent {
         self.open < ceiling.units
     }
 
-    pub(super) fn figures(self, ceiling: &Ceiling) -> Figures {
-        let Standing { used, remaining, more_in } = self.standing(ceiling);
-        let admits = self.admits(ceiling);
-        Figures { used, remaining, admits, wait: admits.then_some(0), more_in }
+    pub(super) fn read(self, ceiling: &Ceiling) -> Reading {
+        self.standing(ceiling).saying(self.admits(ceiling), || None)
     }
 
     pub(super) fn standing(self, ceiling: &Ceiling) -> Standing {
         Standing {
+            whole: ceiling.units,
             used: self.open,
             remaining: ceiling.units.saturating_sub(self.open),
             more_in: None,

@@ -2,8 +2,9 @@
 
 use crate::clock::Steady;
 use crate::policy::limit::Ceiling;
+use crate::policy::order::Reading;
 
-use super::{Carried, Figures, Standing};
+use super::{Carried, Standing};
 
 /// The use of the window in which the latest take was.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,18 +50,16 @@ impl Fixed {
             && weight <= ceiling.units.saturating_sub(self.used_at(ceiling, now.max(self.at)))
     }
 
-    pub(super) fn figures(self, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
-        let Standing { used, remaining, more_in } = self.standing(ceiling, now);
-        let admits = self.admits(ceiling, weight, now);
-        let wait = || {
+    pub(super) fn read(self, ceiling: &Ceiling, weight: u64, now: Steady) -> Reading {
+        self.standing(ceiling, now).saying(self.admits(ceiling, weight, now), || {
             (ceiling.units > 0 && weight <= ceiling.units).then(|| self.to_the_end(ceiling, now))
-        };
-        Figures { used, remaining, admits, wait: if admits { Some(0) } else { wait() }, more_in }
+        })
     }
 
     pub(super) fn standing(self, ceiling: &Ceiling, now: Steady) -> Standing {
         let used = self.used_at(ceiling, now.max(self.at));
         Standing {
+            whole: ceiling.units,
             used,
             remaining: ceiling.units.saturating_sub(used),
             more_in: (ceiling.units > 0 && used > 0).then(|| self.to_the_end(ceiling, now)),

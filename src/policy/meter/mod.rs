@@ -54,22 +54,30 @@ pub struct Look {
     level: u128,
 }
 
-/// The figures of a [`Reading`], as each kind of meter works them out.
+/// The figures of a [`Reading`] that no weight changes.
 #[derive(Clone, Copy, Debug)]
-struct Figures {
+struct Standing {
+    whole: u64,
     used: u64,
     remaining: u64,
-    admits: bool,
-    wait: Option<u64>,
     more_in: Option<u64>,
 }
 
-/// The figures of a [`Reading`] that no ask changes.
-#[derive(Clone, Copy, Debug)]
-struct Standing {
-    used: u64,
-    remaining: u64,
-    more_in: Option<u64>,
+impl Standing {
+    /// What is said to an ask that is admitted.
+    fn admitting(self) -> Reading {
+        let Standing { whole, used, remaining, more_in } = self;
+        Reading { whole, used, remaining, admits: true, wait: Some(0), more_in }
+    }
+
+    /// What is said to an ask, which waits so long if it is not admitted.
+    fn saying(self, admits: bool, wait: impl FnOnce() -> Option<u64>) -> Reading {
+        if admits {
+            return self.admitting();
+        }
+        let Standing { whole, used, remaining, more_in } = self;
+        Reading { whole, used, remaining, admits, wait: wait(), more_in }
+    }
 }
 
 /// Use in the form in which one kind of meter hands it to another: all of it at the instant of the latest.
@@ -150,56 +158,38 @@ impl Meter {
     }
 
     /// What the limit says to the ask. Changes nothing. A meter of another window answers with its use carried over.
-    pub fn read(&self, ask: &Ask, now: Now) -> Reading {
-        self.reading(ask, self.figures(ask, now))
-    }
-
-    fn reading(&self, ask: &Ask, figures: Figures) -> Reading {
-        let Figures { used, remaining, admits, wait, more_in } = figures;
-        let whole = match self {
-            Meter::Credit(purse) => purse.granted,
-            Meter::Bucket(_)
-            | Meter::Sliding(_)
-            | Meter::Fixed(_)
-            | Meter::Concurrent(_)
-            | Meter::Quota(_)
-            | Meter::Spend(_) => ask.ceiling.whole(),
-        };
-        Reading { whole, used, remaining, admits, wait, more_in }
+    pub fn read(&self, ask: &Ask, at: Now) -> Reading {
+        let (ceiling, weight, now) = (&ask.ceiling, ask.weight, at.steady);
+        match (self, ceiling.window) {
+            (Meter::Bucket(bucket), Window::Bucket) => bucket.read(ceiling, weight, now),
+            (Meter::Sliding(sliding), Window::Sliding) => sliding.read(ceiling, weight, now),
+            (Meter::Fixed(fixed), Window::Fixed) => fixed.read(ceiling, weight, now),
+            (Meter::Concurrent(concurrent), Window::Concurrent) => concurrent.read(ceiling),
+            (other, Window::Bucket) => {
+                Bucket::carrying(other.carried(ceiling, now), ceiling).read(ceiling, weight, now)
+            }
+            (other, Window::Sliding) => {
+                sliding::read_carrying(other.carried(ceiling, now), ceiling, weight, now)
+            }
+            (other, Window::Fixed) => {
+                Fixed::carrying(other.carried(ceiling, now), ceiling).read(ceiling, weight, now)
+            }
+            (_, Window::Concurrent) => Concurrent::default().read(ceiling),
+            (Meter::Quota(tally), Window::Quota(_)) | (Meter::Spend(tally), Window::Spend(_)) => {
+                tally.read(ceiling, weight, ask.period, at.wall)
+            }
+            (_, Window::Quota(_) | Window::Spend(_)) => {
+                Tally::default().read(ceiling, weight, ask.period, at.wall)
+            }
+            (Meter::Credit(purse), Window::Prepaid) => purse.read(weight),
+            (_, Window::Prepaid) => Purse::default().read(weight),
+        }
     }
 
     /// What a limit says of which nothing is used: as `Meter::empty(window).read(…)`, without making the meter.
     pub fn unused(ask: &Ask, now: Now) -> Reading {
         // A bucket needs no storage of its own, and every other window answers as if its use had been carried over.
         Meter::empty(Window::Bucket).read(ask, now)
-    }
-
-    fn figures(&self, ask: &Ask, at: Now) -> Figures {
-        let (ceiling, weight, now) = (&ask.ceiling, ask.weight, at.steady);
-        match (self, ceiling.window) {
-            (Meter::Bucket(bucket), Window::Bucket) => bucket.figures(ceiling, weight, now),
-            (Meter::Sliding(sliding), Window::Sliding) => sliding.figures(ceiling, weight, now),
-            (Meter::Fixed(fixed), Window::Fixed) => fixed.figures(ceiling, weight, now),
-            (Meter::Concurrent(concurrent), Window::Concurrent) => concurrent.figures(ceiling),
-            (other, Window::Bucket) => {
-                Bucket::carrying(other.carried(ceiling, now), ceiling).figures(ceiling, weight, now)
-            }
-            (other, Window::Sliding) => {
-                sliding::figures_carrying(other.carried(ceiling, now), ceiling, weight, now)
-            }
-            (other, Window::Fixed) => {
-                Fixed::carrying(other.carried(ceiling, now), ceiling).figures(ceiling, weight, now)
-            }
-            (_, Window::Concurrent) => Concurrent::default().figures(ceiling),
-            (Meter::Quota(tally), Window::Quota(_)) | (Meter::Spend(tally), Window::Spend(_)) => {
-                tally.figures(ceiling, weight, ask.period, at.wall)
-            }
-            (_, Window::Quota(_) | Window::Spend(_)) => {
-                Tally::default().figures(ceiling, weight, ask.period, at.wall)
-            }
-            (Meter::Credit(purse), Window::Prepaid) => purse.figures(weight),
-            (_, Window::Prepaid) => Purse::default().figures(weight),
-        }
     }
 
     /// Takes what was asked for. Only after a reading under the same lock, with the same `now`, that admits.
@@ -253,15 +243,14 @@ impl Meter {
                 purse.standing()
             }
         };
-        let Standing { used, remaining, more_in } = standing;
-        self.reading(ask, Figures { used, remaining, admits: true, wait: Some(0), more_in })
+        standing.admitting()
     }
 
     /// Takes nothing, because the ask or another one of its request is refused, and says how the limit stands. Notes the
     /// ceiling under which the meter was looked at, as [`Meter::keep`] does. Only behind a `look` under the same lock, at the
     /// same `now`.
     pub fn decline(&mut self, ask: &Ask, now: Now, look: Look) -> Reading {
-        let figures = match self {
+        match self {
             Meter::Bucket(bucket) => bucket.decline(&ask.ceiling, ask.weight, now.steady, look),
             Meter::Sliding(sliding) => sliding.decline(&ask.ceiling, ask.weight, now.steady, look),
             Meter::Fixed(_)
@@ -270,10 +259,35 @@ impl Meter {
             | Meter::Spend(_)
             | Meter::Credit(_) => {
                 self.keep(&ask.ceiling, now);
-                self.figures(ask, now)
+                self.read(ask, now)
             }
-        };
-        self.reading(ask, figures)
+        }
+    }
+
+    /// [`Meter::look`] and [`Meter::decline`] in one, for who takes nothing whatever is said. `None` if it does not count as
+    /// the ask's window does, and nothing is noted then.
+    pub fn look_and_decline(&mut self, ask: &Ask, now: Now) -> Option<Reading> {
+        let (ceiling, weight, steady) = (&ask.ceiling, ask.weight, now.steady);
+        Some(match (self, ceiling.window) {
+            (Meter::Bucket(bucket), Window::Bucket) => {
+                let look = bucket.look(ceiling, weight, steady);
+                bucket.decline(ceiling, weight, steady, look)
+            }
+            (Meter::Sliding(sliding), Window::Sliding) => {
+                sliding.keep(ceiling);
+                sliding.read(ceiling, weight, steady)
+            }
+            (Meter::Fixed(fixed), Window::Fixed) => {
+                fixed.keep(ceiling);
+                fixed.read(ceiling, weight, steady)
+            }
+            (Meter::Concurrent(concurrent), Window::Concurrent) => concurrent.read(ceiling),
+            (Meter::Quota(tally), Window::Quota(_)) | (Meter::Spend(tally), Window::Spend(_)) => {
+                tally.read(ceiling, weight, ask.period, now.wall)
+            }
+            (Meter::Credit(purse), Window::Prepaid) => purse.read(weight),
+            _ => return None,
+        })
     }
 
     /// Undoes a take of `weight` that was made at `taken` under this ceiling, as far as its units are still in use; what time has given back since,

@@ -1,6 +1,7 @@
 //! Prepaid credit: what was topped up and what of it is used, in millionths. The ceiling is its own; time does not help.
 
-use super::{Figures, Standing};
+use super::Standing;
+use crate::policy::order::Reading;
 
 /// A balance, as the two sums that it is the difference of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,14 +22,12 @@ impl Purse {
         cost <= self.balance()
     }
 
-    pub(super) fn figures(self, cost: u64) -> Figures {
-        let Standing { used, remaining, more_in } = self.standing();
-        let admits = self.admits(cost);
-        Figures { used, remaining, admits, wait: admits.then_some(0), more_in }
+    pub(super) fn read(self, cost: u64) -> Reading {
+        self.standing().saying(self.admits(cost), || None)
     }
 
     pub(super) fn standing(self) -> Standing {
-        Standing { used: self.used, remaining: self.balance(), more_in: None }
+        Standing { whole: self.granted, used: self.used, remaining: self.balance(), more_in: None }
     }
 
     /// Uses some of it.
@@ -61,7 +60,7 @@ mod tests {
     fn what_costs_nothing_is_admitted_by_an_empty_purse() {
         let purse = Purse::default();
         assert!(purse.admits(0) && !purse.admits(1));
-        assert_eq!(purse.figures(1).wait, None, "time does not help");
+        assert_eq!(purse.read(1).wait, None, "time does not help");
     }
 
     proptest! {
@@ -89,7 +88,7 @@ mod tests {
                 }
                 prop_assert!(used <= granted);
                 prop_assert_eq!(purse.balance(), granted - used);
-                prop_assert_eq!(purse.figures(0).remaining, granted - used);
+                prop_assert_eq!(purse.read(0).remaining, granted - used);
             }
         }
     }

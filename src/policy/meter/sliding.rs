@@ -7,9 +7,10 @@
 
 use crate::clock::Steady;
 use crate::policy::limit::Ceiling;
+use crate::policy::order::Reading;
 
 use super::wide::Wide;
-use super::{Carried, Figures, Look, Standing};
+use super::{Carried, Look, Standing};
 
 /// The most groups that are kept.
 const GROUPS: usize = 32;
@@ -76,8 +77,8 @@ impl Sliding {
         Look { admits: ceiling.units > 0 && u128::from(weight) <= free, level: used }
     }
 
-    pub(super) fn figures(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
-        figures(self.live(ceiling, now), ceiling, weight, now)
+    pub(super) fn read(&self, ceiling: &Ceiling, weight: u64, now: Steady) -> Reading {
+        read(self.live(ceiling, now), ceiling, weight, now)
     }
 
     /// Takes, where so much was `used` at this same instant, and says how it stands then.
@@ -101,9 +102,9 @@ impl Sliding {
         weight: u64,
         now: Steady,
         look: Look,
-    ) -> Figures {
+    ) -> Reading {
         self.keep(ceiling);
-        figures(self.live_with(look.level, ceiling, now), ceiling, weight, now)
+        read(self.live_with(look.level, ceiling, now), ceiling, weight, now)
     }
 
     pub(super) fn take(&mut self, ceiling: &Ceiling, weight: u64, now: Steady) {
@@ -189,6 +190,7 @@ impl Sliding {
     }
 
     /// The groups that count at `now`, or at the newest group's instant if that is later.
+    #[inline]
     fn live(&self, ceiling: &Ceiling, now: Steady) -> Live<'_> {
         let (gone, groups) = self.used().split_at(gone(self.used(), ceiling, now));
         // The shorter half is counted.
@@ -245,30 +247,31 @@ impl Sliding {
     }
 }
 
-/// The figures of a window whose whole use is what was carried over.
-pub(super) fn figures_carrying(
+/// What a window says whose whole use is what was carried over.
+pub(super) fn read_carrying(
     carried: Carried,
     ceiling: &Ceiling,
     weight: u64,
     now: Steady,
-) -> Figures {
+) -> Reading {
     let group = [Group { at: carried.at, units: carried.units }];
     let gone = if carried.units > 0 { gone(&group, ceiling, now) } else { 1 };
     let groups = &group[gone..];
-    figures(Live { groups, used: total(groups) }, ceiling, weight, now)
+    read(Live { groups, used: total(groups) }, ceiling, weight, now)
 }
 
-fn figures(live: Live<'_>, ceiling: &Ceiling, weight: u64, now: Steady) -> Figures {
-    let Standing { used, remaining, more_in } = standing(live, ceiling, now);
-    let admits = ceiling.units > 0 && weight <= remaining;
-    let wait = if admits {
-        Some(0)
-    } else if weight <= ceiling.units && ceiling.units > 0 {
-        until_fits(weight, live, ceiling, now)
-    } else {
-        None
-    };
-    Figures { used, remaining, admits, wait, more_in }
+fn read(live: Live<'_>, ceiling: &Ceiling, weight: u64, now: Steady) -> Reading {
+    let standing = standing(live, ceiling, now);
+    standing.saying(ceiling.units > 0 && weight <= standing.remaining, || {
+        if ceiling.units == 0 || weight > ceiling.units {
+            None
+        } else if weight == standing.remaining + 1 {
+            // One more than remains is asked for, nearly always.
+            standing.more_in
+        } else {
+            until_fits(weight, live, ceiling, now)
+        }
+    })
 }
 
 fn standing(live: Live<'_>, ceiling: &Ceiling, now: Steady) -> Standing {
@@ -279,7 +282,12 @@ fn standing(live: Live<'_>, ceiling: &Ceiling, now: Steady) -> Standing {
     } else {
         None
     };
-    Standing { used: u64::try_from(used).unwrap_or(u64::MAX), remaining, more_in }
+    Standing {
+        whole: ceiling.units,
+        used: u64::try_from(used).unwrap_or(u64::MAX),
+        remaining,
+        more_in,
+    }
 }
 
 /// Nanoseconds until so many groups have left that `units` fit.

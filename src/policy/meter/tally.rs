@@ -7,8 +7,9 @@
 use crate::clock::Wall;
 use crate::policy::calendar::Period;
 use crate::policy::limit::Ceiling;
+use crate::policy::order::Reading;
 
-use super::{Figures, Standing};
+use super::Standing;
 
 /// The use of one calendar period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,35 +61,35 @@ impl Tally {
     }
 
     pub(super) fn admits(self, ceiling: &Ceiling, weight: u64, period: Period) -> bool {
-        let used = self.in_period(period).used;
+        self.in_period(period).has_room(ceiling, weight)
+    }
+
+    /// Whether it has room in the period in which it stands.
+    fn has_room(self, ceiling: &Ceiling, weight: u64) -> bool {
         if ceiling.window.kind().is_money() && weight == 0 {
             return true;
         }
-        ceiling.units > 0 && weight <= ceiling.units.saturating_sub(used)
+        ceiling.units > 0 && weight <= ceiling.units.saturating_sub(self.used)
     }
 
-    pub(super) fn figures(
-        self,
-        ceiling: &Ceiling,
-        weight: u64,
-        period: Period,
-        now: Wall,
-    ) -> Figures {
-        let Standing { used, remaining, more_in } = self.standing(ceiling, period, now);
-        let admits = self.admits(ceiling, weight, period);
-        let wait = || {
-            (ceiling.units > 0 && weight <= ceiling.units)
-                .then(|| self.in_period(period).period.left(now))
-        };
-        Figures { used, remaining, admits, wait: if admits { Some(0) } else { wait() }, more_in }
+    pub(super) fn read(self, ceiling: &Ceiling, weight: u64, period: Period, now: Wall) -> Reading {
+        let stands = self.in_period(period);
+        stands.stand(ceiling, now).saying(stands.has_room(ceiling, weight), || {
+            (ceiling.units > 0 && weight <= ceiling.units).then(|| stands.period.left(now))
+        })
     }
 
     pub(super) fn standing(self, ceiling: &Ceiling, period: Period, now: Wall) -> Standing {
-        let stands = self.in_period(period);
+        self.in_period(period).stand(ceiling, now)
+    }
+
+    /// How the limit stands in the period in which it stands.
+    fn stand(self, ceiling: &Ceiling, now: Wall) -> Standing {
         Standing {
-            used: stands.used,
-            remaining: ceiling.units.saturating_sub(stands.used),
-            more_in: (ceiling.units > 0 && stands.used > 0).then(|| stands.period.left(now)),
+            whole: ceiling.units,
+            used: self.used,
+            remaining: ceiling.units.saturating_sub(self.used),
+            more_in: (ceiling.units > 0 && self.used > 0).then(|| self.period.left(now)),
         }
     }
 
@@ -245,11 +246,11 @@ mod tests {
     fn waiting_until_the_period_ends_admits() {
         let mut tally = Tally::default();
         tally.take(10, day(5), noon(5));
-        let figures = tally.figures(&ceiling(10), 1, day(5), noon(5));
-        let wait = figures.wait.unwrap();
+        let reading = tally.read(&ceiling(10), 1, day(5), noon(5));
+        let wait = reading.wait.unwrap();
         assert_eq!(noon(5).plus_nanos(wait), day(6).from);
         assert!(tally.admits(&ceiling(10), 1, day(6)));
-        assert_eq!(tally.figures(&ceiling(10), 11, day(5), noon(5)).wait, None, "it never fits");
+        assert_eq!(tally.read(&ceiling(10), 11, day(5), noon(5)).wait, None, "it never fits");
     }
 
     #[test]

@@ -362,6 +362,34 @@ fn what_is_said_of_a_refusal_is_what_is_read_after_it() {
 }
 
 #[test]
+fn a_look_and_a_refusal_in_one_say_and_note_what_they_do_one_after_the_other() {
+    let calendar = CalendarIx(0);
+    let others = [Window::Quota(calendar), Window::Spend(calendar), Window::Prepaid];
+    let all = [ALL.as_slice(), &others].concat();
+    for &window in &all {
+        for weight in [1, 3, 7, 11] {
+            let ask = weighing(ask(window, 10, MINUTE), weight);
+            let used = used_up(window, &weighing(ask, 2), at(MINUTE));
+            // Noted is the ceiling of the latest look, which may remember longer.
+            let slow = Ask { ceiling: Ceiling { period: 9 * MINUTE, ..ask.ceiling }, ..ask };
+            for (ask, nanos) in [(ask, MINUTE), (ask, MINUTE + 20 * SECOND), (slow, 2 * MINUTE)] {
+                let (mut one, mut both) = (used.clone(), used.clone());
+                let look = both.look(&ask, at(nanos)).expect("it counts as the ask's window does");
+                let said = both.decline(&ask, at(nanos), look);
+                assert_eq!(one.look_and_decline(&ask, at(nanos)), Some(said), "{window:?}");
+                let idle = |meter: &Meter| [1, 2, 4, 8, 16].map(|n| meter.is_idle(at(n * MINUTE)));
+                assert_eq!(idle(&one), idle(&both), "{window:?} at {nanos}");
+                assert_eq!(one.read(&ask, at(nanos)), said, "{window:?} at {nanos}");
+            }
+        }
+        for &other in all.iter().filter(|other| **other != window) {
+            let ask = self::ask(other, 10, MINUTE);
+            assert_eq!(Meter::empty(window).look_and_decline(&ask, at(0)), None, "{window:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_given_back_can_be_used_again_once() {
     for window in RATES {
         let ask = weighing(ask(window, 10, MINUTE), 4);

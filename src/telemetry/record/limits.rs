@@ -15,19 +15,6 @@ pub struct LimitPhrase {
     unit: Unit,
 }
 
-/// What one limit said about one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LimitLine {
-    /// Units in use, this request's among them if it was admitted.
-    pub used: u64,
-    /// Units left after this request.
-    pub remaining: u64,
-    /// Whether it admits this request.
-    pub admits: bool,
-    /// Nanoseconds until it would; `None` where it does, or time does not help.
-    pub wait_nanos: Option<u64>,
-}
-
 /// The member `limits` of records of the same limits under the same ceilings.
 #[derive(Clone, Debug, Default)]
 pub struct LimitsMember {
@@ -76,34 +63,27 @@ impl LimitPhrase {
     }
 
     /// Appends the limit, with a comma behind it.
-    fn write(&self, out: &mut Vec<u8>, line: &LimitLine) -> Said {
+    fn write(&self, out: &mut Vec<u8>, reading: &Reading) -> Said {
         out.extend_from_slice(&self.before_used);
-        let used = self.unit.write(out, line.used);
+        let used = self.unit.write(out, reading.used);
         out.extend_from_slice(&self.before_remaining);
-        let remaining = self.unit.write(out, line.remaining);
-        let admits: &[u8] = if line.admits { b",\"admits\":true" } else { b",\"admits\":false" };
+        let remaining = self.unit.write(out, reading.remaining);
+        let admits: &[u8] = if reading.admits { b",\"admits\":true" } else { b",\"admits\":false" };
         out.extend_from_slice(admits);
-        let wait = line.wait_micros().map(|micros| {
+        let wait = wait_micros(reading).map(|micros| {
             out.extend_from_slice(b",\"wait_us\":");
             Numeral::append(out, micros)
         });
         out.extend_from_slice(b"},");
-        Said { used, remaining, admits: line.admits, wait }
+        Said { used, remaining, admits: reading.admits, wait }
     }
 }
 
-impl LimitLine {
-    /// What a reading says.
-    pub fn of(reading: &Reading) -> LimitLine {
-        let Reading { used, remaining, admits, wait, .. } = *reading;
-        LimitLine { used, remaining, admits, wait_nanos: wait.filter(|_| !admits) }
-    }
-
-    /// Rounded up: a wait that is written as 0 would say that time does not matter.
-    #[inline]
-    fn wait_micros(&self) -> Option<u64> {
-        self.wait_nanos.map(|nanos| nanos.div_ceil(1000))
-    }
+/// Microseconds until the request would be admitted; `None` where it is, or time does not help. Rounded up: a wait that is
+/// written as 0 would say that time does not matter.
+#[inline]
+fn wait_micros(reading: &Reading) -> Option<u64> {
+    if reading.admits { None } else { reading.wait.map(|nanos| nanos.div_ceil(1000)) }
 }
 
 impl LimitsMember {
@@ -112,31 +92,29 @@ impl LimitsMember {
         LimitsMember { phrases: phrases.into_iter().collect(), ..LimitsMember::default() }
     }
 
-    /// What a record says of what the limits said, one line each, after a comma; nothing where there are none.
+    /// What a record says of what the limits said, after a comma; nothing where there are none.
     #[inline]
-    pub fn of(&mut self, lines: impl Iterator<Item = LimitLine> + Clone) -> &[u8] {
+    pub fn of(&mut self, readings: &[Reading]) -> &[u8] {
         if self.phrases.is_empty() {
             return b"";
         }
-        let text = &mut self.text;
-        let mut known = !self.said.is_empty();
-        for (said, line) in self.said.iter_mut().zip(lines.clone()) {
-            known = known && said.now_is(text, &line);
-        }
-        if !known {
-            self.put_together(lines);
+        let LimitsMember { said, text, .. } = self;
+        let is_new = said.is_empty();
+        let mut each = said.iter_mut().zip(readings);
+        if is_new || !each.all(|(said, reading)| said.now_is(text, reading)) {
+            self.put_together(readings);
         }
         &self.text
     }
 
     #[cold]
-    fn put_together(&mut self, lines: impl Iterator<Item = LimitLine>) {
+    fn put_together(&mut self, readings: &[Reading]) {
         let out = &mut self.text;
         out.clear();
         out.extend_from_slice(b",\"limits\":[");
-        let each = self.phrases.iter().zip(lines);
+        let each = self.phrases.iter().zip(readings);
         self.said.clear();
-        self.said.extend(each.map(|(phrase, line)| phrase.write(out, &line)));
+        self.said.extend(each.map(|(phrase, reading)| phrase.write(out, reading)));
         if let Some(comma) = out.last_mut() {
             *comma = b']';
         }
@@ -146,15 +124,15 @@ impl LimitsMember {
 impl Said {
     /// Whether the text says this of the limit now.
     #[inline]
-    fn now_is(&mut self, text: &mut [u8], line: &LimitLine) -> bool {
-        let wait = match (&mut self.wait, line.wait_micros()) {
+    fn now_is(&mut self, text: &mut [u8], reading: &Reading) -> bool {
+        let wait = match (&mut self.wait, wait_micros(reading)) {
             (Some(wait), Some(micros)) => wait.now_is(text, micros),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
-        wait && self.admits == line.admits
-            && self.used.now_is(text, line.used)
-            && self.remaining.now_is(text, line.remaining)
+        wait && self.admits == reading.admits
+            && self.used.now_is(text, reading.used)
+            && self.remaining.now_is(text, reading.remaining)
     }
 }
 
@@ -186,7 +164,7 @@ mod tests {
     #[test]
     fn what_was_said_before_changes_nothing_of_what_is_said_now() {
         let mut member = LimitsMember::new(phrases());
-        for (used, left, admits, wait_nanos) in [
+        for (used, left, admits, wait) in [
             (57, 3, true, None),
             (57, 3, true, None),
             (58, 2, true, None),
@@ -199,10 +177,11 @@ mod tests {
             (9, 51_000_000_000, true, None),
             (9, 51_999_999_999, true, None),
         ] {
-            let first = LimitLine { used, remaining: left, admits, wait_nanos };
-            let lines = [first, LimitLine { used: left, remaining: used, ..first }];
-            let anew = LimitsMember::new(phrases()).of(lines.into_iter()).to_vec();
-            let said = String::from_utf8(member.of(lines.into_iter()).to_vec()).unwrap();
+            let (whole, more_in) = (60, Some(7));
+            let first = Reading { whole, used, remaining: left, admits, wait, more_in };
+            let readings = [first, Reading { used: left, remaining: used, ..first }];
+            let anew = LimitsMember::new(phrases()).of(&readings).to_vec();
+            let said = String::from_utf8(member.of(&readings).to_vec()).unwrap();
             assert_eq!(said, String::from_utf8(anew).unwrap());
             assert!(said.contains(&format!("\"used\":{used},")), "{said}");
         }
@@ -210,6 +189,6 @@ mod tests {
 
     #[test]
     fn where_no_limit_was_asked_nothing_is_said() {
-        assert_eq!(LimitsMember::default().of([].into_iter()), b"");
+        assert_eq!(LimitsMember::default().of(&[]), b"");
     }
 }

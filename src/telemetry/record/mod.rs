@@ -17,7 +17,7 @@ use super::metrics::{IdempotencyOutcome, Outcome};
 use remembered::{Because, Beginning, CameOut};
 
 pub use buffer::RecordBuffer;
-pub use limits::{LimitLine, LimitPhrase, LimitsMember};
+pub use limits::{LimitPhrase, LimitsMember};
 pub use phrase::{Caller, Origin, write_host, write_method, write_path};
 pub use writer::RecordWriter;
 

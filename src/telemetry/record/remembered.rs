@@ -1,6 +1,8 @@
 //! What one worker's records say again and again at their beginnings and in their ends, kept as text: what changes from
 //! record to record is put into it.
 
+use std::ptr;
+
 use super::{Closing, RefusalLine};
 use crate::clock::Wall;
 use crate::policy::decimal::Numeral;
@@ -107,7 +109,11 @@ impl Because {
     /// The members that say why, after a comma.
     pub(super) fn of(&mut self, refusal: &RefusalLine<'_>) -> &[u8] {
         let limit = refusal.limit.unwrap_or_default();
-        if self.last != Some((refusal.why, refusal.detail)) || self.limit != limit {
+        // Texts of ours, which stand where they stand: two that stand elsewhere and say the same are written once more.
+        let known = self
+            .last
+            .is_some_and(|(why, detail)| why == refusal.why && ptr::eq(detail, refusal.detail));
+        if !known || self.limit != limit {
             self.last = Some((refusal.why, refusal.detail));
             self.limit.clear();
             self.limit.push_str(limit);

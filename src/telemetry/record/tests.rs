@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::policy::limit::{LimitKind, Mode};
+use crate::policy::order::Reading;
 use crate::policy::snapshot::RecordSink;
 use crate::telemetry::decision_id::{BootId, DecisionIds};
 use crate::telemetry::events::Log;
@@ -120,13 +121,21 @@ fn a_record_holds_every_input_of_the_decision_under_its_name() {
         LimitPhrase::new("throttle", LimitKind::Rate, Mode::Enforce, 60),
         LimitPhrase::new("wallet", LimitKind::Credit, Mode::Shadow, 50_000_000),
     ]);
-    let lines = [
-        LimitLine { used: 60, remaining: 0, admits: false, wait_nanos: Some(999_001) },
-        LimitLine { used: 2_500_000, remaining: 47_500_000, admits: true, wait_nanos: None },
+    let (whole, more_in) = (60, None);
+    let readings = [
+        Reading { whole, used: 60, remaining: 0, admits: false, wait: Some(999_001), more_in },
+        Reading {
+            whole: 50_000_000,
+            used: 2_500_000,
+            remaining: 47_500_000,
+            admits: true,
+            wait: Some(0),
+            more_in,
+        },
     ];
     let refused = Record {
         opening: Opening {
-            limits: limits.of(lines.into_iter()),
+            limits: limits.of(&readings),
             shadow: &[Refusal::ScopeDenied, Refusal::Concurrent],
             headers: &[("user-agent", b"curl")],
             ..record().opening
