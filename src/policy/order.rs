@@ -86,7 +86,8 @@ impl<'a> Heard<'a> {
 
     /// What this limit said, if it was asked.
     pub fn of(self, limit: LimitIx) -> Option<Line<'a>> {
-        self.lines().find(|line| line.ask.limit == limit)
+        let at = self.asks.iter().position(|ask| ask.limit == limit)?;
+        Some(Line { ask: &self.asks[at], reading: self.readings.get(at)? })
     }
 
     /// Whether no limit was asked.

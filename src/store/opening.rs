@@ -333,14 +333,7 @@ impl Ledger {
         let (mut lines, mut turns) = (Lines::new(), Turns::new());
         lines.reserve(asks.len());
         turns.reserve(asks.len());
-        let mut concurrent = 0;
-        for (at, ask) in asks.iter().enumerate() {
-            let Seat { subject, cell } = self.table.seat(ask, order.caller, way);
-            cell.approach();
-            turns.push(Turn::new(cell, at));
-            lines.push(Line { subject, cell, lock: 0, meter: 0, look: Look::default() });
-            concurrent += usize::from(ask.ceiling.window == Window::Concurrent);
-        }
+        let concurrent = self.find_seats(order, way, &mut lines, &mut turns);
         turns.sort_unstable();
         let lines = lines.as_mut_slice();
         // Room for everything is made before a lock is held.
@@ -433,6 +426,25 @@ impl Ledger {
             reservation.block(self, &asks[*at], lines[*at].subject, *block);
         }
         Some(Told::Admitted)
+    }
+
+    /// Finds where each ask of an order is counted; how many of them are concurrent.
+    fn find_seats<'t>(
+        &'t self,
+        order: &Order<'_>,
+        way: Way,
+        lines: &mut Lines<'t>,
+        turns: &mut Turns,
+    ) -> usize {
+        let mut concurrent = 0;
+        for (at, ask) in order.asks.iter().enumerate() {
+            let Seat { subject, cell } = self.table.seat(ask, order.caller, way);
+            cell.approach();
+            turns.push(Turn::new(cell, at));
+            lines.push(Line { subject, cell, lock: 0, meter: 0, look: Look::default() });
+            concurrent += usize::from(ask.ceiling.window == Window::Concurrent);
+        }
+        concurrent
     }
 
     /// Makes the meters that are missing.

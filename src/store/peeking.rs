@@ -74,7 +74,9 @@ impl Ledger {
                 }
             }
         }
-        readings.swap(0, refuser);
+        if refuser > 0 {
+            readings.swap(0, refuser);
+        }
         true
     }
 
