@@ -25,7 +25,7 @@ pub struct SecretIx(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Near {
     /// Some places before or behind it: known from what stays near the processor even of a million keys, whose places come
-    /// from memory. The guess takes 80 instructions, and with a million keys a tenth off a decision.
+    /// from memory. The guess takes 80 instructions, and with a million keys a twentieth off a decision.
     About(SecretIx),
     /// Here, or one or two places before it.
     At(SecretIx),

@@ -11,9 +11,10 @@ use crate::policy::calendar::Period;
 use crate::policy::covering;
 use crate::policy::keys::KeyIx;
 use crate::policy::limit::{Mode, Window};
-use crate::policy::order::{Ask, Asks, Heard, Line, Reading};
+use crate::policy::order::{Ask, Asks, Reading};
 use crate::policy::report::Report;
 use crate::policy::snapshot::{RouteIx, Snapshot};
+use crate::store::Refuser;
 
 /// The limits that bind a request: what they are asked, and what is said of them whatever their answers are.
 #[derive(Debug, Default)]
@@ -37,7 +38,7 @@ pub(super) struct Asking {
     /// Those of them that an answer may show, once a request was refused before its limits were asked.
     shown: Option<Rc<Binding>>,
     /// Which of them refused the latest request, if one did: a flood is refused by one limit for as long as it lasts.
-    refuser: Option<usize>,
+    refuser: Option<Refuser>,
 }
 
 /// A period that never ends.
@@ -130,14 +131,14 @@ impl Asking {
         Rc::clone(shown)
     }
 
-    /// The place among them of the one that refused the request before.
-    pub(super) fn refuser(&self) -> Option<usize> {
-        self.refuser
+    /// Which of them refused the request before.
+    pub(super) fn refuser(&self) -> Option<&Refuser> {
+        self.refuser.as_ref()
     }
 
-    /// Notes what the limits said to the latest request, if they refused it.
-    pub(super) fn heard(&mut self, refused: Option<Heard<'_>>) {
-        self.refuser = refused.and_then(|heard| heard.lines().position(|line| Line::vetoes(&line)));
+    /// Notes which of them refused the latest request, if one did.
+    pub(super) fn refused_by(&mut self, refuser: Option<Refuser>) {
+        self.refuser = refuser;
     }
 }
 

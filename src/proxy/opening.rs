@@ -12,7 +12,7 @@ use crate::policy::head::Head;
 use crate::policy::order::Heard;
 use crate::policy::refusal::{Refusal, Refused};
 use crate::policy::snapshot::Snapshot;
-use crate::store::{Found, Order, Reservation, Told};
+use crate::store::{Found, Order, Refuser, Reservation, Told};
 use crate::telemetry::metrics::IdempotencyOutcome;
 
 /// Takes everything that the request needs, which is then `taken`, or nothing.
@@ -36,12 +36,13 @@ pub(super) fn open(
     let asks = facts.binding.insert(asking.all()).asks();
     let order = Order { asks, claim: claim.as_ref(), bounds: policy.records, caller };
     let readings = &mut facts.readings;
-    let again = |refuser| at.ledger.refuses_again(now, &order, refuser, readings);
+    let again = |refuser: &Refuser| at.ledger.refuses_again(now, &order, refuser, readings);
     let told = if asking.refuser().is_some_and(again) {
         Told::Refused
     } else {
         let told = at.ledger.open_into(now, &order, readings, taken);
-        asking.heard(matches!(told, Told::Refused).then_some(Heard { asks, readings }));
+        let refused = matches!(told, Told::Refused).then_some(Heard { asks, readings });
+        asking.refused_by(refused.and_then(|heard| at.ledger.refuser(heard)));
         told
     };
     let stop = match told {

@@ -47,6 +47,7 @@ pub use op::{
 };
 pub use opening::{Claim, Found, Opening, Order, Told};
 pub use party::{Party, PartyNames};
+pub use peeking::Refuser;
 pub use records::RecordOccupancy;
 pub use reservation::{Completion, Reservation};
 pub use restored::Restored;

@@ -108,8 +108,7 @@ impl<'a> Order<'a> {
 }
 
 /// What is known of an ask on its way: where it is counted, at which place its meter is in the cell, and what that says.
-/// The seat is taken apart: as a whole it is put together in pieces and copied at once, for which the processor waits; 30 ns of
-/// a decision with three limits.
+/// The seat is taken apart: as a whole it is put together in pieces and copied at once, for which the processor waits.
 struct Line<'g> {
     /// Whose cell it is: the ask's subject, or the crowd that it shares.
     subject: SubjectKey,

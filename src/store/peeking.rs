@@ -1,14 +1,17 @@
 //! A look at limits that takes nothing: for what an answer shows of limits that were not asked, and for a request that
 //! is refused as the one before it was.
 
+use smallvec::SmallVec;
+
 use crate::clock::Now;
 use crate::policy::authenticate::Caller;
 use crate::policy::meter::Meter;
-use crate::policy::order::{Ask, Line, Reading, Readings};
+use crate::policy::order::{Ask, Heard, Line, Reading, Readings};
 
 use super::backing::Health;
 use super::ledger::Ledger;
 use super::opening::Order;
+use super::slab::CellIx;
 use super::table::Seat;
 
 impl Ledger {
@@ -39,32 +42,41 @@ impl Ledger {
         readings.extend(asks.iter().map(|ask| self.peek(now, ask)));
     }
 
-    /// Whether the limits refuse an order without a claim, of which one of them refused the one before: that of the ask at
-    /// `refuser`. If they do, `readings` are what [`Ledger::open_into`] would have read, one an ask; if they do not, or that
-    /// takes more than a look, they are empty, and nothing is decided. Nothing is taken in either case, so no limit needs
-    /// to wait for another one's lock: 950 instructions fewer for five limits.
+    /// Who refused an order of which this was heard. `None` if nothing vetoes, or a limit is not counted by its own subject.
+    pub fn refuser(&self, heard: Heard<'_>) -> Option<Refuser> {
+        let at = heard.lines().position(|line| line.vetoes())?;
+        let cell_of = |ask: &Ask| self.table.number_of(ask.subject);
+        let cells: Option<SmallVec<[CellIx; 6]>> = heard.asks.iter().map(cell_of).collect();
+        Some(Refuser { at, cells: cells? })
+    }
+
+    /// Whether the limits refuse an order without a claim, whose like was refused before by this `refuser`. If they do,
+    /// `readings` are what [`Ledger::open_into`] would have read, one an ask; if they do not, or that takes more than a look,
+    /// they are empty, and nothing is decided. Nothing is taken in either case, so no limit needs to wait for another one's
+    /// lock: 1 100 instructions fewer for five limits.
     pub fn refuses_again(
         &self,
         now: Now,
         order: &Order<'_>,
-        refuser: usize,
+        refuser: &Refuser,
         readings: &mut Readings,
     ) -> bool {
         readings.clear();
-        let (asks, caller) = (order.asks.as_slice(), order.caller);
-        let (Some(first), Some(refusing)) = (asks.first(), asks.get(refuser)) else { return false };
         if order.claim.is_some() || self.backing().health() != Health::Up {
             return false;
         }
-        for (at, ask) in asks.iter().enumerate() {
+        let (asks, Refuser { at: refuser, cells }) = (order.asks.as_slice(), refuser);
+        for at in 0..asks.len() {
             // The refuser in place of the first one: where it admits again, nothing else was done in vain.
-            let ask = match at {
-                0 => refusing,
-                at if at == refuser => first,
-                _ => ask,
+            let place = match at {
+                0 => *refuser,
+                at if at == *refuser => 0,
+                at => at,
             };
-            match self.decline(now, ask, caller) {
-                Some(reading) if at > 0 || (Line { ask, reading: &reading }).vetoes() => {
+            let line = asks.get(place).zip(cells.get(place));
+            let said = line.and_then(|(ask, ix)| Some((ask, self.decline(now, ask, *ix)?)));
+            match said {
+                Some((ask, reading)) if at > 0 || (Line { ask, reading: &reading }).vetoes() => {
                     readings.push(reading);
                 }
                 // It is not refused any more, or a cell or a meter is not where it was.
@@ -74,17 +86,25 @@ impl Ledger {
                 }
             }
         }
-        if refuser > 0 {
-            readings.swap(0, refuser);
+        if *refuser > 0 && *refuser < readings.len() {
+            readings.swap(0, *refuser);
         }
-        true
+        !readings.is_empty()
     }
 
     /// What a limit says to a request that is refused, by it or by another one. `None` where there is more to do than to look.
-    fn decline(&self, now: Now, ask: &Ask, caller: Option<&Caller>) -> Option<Reading> {
+    fn decline(&self, now: Now, ask: &Ask, ix: CellIx) -> Option<Reading> {
         // Noting what a refusal notes that is asked in order.
-        self.table.known(ask, caller)?.lock()?.decline(ask, now)
+        self.table.seat_at(ask.subject, ix).lock()?.decline(ask, now)
     }
+}
+
+/// Which ask of an order refused it, and where all of them were counted then. Of the same asks again it says where to look
+/// first, and nothing else: whose a cell is now is found out under its lock.
+#[derive(Debug)]
+pub struct Refuser {
+    at: usize,
+    cells: SmallVec<[CellIx; 6]>,
 }
 
 fn read(seat: &Seat<'_>, now: Now, ask: &Ask) -> Option<Reading> {

@@ -114,11 +114,13 @@ impl Table {
         Some(self.seat_at(subject, ix))
     }
 
-    fn number_of(&self, subject: SubjectKey) -> Option<CellIx> {
+    /// The number of a subject's own cell, if it has one.
+    pub(super) fn number_of(&self, subject: SubjectKey) -> Option<CellIx> {
         self.names.pin().get(&subject).copied()
     }
 
-    fn seat_at(&self, subject: SubjectKey, ix: CellIx) -> Seat<'_> {
+    /// The seat of a subject in the cell of this number, which may be another's by now.
+    pub(super) fn seat_at(&self, subject: SubjectKey, ix: CellIx) -> Seat<'_> {
         Seat { subject, cell: self.cells.at(ix) }
     }
 
