@@ -435,7 +435,7 @@ proptest! {
                 Opening::Admitted(_, readings) => {
                     prop_assert!(!vetoed);
                     let heard = Heard { asks: &asks, readings: &readings };
-                    prop_assert_eq!(heard.refusing(), None);
+                    prop_assert_eq!(heard.refusal(), None);
                     for (ask, _) in asks.iter().zip(&fits).filter(|(_, fits)| **fits) {
                         model.take(ask, now);
                     }
@@ -445,7 +445,7 @@ proptest! {
                     prop_assert!(vetoed);
                     let heard = Heard { asks: &asks, readings: &readings };
                     let waits = heard.lines().filter(Line::vetoes).map(|l| l.reading.wait);
-                    prop_assert_eq!(heard.longest_wait(), waits.max_by_key(|w| w.unwrap_or(u64::MAX)).flatten());
+                    prop_assert_eq!(heard.refusal().and_then(|(_, wait)| wait), waits.max_by_key(|w| w.unwrap_or(u64::MAX)).flatten());
                     readings
                 }
                 other => panic!("nothing was claimed: {other:?}"),
@@ -481,7 +481,7 @@ proptest! {
             let asks = Rc::new(asks);
             if let Opening::Refused(readings) = ledger.open(at(now), &Order::of(&asks)) {
                 let heard = Heard { asks: &asks, readings: &readings };
-                let wait = heard.longest_wait().expect("every enforced ceiling is above the weights");
+                let wait = heard.refusal().and_then(|(_, wait)| wait).expect("every enforced ceiling is above the weights");
                 let early = ledger.open(at(now + wait - 1), &Order::of(&asks));
                 prop_assert!(matches!(early, Opening::Refused(_)));
                 now += wait;
@@ -515,7 +515,7 @@ proptest! {
                     Opening::Refused(readings) => {
                         prop_assert_eq!(open.len(), 4);
                         let heard = Heard { asks: &asks, readings: &readings };
-                        prop_assert_eq!(heard.longest_wait(), None);
+                        prop_assert_eq!(heard.refusal().and_then(|(_, wait)| wait), None);
                     }
                     other => panic!("nothing was claimed: {other:?}"),
                 },

@@ -113,7 +113,7 @@ pub fn authenticate(
 /// What is said to the secret that is remembered; `None` where that is not known yet.
 #[expect(
     clippy::inline_always,
-    reason = "what it finds is a cache line, and is read before it is written where it is handed on"
+    reason = "out of line it writes a result to memory that its caller reads at once in larger pieces, and waits for"
 )]
 #[inline(always)]
 fn again(
@@ -152,23 +152,20 @@ fn anew(
     };
     let presented = presented.map_err(|unfit| nobody(unfit.into()))?;
     let text = line.unwrap_or(presented.as_bytes());
-    if let Some(known) = recall.of(text) {
-        if let Some(told) = again(snapshot, overlay, known, now) {
-            recall.stands_in(head.mark);
-            return told;
-        }
-        if credentials.are_plain() {
-            // There is one way only to make its digest, which was looked for just now.
-            let refused = credentials.unknown(&presented);
-            recall.is_strangers(refused);
-            return Err(nobody(refused));
-        }
-    }
-    for digest in credentials.digests(&presented) {
-        recall.keep(text, &digest);
+    let known = recall.of(text);
+    let is_known = known.is_some();
+    if let Some(told) = known.and_then(|known| again(snapshot, overlay, known, now)) {
         recall.stands_in(head.mark);
-        if let Some(told) = by_digest(snapshot, overlay, &digest, now) {
-            return told;
+        return told;
+    }
+    // Where there is one way only to make a digest, one that is known was looked for just now.
+    if !(is_known && credentials.are_plain()) {
+        for digest in credentials.digests(&presented) {
+            recall.keep(text, &digest);
+            recall.stands_in(head.mark);
+            if let Some(told) = by_digest(snapshot, overlay, &digest, now) {
+                return told;
+            }
         }
     }
     let refused = credentials.unknown(&presented);
@@ -190,7 +187,7 @@ pub fn by_digest(
 /// Who has this secret, which was found, if the key is good.
 #[expect(
     clippy::inline_always,
-    reason = "what it finds is a cache line, and is read before it is written where it is handed on"
+    reason = "out of line it writes a result to memory that its caller reads at once in larger pieces, and waits for"
 )]
 #[inline(always)]
 fn caller(

@@ -95,21 +95,12 @@ impl<'a> Heard<'a> {
         self.readings.is_empty()
     }
 
-    /// The enforced refusal to report: credit, spend, quota, then the others, because what is harder to come by says more
-    /// (and nearly always takes longer); among those of a kind the longest wait, where time that does not help counts as
-    /// longest; ties by declaration. `None` if nothing vetoes. How long to wait is another question:
-    /// [`Heard::longest_wait`].
-    pub fn refusing(self) -> Option<Line<'a>> {
-        self.refusal().map(|(refusing, _)| refusing)
-    }
-
-    /// What `Retry-After` is made of, in nanoseconds: the maximum wait over all enforced refusals. `None` if any of them
-    /// is not helped by time, or if nothing vetoes.
-    pub fn longest_wait(self) -> Option<u64> {
-        self.refusal()?.1
-    }
-
-    /// [`Heard::refusing`], if anything vetoes, and [`Heard::longest_wait`].
+    /// The enforced refusal to report, and what `Retry-After` is made of; `None` if nothing vetoes.
+    ///
+    /// Reported is credit, spend, quota, then the others, because what is harder to come by says more (and nearly always takes
+    /// longer); among those of a kind the longest wait, where time that does not help counts as longest; ties by declaration.
+    /// How long to wait, in nanoseconds, is another question: the maximum wait over all enforced refusals, `None` if any of
+    /// them is not helped by time.
     #[inline]
     pub fn refusal(self) -> Option<(Line<'a>, Option<u64>)> {
         let mut vetoes = self.lines().filter(Line::vetoes);
@@ -175,7 +166,8 @@ mod tests {
     fn told(all: &[(Ask, Reading)]) -> (Option<u16>, Option<u64>) {
         let (asks, readings): (Vec<Ask>, Vec<Reading>) = all.iter().copied().unzip();
         let heard = Heard { asks: &asks, readings: &readings };
-        (heard.refusing().map(|line| line.ask.limit.0), heard.longest_wait())
+        let refusal = heard.refusal();
+        (refusal.map(|(line, _)| line.ask.limit.0), refusal.and_then(|(_, wait)| wait))
     }
 
     fn sliding(limit: u16, mode: Mode, wait: Option<u64>) -> (Ask, Reading) {

@@ -338,6 +338,7 @@ fn judge(
     }
     let mut refrain = peer.refrain.borrow_mut();
     let shown = refrain.shown(policy);
+    // What step 5 and step 7 will read is brought from memory meanwhile.
     let secret_near = |place| at.ledger.approach(place);
     let credential = &mut shown.credential;
     let remembered = approach(policy, seen, unchecked.mark, credential, secret_near);

@@ -62,10 +62,11 @@ impl Ledger {
         readings: &mut Readings,
     ) -> bool {
         readings.clear();
-        if order.claim.is_some() || self.backing().health() != Health::Up {
+        let (asks, Refuser { at: refuser, cells }) = (order.asks.as_slice(), refuser);
+        let are_its = asks.len() == cells.len();
+        if !are_its || order.claim.is_some() || self.backing().health() != Health::Up {
             return false;
         }
-        let (asks, Refuser { at: refuser, cells }) = (order.asks.as_slice(), refuser);
         for at in 0..asks.len() {
             // The refuser in place of the first one: where it admits again, nothing else was done in vain.
             let place = match at {
@@ -73,10 +74,9 @@ impl Ledger {
                 at if at == *refuser => 0,
                 at => at,
             };
-            let line = asks.get(place).zip(cells.get(place));
-            let said = line.and_then(|(ask, ix)| Some((ask, self.decline(now, ask, *ix)?)));
-            match said {
-                Some((ask, reading)) if at > 0 || (Line { ask, reading: &reading }).vetoes() => {
+            let ask = &asks[place];
+            match self.decline(now, ask, cells[place]) {
+                Some(reading) if at > 0 || (Line { ask, reading: &reading }).vetoes() => {
                     readings.push(reading);
                 }
                 // It is not refused any more, or a cell or a meter is not where it was.
@@ -86,10 +86,8 @@ impl Ledger {
                 }
             }
         }
-        if *refuser > 0 && *refuser < readings.len() {
-            readings.swap(0, *refuser);
-        }
-        !readings.is_empty()
+        readings.swap(0, *refuser);
+        true
     }
 
     /// What a limit says to a request that is refused, by it or by another one. `None` where there is more to do than to look.

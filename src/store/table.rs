@@ -163,7 +163,7 @@ impl Table {
     /// Where the ask was counted the last time, if that cell still looks like its subject's own.
     #[expect(
         clippy::inline_always,
-        reason = "two ask it, and a call takes 20 instructions a limit"
+        reason = "one asks it, of each limit that an answer shows, and a call takes 20 instructions"
     )]
     #[inline(always)]
     pub(super) fn known(&self, ask: &Ask, caller: Option<&Caller>) -> Option<Seat<'_>> {

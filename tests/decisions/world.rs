@@ -206,7 +206,7 @@ impl World {
                     "only a rate refuses repeats"
                 );
                 let others = Heard { asks: &asks[1..], readings: &readings[1..] };
-                assert_eq!(others.refusing(), None);
+                assert_eq!(others.refusal(), None);
             }
             (claimed, opening) => panic!("{claimed:?}, and the ledger says {opening:?}"),
         }
