@@ -287,7 +287,7 @@ fn decide(
     let seen = Seen::of(head.fields);
     let (overlay, recall) = (ledger.overlay(), &mut answer.recall);
     let near = |secret| ledger.approach(secret);
-    let remembered = approach(snapshot, &seen, head.mark, recall, near);
+    let remembered = approach(snapshot, (&head, &seen), recall, near);
     let head = Head::check(&head, &seen, &snapshot.bounds).expect("a good head");
     let client = snapshot.client_address.client(*client, head.fields);
     let Routed::To(route) = snapshot.router.find(head.method, head.path) else { panic!("a route") };

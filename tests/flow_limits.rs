@@ -161,6 +161,34 @@ fn a_refusal_by_one_limit_spends_nothing_of_the_others() {
 }
 
 #[test]
+fn keys_that_take_turns_on_one_connection_are_counted_each_on_its_own_meters() {
+    let backend = Backend::start();
+    let rest = format!(
+        "{ALL}limits:\n  own: {{ rate: 20/hour, window: sliding, per: key }}\n  \
+         shared: {{ rate: 40/hour, window: sliding, per: tenant }}\n  \
+         here: {{ rate: 30/hour, window: sliding, per: [key, address] }}\n  \
+         crowd: {{ rate: 100/hour, window: sliding, per: address }}\n"
+    );
+    // The last one is of the first ones' tenant, with a ceiling of its own.
+    let few = Key::of("ke", "acme", "secret-e").with("limits: { own: 10/hour }");
+    let gate = gate(&rest, &[KEYS[0], KEYS[1], KEYS[2], few], &backend);
+    let mut connection = gate.connect();
+    let turns = "aabcabcaebceeacbbaccae";
+    for (at, key) in turns.char_indices() {
+        let answer = connection.send(&by(&key.to_string()));
+        let so_far = |is_counted: &dyn Fn(char) -> bool| {
+            turns[..=at].chars().filter(|turn| is_counted(*turn)).count() as u64
+        };
+        let (own, shared) =
+            (so_far(&|turn| turn == key), so_far(&|turn| (turn == 'c') == (key == 'c')));
+        let most = if key == 'e' { 10 } else { 20 };
+        let expected = [most - own, 40 - shared, 30 - own, 99 - at as u64];
+        let told = ["own", "shared", "here", "crowd"].map(|limit| left(&answer, limit));
+        assert_eq!(told, expected, "{key} after {:?}", &turns[..at]);
+    }
+}
+
+#[test]
 fn a_request_refused_before_the_limits_spends_nothing() {
     let backend = Backend::start();
     let rest = "\

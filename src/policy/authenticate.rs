@@ -1,6 +1,6 @@
 //! Step 5: whose request this is. The table of keys is asked first; a credential's form only chooses the word after a miss.
 
-use super::head::{Head, Mark, Seen};
+use super::head::{Head, Seen, Unchecked};
 use super::keys::{Found, KeyIx, KeyStatus, Near, SecretDigest, SecretIx};
 use super::limit::SubjectKey;
 use super::overlay::Overlay;
@@ -59,15 +59,15 @@ pub enum Remembered {
 /// 60 with a million.
 pub fn approach(
     snapshot: &Snapshot,
-    seen: &Seen<'_>,
-    mark: Option<Mark>,
+    (head, seen): (&Unchecked<'_>, &Seen<'_>),
     recall: &mut Recall,
     tell: impl Fn(Near),
 ) -> Remembered {
+    let Unchecked { fields, mark, .. } = *head;
     // In the same head stands the same credential: 250 instructions less than to compare it.
     if recall.of_head(mark).is_none() {
         let credentials = &snapshot.credentials;
-        let Some(line) = credentials.only_line(seen.authorization) else {
+        let Some(line) = credentials.only_line(fields, seen.authorization) else {
             return Remembered::NotKnown;
         };
         // Known again by its whole line, where nothing else says who asks: 400 instructions less than to take the line apart.
@@ -145,7 +145,7 @@ fn anew(
 ) -> Result<Caller, Stranger> {
     let credentials = &snapshot.credentials;
     let nobody = |refused| Stranger { refused, key: None };
-    let line = credentials.only_line(head.seen.authorization);
+    let line = credentials.only_line(head.fields, head.seen.authorization);
     let presented = match line {
         Some(line) => credentials.present_in(line),
         None => credentials.present(head.fields, head.seen.authorization, head.query),

@@ -138,11 +138,8 @@ impl Credentials {
             match place {
                 Place::Bearer | Place::Authorization | Place::Basic => {}
                 Place::Header(name) => {
-                    for value in fields.all(name.as_str()) {
-                        match value.trim_ascii() {
-                            b"" => {}
-                            value => offer(Cow::Borrowed(value))?,
-                        }
+                    for value in fields.all(name.as_str()).filter_map(own_line) {
+                        offer(Cow::Borrowed(value))?;
                     }
                 }
                 Place::Query(name) => {
@@ -159,7 +156,10 @@ impl Credentials {
 
     /// As [`Credentials::present`], where this is the [`Credentials::only_line`].
     pub(super) fn present_in<'a>(&self, line: &'a [u8]) -> Result<Presented<'a>, Unfit> {
-        word(self.authorization(line)?)
+        match *self.places {
+            [Place::Header(_)] => word(own_line(line).map(Cow::Borrowed)),
+            _ => word(self.authorization(line)?),
+        }
     }
 
     /// Whether the `Authorization` header is the gate's to read and to remove.
@@ -169,13 +169,18 @@ impl Credentials {
             .any(|place| matches!(place, Place::Bearer | Place::Authorization | Place::Basic))
     }
 
-    /// The one line in which this request's credential can stand; `None` where there are more, or other places are looked
+    /// The one line in which this request's credential can stand; `None` where there are more, or several places are looked
     /// at. What [`Credentials::present`] says then follows from it alone.
-    pub fn only_line<'a>(&self, authorization: Lines<'a>) -> Option<&'a [u8]> {
+    pub fn only_line<'a>(&self, fields: Fields<'a>, authorization: Lines<'a>) -> Option<&'a [u8]> {
         let is_other = |place: &Place| matches!(place, Place::Header(_) | Place::Query(_));
-        match authorization {
-            Lines::One(line) if !self.places.iter().any(is_other) => Some(line),
-            Lines::One(_) | Lines::None | Lines::Several(_) => None,
+        let lines = match &*self.places {
+            [Place::Header(name)] => fields.lines(name.as_str()),
+            places if places.iter().any(is_other) => Lines::None,
+            _ => authorization,
+        };
+        match lines {
+            Lines::One(line) => Some(line),
+            Lines::None | Lines::Several(_) => None,
         }
     }
 
@@ -247,6 +252,11 @@ fn word(found: Option<Cow<'_, [u8]>>) -> Result<Presented<'_>, Unfit> {
         return Err(Unfit::NoWord);
     }
     Ok(Presented(value))
+}
+
+/// What a line of a header of its own presents, if anything.
+fn own_line(line: &[u8]) -> Option<&[u8]> {
+    Some(line.trim_ascii()).filter(|value| !value.is_empty())
 }
 
 /// What follows `scheme`, in any case, and at least one space; an empty slice for the scheme alone.

@@ -56,7 +56,11 @@ impl KnownHead {
         let client = snapshot.client_address.client(peer, head.fields);
         let routed = snapshot.router.find(head.method, head.path);
         if let (Some(checked), Routed::To(route)) = (head.checked(), routed) {
-            self.0 = Some(Box::new(Known { checked, client, route, permit: None }));
+            let known = Known { checked, client, route, permit: None };
+            match &mut self.0 {
+                Some(latest) => **latest = known,
+                None => self.0 = Some(Box::new(known)),
+            }
         }
         Ok(Request { head, client, routed })
     }

@@ -13,7 +13,7 @@ use crate::policy::keys::KeyIx;
 use crate::policy::limit::{Mode, Window};
 use crate::policy::order::{Ask, Asks, Reading};
 use crate::policy::report::Report;
-use crate::policy::snapshot::{RouteIx, Snapshot};
+use crate::policy::snapshot::{RouteIx, Snapshot, TermsIx};
 use crate::store::Refuser;
 
 /// The limits that bind a request: what they are asked, and what is said of them whatever their answers are.
@@ -28,10 +28,11 @@ pub(super) struct Binding {
 }
 
 /// The asks of the latest request, under one policy: they follow from its route, its key, its client and the periods of
-/// its calendars, and are found anew where one of these is another. 600 instructions a request with four limits.
+/// its calendars, and are found anew where one of these is another. 600 instructions a request with four limits. Of another key
+/// or client under the same terms only whose meters they are is found anew: a connection that many share carries many.
 #[derive(Debug)]
 pub(super) struct Asking {
-    of: Option<(RouteIx, Option<KeyIx>, IpAddr)>,
+    of: Option<Of>,
     /// While all its calendars are in the periods that it names.
     during: Period,
     all: Rc<Binding>,
@@ -39,6 +40,22 @@ pub(super) struct Asking {
     shown: Option<Rc<Binding>>,
     /// Which of them refused the latest request, if one did: a flood is refused by one limit for as long as it lasts.
     refuser: Option<Refuser>,
+}
+
+/// Whose asks they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Of {
+    route: RouteIx,
+    key: Option<KeyIx>,
+    terms: Option<TermsIx>,
+    client: IpAddr,
+}
+
+impl Of {
+    /// Whether these ask the same limits for as much.
+    fn is_bound_as(self, other: Of) -> bool {
+        (self.route, self.terms) == (other.route, other.terms)
+    }
 }
 
 /// A period that never ends.
@@ -52,10 +69,14 @@ impl Default for Asking {
 }
 
 impl Binding {
-    fn of(asks: Asks) -> Binding {
-        let shadows = asks.iter().any(|ask| ask.mode == Mode::Shadow);
-        let credit = asks.iter().any(|ask| ask.ceiling.window == Window::Prepaid);
-        Binding { asks: Rc::new(asks), shadows, credit, refrain: RefCell::default() }
+    /// Asks what `find` puts into an empty list, and nothing else any more.
+    fn ask(&mut self, find: impl FnOnce(&mut Asks)) {
+        let asks = alone(&mut self.asks);
+        asks.clear();
+        find(asks);
+        self.shadows = asks.iter().any(|ask| ask.mode == Mode::Shadow);
+        self.credit = asks.iter().any(|ask| ask.ceiling.window == Window::Prepaid);
+        *self.refrain.get_mut() = None;
     }
 
     /// Whether any limit is asked in shadow. Known beforehand, because nearly none is.
@@ -66,6 +87,11 @@ impl Binding {
     /// The asks, in the order of the policy.
     pub(super) fn asks(&self) -> &Rc<Asks> {
         &self.asks
+    }
+
+    /// The asks, if nobody else holds them.
+    fn asks_mut(&mut self) -> Option<&mut Asks> {
+        Rc::get_mut(&mut self.asks)
     }
 
     /// What is said of these limits, of which so much is left at most: what was `found` the last time, if that was as much.
@@ -98,20 +124,27 @@ impl Asking {
         client: IpAddr,
         now: Wall,
     ) {
-        let of = Some((route, caller.map(|caller| caller.key), client));
-        if self.of == of && self.during.from <= now && now < self.during.until {
+        let (key, terms) = caller.map(|caller| (caller.key, caller.terms)).unzip();
+        let of = Of { route, key, terms, client };
+        let before =
+            self.of.replace(of).filter(|_| self.during.from <= now && now < self.during.until);
+        if before == Some(of) {
             return;
         }
-        let mut asks = Asks::new();
-        covering::asks_into(&mut asks, policy, route, caller, client, now);
-        self.all = Rc::new(Binding::of(asks));
+        (self.shown, self.refuser) = (None, None);
+        if before.is_some_and(|before| before.is_bound_as(of))
+            && let Some(asks) = Rc::get_mut(&mut self.all).and_then(Binding::asks_mut)
+        {
+            return covering::reseat(asks, policy, route, caller, client);
+        }
+        alone(&mut self.all)
+            .ask(|asks| covering::asks_into(asks, policy, route, caller, client, now));
         let periods = self.all.asks.iter().map(|ask| ask.period);
         let periods = periods.filter(|period| *period != Period::default());
         self.during = periods.fold(ALWAYS, |all, one| Period {
             from: all.from.max(one.from),
             until: all.until.min(one.until),
         });
-        (self.of, self.shown, self.refuser) = (of, None, None);
     }
 
     /// What the latest request asks.
@@ -125,8 +158,9 @@ impl Asking {
         let shown = self.shown.get_or_insert_with(|| {
             let is_shown =
                 |ask: &&Ask| report.shows(ask.limit, ask.mode, ask.ceiling.window.kind());
-            let asks: Asks = all.asks.iter().filter(is_shown).copied().collect();
-            Rc::new(Binding::of(asks))
+            let mut shown = Binding::default();
+            shown.ask(|asks| asks.extend(all.asks.iter().filter(is_shown).copied()));
+            Rc::new(shown)
         });
         Rc::clone(shown)
     }
@@ -140,6 +174,15 @@ impl Asking {
     pub(super) fn refused_by(&mut self, refuser: Option<Refuser>) {
         self.refuser = refuser;
     }
+}
+
+/// What nobody else holds: a new one where somebody does. Nearly always the request before is over, and what it held is
+/// written over where it is.
+fn alone<T: Default>(shared: &mut Rc<T>) -> &mut T {
+    if Rc::get_mut(shared).is_none() {
+        *shared = Rc::default();
+    }
+    Rc::get_mut(shared).expect("a new one is nobody else's")
 }
 
 #[cfg(test)]

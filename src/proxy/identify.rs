@@ -36,6 +36,7 @@ pub(super) fn identify(
     let overlay = at.ledger.overlay();
     match authenticate(policy, &overlay, &request.head, credential, now.wall) {
         Ok(caller) => {
+            policy.keys.approach_row(caller.key);
             (facts.key, facts.caller) = (Some(caller.key), Some(caller));
             at.used(policy, now.wall, caller.subject);
             Ok(())

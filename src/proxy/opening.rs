@@ -30,6 +30,10 @@ pub(super) fn open(
         facts.idempotency = IdempotencyOutcome::of(refused.why);
     })?;
     let Permit { route, caller, .. } = *permit;
+    // It is named in the record, and to the backend.
+    if let Some(caller) = caller {
+        policy.keys.approach_id(caller.key);
+    }
     let mut refrain = peer.refrain.borrow_mut();
     let asking = refrain.asking(policy, route, caller, facts.client, now.wall);
     let caller = permit.caller.as_ref();

@@ -341,7 +341,7 @@ fn judge(
     // What step 5 and step 7 will read is brought from memory meanwhile.
     let secret_near = |place| at.ledger.approach(place);
     let credential = &mut shown.credential;
-    let remembered = approach(policy, seen, unchecked.mark, credential, secret_near);
+    let remembered = approach(policy, (unchecked, seen), credential, secret_near);
     // 2 head, 3 client address, 4 route
     let request = shown.head.read(policy, unchecked, seen, peer.address())?;
     facts.client = request.client;

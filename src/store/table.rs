@@ -228,14 +228,15 @@ impl Table {
 
     /// Where the ask would be counted, if that is anywhere yet.
     pub(super) fn find(&self, ask: &Ask) -> Option<Seat<'_>> {
-        self.get(ask.subject).or_else(|| self.crowd_of(ask, ask.subject))
+        // Pinned once for all names: 40 instructions less for each but the first.
+        let names = self.names.pin();
+        let seat = |subject| names.get(&subject).map(|ix| self.seat_at(subject, *ix));
+        seat(ask.subject).or_else(|| crowd_among(ask, ask.subject, seat))
     }
 
     /// The cell in which the ask may have been counted before it was seated at `seated`. What is in use there is in use.
     pub(super) fn crowd_of(&self, ask: &Ask, seated: SubjectKey) -> Option<Seat<'_>> {
-        let crowd = ask.crowded.filter(|_| seated != CROWD)?;
-        let nearer = if seated == crowd { None } else { self.get(crowd) };
-        nearer.or_else(|| self.get(CROWD))
+        crowd_among(ask, seated, |subject| self.get(subject))
     }
 
     /// Counts asks that were decided in a crowd.
@@ -334,4 +335,15 @@ impl Table {
 /// The bound for cells that networks share: without one, a stranger with many networks could still fill memory.
 fn with_reserve(bound: usize) -> usize {
     bound.saturating_add(bound / 8).saturating_add(64)
+}
+
+/// The nearest crowd that has a seat and in which the ask may have been counted before it was seated at `seated`.
+fn crowd_among<'t>(
+    ask: &Ask,
+    seated: SubjectKey,
+    seat: impl Fn(SubjectKey) -> Option<Seat<'t>>,
+) -> Option<Seat<'t>> {
+    let crowd = ask.crowded.filter(|_| seated != CROWD)?;
+    let nearer = if seated == crowd { None } else { seat(crowd) };
+    nearer.or_else(|| seat(CROWD))
 }

@@ -105,9 +105,22 @@ fn is_plain(text: &[u8]) -> bool {
     let last = match text.last_chunk::<8>() {
         _ if rest.is_empty() => return whole,
         Some(last) => u64::from_le_bytes(*last),
-        None => rest.iter().fold(ONES * 0x20, |word, byte| (word << 8) | u64::from(*byte)),
+        None => few(rest),
     };
     whole && eight_are_plain(last)
+}
+
+/// Fewer than eight bytes in a word, with plain ones or some of them once more in place of those that are missing.
+#[inline]
+fn few(text: &[u8]) -> u64 {
+    match (text.first_chunk::<4>(), text.last_chunk::<4>()) {
+        // Most names are of this length: 10 instructions for 40.
+        (Some(first), Some(last)) => {
+            let [first, last] = [first, last].map(|four| u64::from(u32::from_le_bytes(*four)));
+            (first << 32) | last
+        }
+        _ => text.iter().fold(ONES * 0x20, |word, byte| (word << 8) | u64::from(*byte)),
+    }
 }
 
 const ONES: u64 = u64::from_le_bytes([1; 8]);
