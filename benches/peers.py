@@ -137,8 +137,8 @@ def nginx(site, name, front="http", back="http", log=False, streaming=False):
     return Candidate(name, "nginx", ["nginx", "-c", f"{work}/{tag}.conf"], port, site, ready_for(front))
 
 
-def haproxy(site, name, front="http", back="http", log=None):
-    """`log`: the port of a syslog server on loopback."""
+def haproxy(site, name, front="http", back="http", log=None, at_once=False):
+    """`log`: the port of a syslog server on loopback; `at_once`: a part of a body is not held back until more of it comes."""
     port, metrics, work, tag = free_port(), free_port(), site.work, name.replace(" ", "_").replace(",", "")
     upstream = {"http": site.http, "h2c": site.h2c, "tls": site.https}[back]
     bind = {"http": "", "h2c": " proto h2", "tls": f" ssl crt {work}/tls.pem ssl-min-ver TLSv1.3 alpn http/1.1 no-tls-tickets"}[front]
@@ -162,6 +162,7 @@ defaults
   timeout tunnel 300s
   timeout http-keep-alive 300s
   http-reuse always
+  {"option http-no-delay" if at_once else ""}
 {told}
 frontend f
   bind 127.0.0.1:{port} backlog 4096{bind}

@@ -17,6 +17,7 @@ In each table the proxies take turns, round by round; pingora is in those with p
                 (nginx streams here too: its buffering of bodies is off)
     websocket   messages of 64 bytes there and back, on 64 connections
     events      16 streams with an event each millisecond beside 500 streams without one
+                (HAProxy has `option http-no-delay` here; without it it holds some twenty events back and sends them as one)
 
 What is printed is CPU time of the proxy's process tree per unit, the median of the rounds with its range, the rate at which the units
 went, the highest resident memory, and the ratio of the gate's figure to the row's, round by round. Asking and answering are the project's own (`benches/load`), built on the first run, where it is not h2load. The first round warms up and is not
@@ -60,15 +61,15 @@ def h2load(port, key, seconds, *more):
 class Table:
     """One protocol: what is in front and behind, how it is asked, and what is counted."""
 
-    def __init__(self, name, unit, ask, front="http", back="http", streaming=False, needs=None, idle=False):
+    def __init__(self, name, unit, ask, front="http", back="http", streaming=False, needs=None, idle=False, at_once=False):
         self.name, self.unit, self.ask, self.front, self.back = name, unit, ask, front, back
-        self.streaming, self.needs, self.idle = streaming, needs, idle
+        self.streaming, self.needs, self.idle, self.at_once = streaming, needs, idle, at_once
 
     def candidates(self, site):
         make = {
             GATE: lambda: peers.gate(site, GATE, "all", self.front, self.back),
             "nginx": lambda: peers.nginx(site, "nginx", self.front, self.back, streaming=self.streaming),
-            "haproxy": lambda: peers.haproxy(site, "haproxy", self.front, self.back),
+            "haproxy": lambda: peers.haproxy(site, "haproxy", self.front, self.back, at_once=self.at_once),
             "envoy": lambda: peers.envoy(site, "envoy", self.front, self.back),
         }
         if self.front == self.back == "http":
@@ -123,7 +124,7 @@ TABLES = (
     Table("up 100 MiB", "MiB", body("up", 100 * MIB, 2), streaming=True),
     Table("down 100 MiB", "MiB", body("down", 100 * MIB, 2), streaming=True),
     Table("websocket", "message", generated("messages", "--connections", 64, "--path", "/api/v1/talk")),
-    Table("events", "event", generated("events", "--connections", 16, "--path", "/events/1"), streaming=True, idle=True),
+    Table("events", "event", generated("events", "--connections", 16, "--path", "/events/1"), streaming=True, idle=True, at_once=True),
 )
 
 
