@@ -296,7 +296,7 @@ fn decide(
     let permit = authorize(snapshot, route, Some(caller), client, &head).expect("a permit");
     let asks = Rc::get_mut(&mut answer.asks).expect("the last decision was settled");
     asks.clear();
-    covering::asks_into(asks, snapshot, route, permit.caller, client, now.wall);
+    covering::asks_into(asks, snapshot, route, permit.caller.as_ref(), client, now.wall);
     let order = Order { caller: permit.caller.as_ref(), ..Order::of(&answer.asks) };
     let told = ledger.open_into(now, &order, &mut answer.readings, &mut answer.held);
     assert!(matches!(told, Told::Admitted), "the limits are large");

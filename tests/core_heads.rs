@@ -126,7 +126,8 @@ fn decide(
             Err(refused) => End::Refused(refused.why),
             Ok(permit) => {
                 assert_eq!((permit.route, permit.caller), (route, caller));
-                let limits = covering::asks(snapshot, route, permit.caller, client, Wall(1)).len();
+                let limits =
+                    covering::asks(snapshot, route, permit.caller.as_ref(), client, Wall(1)).len();
                 End::Permitted { shadowed: permit.shadowed.clone(), limits }
             }
         },

@@ -74,10 +74,12 @@ pub(super) fn start(options: Options) -> Result<Gate, Failure> {
     })
 }
 
-/// The gate's own log, on standard error.
+/// The gate's own log, on standard error. Panics of this process are events of it from now on.
 pub(super) fn log(format: Format, least: Level) -> Result<Arc<Log>, Failure> {
-    Log::start(format, least)
-        .map_err(|error| Failure::cannot(format!("the log cannot be started: {error}")))
+    let log = Log::start(format, least)
+        .map_err(|error| Failure::cannot(format!("the log cannot be started: {error}")))?;
+    log.take_panics(Clock::system());
+    Ok(log)
 }
 
 /// Drains on a thread of its own, so that a second SIGTERM can still end the process at once.

@@ -1,20 +1,19 @@
 //! Step 7's question: which limits cover a request, on whose meter, with which ceiling. The ledger answers it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::authenticate::Caller;
 use super::calendar::Period;
-use super::keys::KeyIx;
-use super::limit::{Counts, LimitIx, LimitKind, Per, SubjectKey, Terms};
+use super::limit::{LimitIx, LimitKind, Per, SubjectKey, Terms};
 use super::order::{Ask, Asks};
-use super::snapshot::{PlanIx, Route, RouteIx, Snapshot, TenantIx, TermsIx};
+use super::snapshot::{Route, RouteIx, Snapshot};
 use crate::clock::Wall;
 
 /// Everything that limits this caller on this route, in the calendar periods of `now`.
 pub fn asks(
     snapshot: &Snapshot,
     route: RouteIx,
-    caller: Option<Caller>,
+    caller: Option<&Caller>,
     client: IpAddr,
     now: Wall,
 ) -> Asks {
@@ -28,12 +27,12 @@ pub fn asks_into(
     asks: &mut Asks,
     snapshot: &Snapshot,
     route: RouteIx,
-    caller: Option<Caller>,
+    caller: Option<&Caller>,
     client: IpAddr,
     now: Wall,
 ) {
     let of = snapshot.route(route);
-    let about = About::new(snapshot, Some(of), caller.map(Who::of_caller), client, now);
+    let about = About::new(snapshot, Some(of), caller, client, now);
     asks.reserve(of.limits.len());
     for ix in &of.limits {
         if let Some(ask) = about.ask(*ix) {
@@ -48,11 +47,11 @@ pub fn reseat(
     asks: &mut [Ask],
     snapshot: &Snapshot,
     route: RouteIx,
-    caller: Option<Caller>,
+    caller: Option<&Caller>,
     client: IpAddr,
 ) {
     let route = Some(snapshot.route(route));
-    let counted = Counted { snapshot, route, caller: caller.map(Who::of_caller), client };
+    let counted = Counted { snapshot, route, caller, client };
     for ask in asks {
         (ask.subject, ask.crowded) = counted.on(snapshot.limit(ask.limit).per);
     }
@@ -62,60 +61,6 @@ pub fn reseat(
 pub fn guesses(snapshot: &Snapshot, client: IpAddr, now: Wall) -> Asks {
     let about = About::new(snapshot, None, None, client, now);
     snapshot.guessing.iter().filter_map(|ix| about.ask(*ix)).collect()
-}
-
-/// Everything that counts this key, its tenant or its plan wherever it goes, for reports: no address, no route, and a
-/// weight of 0, so that asking takes nothing. In the order of the policy.
-pub fn asks_of_key(snapshot: &Snapshot, key: KeyIx, now: Wall) -> Asks {
-    let who = Who::of_key(snapshot, key);
-    (0..)
-        .map(LimitIx)
-        .zip(&snapshot.limits)
-        .filter(|(_, limit)| limit.counts == Counts::Requests)
-        .filter_map(|(ix, _)| standing(snapshot, ix, who, now))
-        .collect()
-}
-
-/// What a limit that counts no address and no route says of this caller, wherever the caller goes: for the answer of a
-/// balance. Takes nothing. `None` where the limit does not bind it.
-pub fn ask_of_caller(snapshot: &Snapshot, ix: LimitIx, caller: Caller, now: Wall) -> Option<Ask> {
-    standing(snapshot, ix, Who::of_caller(caller), now)
-}
-
-fn standing(snapshot: &Snapshot, ix: LimitIx, who: Who, now: Wall) -> Option<Ask> {
-    let per = snapshot.limit(ix).per;
-    if per.address || per.route {
-        return None;
-    }
-    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    Some(Ask { weight: 0, ..About::new(snapshot, None, Some(who), nowhere, now).ask(ix)? })
-}
-
-/// The facts of a caller that limits count by.
-#[derive(Clone, Copy)]
-struct Who {
-    /// The hash of the key's id.
-    subject: SubjectKey,
-    tenant: TenantIx,
-    plan: PlanIx,
-    terms: TermsIx,
-}
-
-impl Who {
-    fn of_caller(caller: Caller) -> Who {
-        let Caller { subject, tenant, plan, terms, .. } = caller;
-        Who { subject, tenant, plan, terms }
-    }
-
-    fn of_key(snapshot: &Snapshot, ix: KeyIx) -> Who {
-        let key = snapshot.keys.at(ix);
-        Who {
-            subject: key.subject,
-            tenant: key.entitlement.tenant,
-            plan: key.entitlement.plan,
-            terms: key.entitlement.terms,
-        }
-    }
 }
 
 /// What the limits of one request are asked about, looked up once for all of them.
@@ -130,7 +75,7 @@ struct About<'a> {
 struct Counted<'a> {
     snapshot: &'a Snapshot,
     route: Option<&'a Route>,
-    caller: Option<Who>,
+    caller: Option<&'a Caller>,
     client: IpAddr,
 }
 
@@ -138,7 +83,7 @@ impl<'a> About<'a> {
     fn new(
         snapshot: &'a Snapshot,
         route: Option<&'a Route>,
-        caller: Option<Who>,
+        caller: Option<&'a Caller>,
         client: IpAddr,
         now: Wall,
     ) -> About<'a> {

@@ -120,7 +120,7 @@ impl Asking {
         &mut self,
         policy: &Snapshot,
         route: RouteIx,
-        caller: Option<Caller>,
+        caller: Option<&Caller>,
         client: IpAddr,
         now: Wall,
     ) {

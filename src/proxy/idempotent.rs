@@ -42,7 +42,7 @@ const MOMENTARY: [&str; 13] = [
 pub(super) fn claim(
     policy: &Snapshot,
     route: &Route,
-    caller: Option<Caller>,
+    caller: Option<&Caller>,
     head: &head::Head<'_>,
 ) -> Result<Option<Claim>, Refused> {
     let (Some(rule), Some(caller)) = (&route.idempotency, caller) else { return Ok(None) };

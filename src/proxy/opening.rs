@@ -25,18 +25,17 @@ pub(super) fn open(
     facts: &mut Facts,
     taken: &mut Option<Reservation>,
 ) -> Result<(), Stop> {
+    let caller = permit.caller.as_ref();
     let route = policy.route(permit.route);
-    let claim = idempotent::claim(policy, route, permit.caller, head).inspect_err(|refused| {
+    let claim = idempotent::claim(policy, route, caller, head).inspect_err(|refused| {
         facts.idempotency = IdempotencyOutcome::of(refused.why);
     })?;
-    let Permit { route, caller, .. } = *permit;
     // It is named in the record, and to the backend.
     if let Some(caller) = caller {
         policy.keys.approach_id(caller.key);
     }
     let mut refrain = peer.refrain.borrow_mut();
-    let asking = refrain.asking(policy, route, caller, facts.client, now.wall);
-    let caller = permit.caller.as_ref();
+    let asking = refrain.asking(policy, permit.route, caller, facts.client, now.wall);
     let asks = facts.binding.insert(asking.all()).asks();
     let order = Order { asks, claim: claim.as_ref(), bounds: policy.records, caller };
     let readings = &mut facts.readings;
@@ -97,11 +96,11 @@ pub(super) fn look_at(
     facts: &mut Facts,
     now: Now,
 ) {
-    if let (Some(route), Some(caller)) = (facts.route, facts.caller) {
+    if let (Some(route), Some(caller)) = (facts.route, &facts.caller) {
         let mut refrain = peer.refrain.borrow_mut();
         let asking = refrain.asking(policy, route, Some(caller), facts.client, now.wall);
         let shown = facts.binding.insert(asking.shown(&policy.report));
-        at.ledger.peek_each(now, shown.asks(), Some(&caller), &mut facts.readings);
+        at.ledger.peek_each(now, shown.asks(), Some(caller), &mut facts.readings);
     }
 }
 

@@ -99,7 +99,7 @@ impl Refrain {
         &mut self,
         policy: &Arc<Snapshot>,
         route: RouteIx,
-        caller: Option<Asker>,
+        caller: Option<&Asker>,
         client: IpAddr,
         now: Wall,
     ) -> &mut Asking {

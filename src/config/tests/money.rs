@@ -4,9 +4,8 @@ use http::HeaderName;
 
 use super::*;
 use crate::policy::charge::ChargeClass;
-use crate::policy::covering::asks_of_key;
 use crate::policy::idempotency::{Demand, OnUnknown};
-use crate::policy::keys::{KeyIx, SecretDigest};
+use crate::policy::keys::SecretDigest;
 use crate::policy::limit::{Limit, LimitId, LimitIx, LimitKind, Mode, OnStoreFailure};
 use crate::policy::money::Money;
 use crate::policy::revocation::RevokeWhen;
@@ -166,31 +165,6 @@ fn a_balance_is_told_to_the_backend_and_by_a_route() {
         assert!(snapshot.identity.forbidden.forbids(spelling), "clients may not say {spelling}");
     }
     assert!(snapshot.ready_asks_store && !snapshot.ready_asks_upstream);
-}
-
-#[test]
-fn what_counts_a_key_wherever_it_goes_is_asked_without_taking() {
-    let policy = PAID.replace(
-        "  rate: {",
-        "  by-address: { rate: 10/second, per: [key, address] }\n  by-route: { quota: 10/day, per: [key, route] }\n  \
-         guessing: { rate: 1/second, per: address, counts: failed_authentication }\n  rate: {",
-    );
-    let keys = key("of-tenant", "acme", ", limits: { chosen: 1000/day }") + &key("b", "globex", "");
-    let snapshot = loaded(&policy, &keys, "").snapshot;
-    let asked = |id: &str| {
-        let ix = snapshot.keys.iter().position(|key| key.id == id).unwrap();
-        asks_of_key(&snapshot, KeyIx(u32::try_from(ix).unwrap()), NOW)
-    };
-    let names = |id: &str| -> Vec<String> {
-        asked(id).iter().map(|ask| snapshot.limit(ask.limit).name.to_string()).collect()
-    };
-    assert_eq!(names("of-tenant"), ["monthly", "daily", "chosen", "cap", "wallet", "rate"]);
-    assert_eq!(names("b"), ["monthly", "cap", "rate"], "without what it is not bound by");
-    let asks = asked("of-tenant");
-    let tenant = snapshot.tenant(found(&snapshot, "of-tenant").entitlement.tenant).subject;
-    assert_eq!((asks[0].subject, asks[0].weight), (tenant, 0));
-    assert_eq!(asks[0].period.length(), DAY, "in the period of its own terms");
-    assert_eq!(asks[1].subject, found(&snapshot, "of-tenant").subject);
 }
 
 #[test]

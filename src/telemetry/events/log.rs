@@ -204,6 +204,21 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_is_an_event_with_its_place_and_its_message() {
+        let sink = Sink::default();
+        let log = Log::start_on(Box::new(sink.clone()), Format::Json, Level::Debug).unwrap();
+        let before = std::panic::take_hook();
+        log.take_panics(Clock::system());
+        let panicked = std::thread::spawn(|| panic!("it is \"odd\"")).join();
+        std::panic::set_hook(before);
+        assert!(panicked.is_err());
+        log.flush(Duration::from_secs(10));
+        let text = sink.text();
+        assert!(text.contains("panic_caught") && text.contains("log.rs:"), "{text}");
+        assert!(text.contains(r#"it is \"odd\""#), "{text}");
+    }
+
+    #[test]
     fn a_blocked_terminal_blocks_nobody() {
         struct Blocked(std::sync::mpsc::Receiver<()>);
         impl Write for Blocked {
