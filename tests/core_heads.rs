@@ -16,6 +16,7 @@ use tollgate::policy::covering;
 use tollgate::policy::fields::{Field, Fields};
 use tollgate::policy::head::{Mark, Seen, Target, Unchecked};
 use tollgate::policy::known_head::{KnownHead, Request};
+use tollgate::policy::order::Asks;
 use tollgate::policy::overlay::Overlay;
 use tollgate::policy::recall::Recall;
 use tollgate::policy::refusal::Refusal;
@@ -126,9 +127,9 @@ fn decide(
             Err(refused) => End::Refused(refused.why),
             Ok(permit) => {
                 assert_eq!((permit.route, permit.caller), (route, caller));
-                let limits =
-                    covering::asks(snapshot, route, permit.caller.as_ref(), client, Wall(1)).len();
-                End::Permitted { shadowed: permit.shadowed.clone(), limits }
+                let (mut asks, caller) = (Asks::new(), permit.caller.as_ref());
+                covering::asks_into(&mut asks, snapshot, route, caller, client, Wall(1));
+                End::Permitted { shadowed: permit.shadowed.clone(), limits: asks.len() }
             }
         },
     };

@@ -9,20 +9,8 @@ use super::order::{Ask, Asks};
 use super::snapshot::{Route, RouteIx, Snapshot};
 use crate::clock::Wall;
 
-/// Everything that limits this caller on this route, in the calendar periods of `now`.
-pub fn asks(
-    snapshot: &Snapshot,
-    route: RouteIx,
-    caller: Option<&Caller>,
-    client: IpAddr,
-    now: Wall,
-) -> Asks {
-    let mut asks = Asks::new();
-    asks_into(&mut asks, snapshot, route, caller, client, now);
-    asks
-}
-
-/// As [`asks`], into an empty list of the caller's: half a kilobyte that is not handed on.
+/// Everything that limits this caller on this route, in the calendar periods of `now`, into an empty list of the caller's: half
+/// a kilobyte that is not handed on.
 pub fn asks_into(
     asks: &mut Asks,
     snapshot: &Snapshot,

@@ -212,8 +212,9 @@ mod tests {
             }
             let (client, now) = (IpAddr::from([10, 0, 0, last]), Wall(now));
             asking.find(policy, RouteIx(0), None, client, now);
-            let all = asking.all();
-            assert_eq!(**all.asks(), covering::asks(policy, RouteIx(0), None, client, now));
+            let (all, mut anew) = (asking.all(), Asks::new());
+            covering::asks_into(&mut anew, policy, RouteIx(0), None, client, now);
+            assert_eq!(**all.asks(), anew);
             assert_eq!(all.asks().len(), 2);
         }
     }

@@ -1,15 +1,21 @@
 //! Quotas, money, idempotency and revocation as the policy says them, compiled.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use http::HeaderName;
 
 use super::*;
+use crate::policy::authenticate::by_digest;
 use crate::policy::charge::ChargeClass;
+use crate::policy::covering;
 use crate::policy::idempotency::{Demand, OnUnknown};
 use crate::policy::keys::SecretDigest;
 use crate::policy::limit::{Limit, LimitId, LimitIx, LimitKind, Mode, OnStoreFailure};
 use crate::policy::money::Money;
+use crate::policy::order::Asks;
+use crate::policy::overlay::Overlay;
 use crate::policy::revocation::RevokeWhen;
-use crate::policy::snapshot::{Route, Target};
+use crate::policy::snapshot::{Route, RouteIx, Target};
 
 const PAID: &str = "
 version: 1
@@ -165,6 +171,47 @@ fn a_balance_is_told_to_the_backend_and_by_a_route() {
         assert!(snapshot.identity.forbidden.forbids(spelling), "clients may not say {spelling}");
     }
     assert!(snapshot.ready_asks_store && !snapshot.ready_asks_upstream);
+}
+
+#[test]
+fn a_request_is_asked_of_what_binds_its_key_in_the_periods_of_its_own_terms() {
+    let policy = PAID.replace(
+        "  rate: {",
+        "  by-address: { rate: 10/second, per: [key, address] }\n  by-route: { quota: 10/day, per: [key, route] }\n  \
+         guessing: { rate: 1/second, per: address, counts: failed_authentication }\n  rate: {",
+    );
+    let keys = line("of-tenant", "acme", 1, ",\"limits\":{\"chosen\":\"1000/day\"}")
+        + &line("b", "globex", 2, "");
+    let snapshot = loaded(&policy, "[]", &keys).snapshot;
+    let send = snapshot.routes.iter().position(|route| &*route.name == "send").unwrap();
+    let asked = |digest: u8| {
+        let mut bytes = [0; 32];
+        bytes[31] = digest;
+        let caller = by_digest(&snapshot, &Overlay::default(), &SecretDigest(bytes), NOW);
+        let caller = caller.unwrap().unwrap();
+        let (mut asks, client) = (Asks::new(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let route = RouteIx(u32::try_from(send).unwrap());
+        covering::asks_into(&mut asks, &snapshot, route, Some(&caller), client, NOW);
+        asks
+    };
+    let names = |digest: u8| -> Vec<String> {
+        asked(digest).iter().map(|ask| snapshot.limit(ask.limit).name.to_string()).collect()
+    };
+    assert_eq!(
+        names(1),
+        ["monthly", "daily", "chosen", "cap", "wallet", "by-address", "by-route", "rate"]
+    );
+    assert_eq!(
+        names(2),
+        ["monthly", "cap", "by-address", "by-route", "rate"],
+        "without what it is not bound by"
+    );
+    let asks = asked(1);
+    let tenant = snapshot.tenant(found(&snapshot, "of-tenant").entitlement.tenant).subject;
+    assert_eq!((asks[0].subject, asks[0].weight), (tenant, 1));
+    assert_eq!(asks[0].period.length(), DAY, "in the period of its own terms");
+    assert_eq!(asks[1].subject, found(&snapshot, "of-tenant").subject);
+    assert_eq!(asks[3].weight, 50_000, "what the route reserves");
 }
 
 #[test]

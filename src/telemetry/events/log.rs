@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use crate::clock::{Clock, Wall};
@@ -15,6 +16,8 @@ use super::{BUDGETS, Event, Format, Level};
 const QUEUE: usize = 256;
 /// Events of one budget that are written in one [`WINDOW`].
 const PER_WINDOW: u64 = 5;
+/// How long a panic that ends the process may take to be written.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Length of a window in milliseconds.
 const WINDOW: i64 = 10_000;
 
@@ -66,7 +69,7 @@ impl Log {
         least: Level,
     ) -> io::Result<Arc<Log>> {
         let (to, from) = sync_channel(QUEUE);
-        std::thread::Builder::new().name("log".into()).spawn(move || write_all(sink, &from))?;
+        thread::Builder::new().name("log".into()).spawn(move || write_all(sink, &from))?;
         Ok(Arc::new(Log::new(Some(to), format, least)))
     }
 
@@ -105,6 +108,10 @@ impl Log {
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
             let message = panic.payload_as_str().unwrap_or_default();
             log.say(clock.now().wall, &Event::PanicCaught { place: &place, message });
+            // The process ends with this thread, and with it what still waits for the writer.
+            if thread::current().name() == Some("main") {
+                log.flush(LAST_WORDS);
+            }
         }));
     }
 
@@ -127,7 +134,7 @@ impl Log {
                 TrySendError::Full(back) if !left.is_zero() => message = back,
                 TrySendError::Full(_) | TrySendError::Disconnected(_) => return,
             }
-            std::thread::sleep(step.min(left));
+            thread::sleep(step.min(left));
             left = left.saturating_sub(step);
         }
         // A writer that is blocked for longer than we wait keeps what it has.
@@ -209,12 +216,17 @@ mod tests {
         let log = Log::start_on(Box::new(sink.clone()), Format::Json, Level::Debug).unwrap();
         let before = std::panic::take_hook();
         log.take_panics(Clock::system());
-        let panicked = std::thread::spawn(|| panic!("it is \"odd\"")).join();
+        let panics = |name: &str, message: &'static str| {
+            let thread = thread::Builder::new().name(name.to_owned());
+            assert!(thread.spawn(move || panic!("{message}")).unwrap().join().is_err());
+        };
+        panics("worker", "it is \"odd\"");
+        panics("main", "the last");
         std::panic::set_hook(before);
-        assert!(panicked.is_err());
-        log.flush(Duration::from_secs(10));
+        // Written without being asked to: the second would have ended the process.
         let text = sink.text();
-        assert!(text.contains("panic_caught") && text.contains("log.rs:"), "{text}");
+        assert_eq!(text.matches("panic_caught").count(), 2, "{text}");
+        assert!(text.contains("log.rs:") && text.contains("the last"), "{text}");
         assert!(text.contains(r#"it is \"odd\""#), "{text}");
     }
 

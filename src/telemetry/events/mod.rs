@@ -201,7 +201,7 @@ pub enum Event<'a> {
         /// What happened.
         why: &'a str,
     },
-    /// A bug of ours was met and contained.
+    /// A bug of ours was met. It ends its request or its thread, and the process where that is the main one.
     PanicCaught {
         /// Where.
         place: &'a str,
