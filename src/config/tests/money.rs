@@ -10,7 +10,7 @@ use crate::policy::charge::ChargeClass;
 use crate::policy::covering;
 use crate::policy::idempotency::{Demand, OnUnknown};
 use crate::policy::keys::SecretDigest;
-use crate::policy::limit::{Limit, LimitId, LimitIx, LimitKind, Mode, OnStoreFailure};
+use crate::policy::limit::{Limit, LimitId, LimitIx, LimitKind, Mode, OnStoreFailure, Window};
 use crate::policy::money::Money;
 use crate::policy::order::Asks;
 use crate::policy::overlay::Overlay;
